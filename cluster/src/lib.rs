@@ -1,0 +1,3 @@
+//! Decisions of the cluster.
+#![no_std]
+#![forbid(unsafe_code)]

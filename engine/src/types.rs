@@ -1,0 +1,103 @@
+//! The words that every other module and crate uses: hashes, versions, times.
+
+use core::num::NonZeroU64;
+
+use rapidhash::v3::{RapidSecrets, rapidhash_v3_inline};
+
+/// The moment at which an operation happens, in milliseconds since the Unix
+/// epoch. The caller reads a clock once a loop turn; it never goes backwards.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Now(pub u64);
+
+impl Now {
+    /// Whole seconds since the Unix epoch.
+    #[inline]
+    pub const fn seconds(self) -> u64 {
+        self.0 / 1000
+    }
+}
+
+/// When an item dies: milliseconds since the Unix epoch, or never.
+///
+/// Expiries on a whole second take four bytes in an item, others two more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Expiry(pub u64);
+
+impl Expiry {
+    /// The item does not expire.
+    pub const NEVER: Expiry = Expiry(u64::MAX);
+    /// The item is dead on arrival.
+    pub const PAST: Expiry = Expiry(0);
+
+    /// Whether an item with this expiry is dead at `now`.
+    #[inline]
+    pub const fn is_past(self, now: Now) -> bool {
+        self.0 <= now.0
+    }
+}
+
+/// The one seeded 64-bit hash of a key. Disjoint bits serve the partition (the
+/// top bits), the core (bits 16 to 47) and the slot in the index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyHash(pub u64);
+
+/// The secrets behind [`KeyHash`], derived once from the node's (in a cluster:
+/// the cluster's) seed, so that nobody outside can choose colliding keys.
+#[derive(Clone, Debug)]
+pub struct HashSeed(RapidSecrets);
+
+impl HashSeed {
+    /// Derives the secrets. The same seed gives the same hashes on every machine.
+    pub const fn new(seed: u64) -> HashSeed {
+        HashSeed(RapidSecrets::seed(seed))
+    }
+}
+
+impl KeyHash {
+    /// Hashes `key` (rapidhash v3, whose output is fixed across releases).
+    #[inline]
+    pub fn of(key: &[u8], seed: &HashSeed) -> KeyHash {
+        KeyHash(rapidhash_v3_inline::<true, false, false>(key, &seed.0))
+    }
+
+    /// The partition among `1 << bits`.
+    #[inline]
+    pub const fn partition(self, bits: u32) -> u32 {
+        if bits == 0 { 0 } else { (self.0 >> (64 - bits)) as u32 }
+    }
+
+    /// The owning core among `cores`.
+    #[inline]
+    pub const fn core(self, cores: u32) -> u32 {
+        (((self.0 >> 16) as u32 as u64 * cores as u64) >> 32) as u32
+    }
+}
+
+/// Hybrid logical clock stamp of a write; larger is later.
+///
+/// `milliseconds (44 bits) | counter (16 bits) | region (4 bits)`. It is also
+/// the item's CAS unique unless the client sets one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version(pub u64);
+
+impl Version {
+    /// No write has this version.
+    pub const ZERO: Version = Version(0);
+
+    /// Milliseconds since the Unix epoch at which it was stamped.
+    #[inline]
+    pub const fn unix_ms(self) -> u64 {
+        self.0 >> 20
+    }
+}
+
+/// A label that a writer attaches to an item: the 64-bit hash of its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tag(pub NonZeroU64);
+
+/// Most tags that one item can carry.
+pub const TAGS_MAX: usize = 16;
+/// Longest key, in bytes; memcached's bound.
+pub const KEY_BYTES_MAX: usize = 250;
+/// Largest value that `-I` can allow, in bytes.
+pub const VALUE_BYTES_MAX: usize = 1 << 30;

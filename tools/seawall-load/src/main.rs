@@ -1,0 +1,3 @@
+//! seawall-load.
+
+fn main() {}

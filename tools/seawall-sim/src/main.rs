@@ -1,0 +1,3 @@
+//! seawall-sim.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! seawallctl.
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! seawalld.
+
+fn main() {}
