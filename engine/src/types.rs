@@ -101,3 +101,35 @@ pub const TAGS_MAX: usize = 16;
 pub const KEY_BYTES_MAX: usize = 250;
 /// Largest value that `-I` can allow, in bytes.
 pub const VALUE_BYTES_MAX: usize = 1 << 30;
+
+/// Where an item lies: `page (20 bits) | slot in the page (12 bits)`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ChunkRef(pub u32);
+
+impl ChunkRef {
+    /// No chunk. The last page index is never used, so policies may also
+    /// encode other ends of lists as slots of that page.
+    pub const NONE: ChunkRef = ChunkRef(u32::MAX);
+
+    /// The chunk in `slot` of `page`.
+    #[inline]
+    pub const fn new(page: u32, slot: u32) -> ChunkRef {
+        ChunkRef(page << 12 | slot)
+    }
+
+    /// Index of its page.
+    #[inline]
+    pub const fn page(self) -> u32 {
+        self.0 >> 12
+    }
+
+    /// Its slot in the page.
+    #[inline]
+    pub const fn slot(self) -> u32 {
+        self.0 & 0xfff
+    }
+}
+
+/// A size class of the slab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClassId(pub u8);
