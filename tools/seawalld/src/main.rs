@@ -1,3 +1,5 @@
-//! seawalld.
+//! The Seawall cache server.
+
+mod settings;
 
 fn main() {}

@@ -1,0 +1,222 @@
+//! The one table of settings: each row yields a flag, an environment variable,
+//! a TOML key, a line of help and a row of `seawallctl config`.
+//!
+//! memcached's own flags are the short ones, with memcached's meaning.
+
+/// What a setting holds, with its bounds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// On or off; the flag takes no argument.
+    Switch,
+    /// A whole number from `.0` to `.1`.
+    Count(u64, u64),
+    /// Bytes from `.0` to `.1`; a bare number counts units of `.2` bytes, `k`, `m`, `g` say otherwise.
+    Bytes(u64, u64, u64),
+    /// An octal number, as in `chmod`.
+    Octal,
+    /// Any text.
+    Text,
+    /// A single byte's character.
+    Character,
+    /// A file or folder.
+    Path,
+    /// One of these words.
+    Choice(&'static [&'static str]),
+    /// Words or addresses, separated by commas; the flag may be repeated.
+    List,
+}
+
+/// One row.
+#[derive(Debug)]
+pub struct Setting {
+    /// TOML key: `section.name`.
+    pub key: &'static str,
+    /// memcached's letter, if there is one.
+    pub short: Option<char>,
+    /// Long flag without the dashes.
+    pub long: &'static str,
+    /// What it holds.
+    pub kind: Kind,
+    /// Default, written as a user would.
+    pub default: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+}
+
+const fn row(
+    key: &'static str,
+    short: Option<char>,
+    long: &'static str,
+    kind: Kind,
+    default: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting { key, short, long, kind, default, help }
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+const TIB: u64 = 1 << 40;
+
+/// Every setting, by section.
+#[rustfmt::skip]
+pub const SETTINGS: &[Setting] = &[
+    row("listen.port", Some('p'), "port", Kind::Count(0, 65_535), "11211", "TCP port; 0 turns TCP off"),
+    row("listen.address", Some('l'), "listen", Kind::List, "", "addresses to listen on, with or without a port; empty: every IPv4 and IPv6 address"),
+    row("listen.unix_socket", Some('s'), "unix-socket", Kind::Path, "", "Unix socket to listen on instead of TCP"),
+    row("listen.unix_mask", Some('a'), "unix-mask", Kind::Octal, "700", "access mode of the Unix socket"),
+    row("listen.backlog", Some('b'), "listen-backlog", Kind::Count(1, 65_535), "1024", "connections that may wait to be accepted"),
+    row("listen.core_ports", None, "core-ports", Kind::Count(0, 65_535), "0", "core i also listens on this port + i, for clients that pick the owning core; 0: off"),
+    row("listen.udp_port", Some('U'), "udp-port", Kind::Count(0, 0), "0", "accepted for memcached's sake; UDP stays off"),
+
+    row("memory.limit", Some('m'), "memory-limit", Kind::Bytes(2 * MIB, 32 * TIB, MIB), "64", "memory for items and their index, in MiB unless k, m, g or t is given"),
+    row("memory.value_max", Some('I'), "max-item-size", Kind::Bytes(KIB, GIB, 1), "1m", "largest value"),
+    row("memory.eviction", None, "eviction", Kind::Choice(&["clock-pro", "lru", "lfu", "s3-fifo"]), "clock-pro", "which items leave when memory is full"),
+    row("memory.no_eviction", Some('M'), "disable-evictions", Kind::Switch, "false", "answer an error when memory is full instead of evicting"),
+    row("memory.large_pages", Some('L'), "enable-largepages", Kind::Switch, "false", "reserve explicit huge pages; transparent ones are asked for in any case"),
+    row("memory.lock", Some('k'), "lock-memory", Kind::Switch, "false", "lock all memory into RAM"),
+    row("memory.access_times", None, "access-times", Kind::Switch, "false", "keep every item's last access (4 bytes each) for meta `l` and `la=` of metadump"),
+    row("memory.hash_seed", None, "hash-seed", Kind::Count(0, u64::MAX), "0", "seed of the key hash; 0: a random one at each start"),
+
+    row("cores.count", Some('t'), "threads", Kind::Count(0, 256), "0", "data cores; 0: every CPU that this process may use"),
+    row("cores.pin", None, "pin-cores", Kind::Choice(&["auto", "yes", "no"]), "auto", "pin each core's thread to a CPU; auto: when there are as many CPUs as cores"),
+    row("cores.requests_per_turn", Some('R'), "max-reqs-per-event", Kind::Count(1, 1_000_000), "512", "requests of one connection before the others of its core get their turn"),
+
+    row("io.backend", None, "io-backend", Kind::Choice(&["auto", "io_uring", "epoll"]), "auto", "socket loop; auto: io_uring where the kernel allows it, else epoll"),
+    row("io.ring_entries", None, "ring-entries", Kind::Count(64, 32_768), "1024", "submission queue entries of each core's io_uring"),
+    row("io.receive_buffers", None, "receive-buffers", Kind::Count(16, 32_768), "256", "16 KiB receive buffers of each core; a power of two"),
+    row("io.busy_poll_us", None, "busy-poll-us", Kind::Count(0, 1_000_000), "0", "microseconds that an idle core spins before it sleeps"),
+
+    row("connections.max", Some('c'), "conn-limit", Kind::Count(1, 10_000_000), "1024", "simultaneous connections"),
+    row("connections.refuse_fast", None, "maxconns-fast", Kind::Choice(&["yes", "no"]), "yes", "past the limit: answer an error and close (yes), or leave new ones waiting (no)"),
+    row("connections.idle_timeout", None, "idle-timeout", Kind::Count(0, 86_400 * 365), "0", "seconds after which an idle connection is closed; 0: never"),
+    row("connections.output_max", None, "output-max", Kind::Bytes(16 * KIB, GIB, 1), "256k", "answers a connection may have waiting before its requests wait too"),
+    row("connections.backlog_max", None, "backlog-max", Kind::Bytes(16 * KIB, GIB, 1), "64k", "received bytes that may wait on a connection before it is no longer read"),
+    row("connections.hops_max", None, "hops-max", Kind::Count(16, 1_000_000), "1024", "requests of one connection that may be under way at other cores"),
+
+    row("protocol.only", Some('B'), "protocol", Kind::Choice(&["auto", "auto-negotiate", "ascii", "binary"]), "auto", "protocol to accept; auto: by the first byte of each connection"),
+    row("protocol.disable_cas", Some('C'), "disable-cas", Kind::Switch, "false", "keep no version per item (8 bytes less each, no CAS)"),
+    row("protocol.disable_flush_all", Some('F'), "disable-flush-all", Kind::Switch, "false", "refuse flush_all"),
+    row("protocol.disable_dump", Some('X'), "disable-dumping", Kind::Switch, "false", "refuse stats cachedump and lru_crawler metadump"),
+    row("protocol.disable_watch", Some('W'), "disable-watch", Kind::Switch, "false", "refuse watch"),
+    row("protocol.enable_shutdown", Some('A'), "enable-shutdown", Kind::Switch, "false", "allow the text command shutdown"),
+
+    row("auth.file", Some('Y'), "auth-file", Kind::Path, "", "user:password lines; text clients log in with their first set"),
+    row("auth.sasl", Some('S'), "enable-sasl", Kind::Switch, "false", "require SASL PLAIN of binary clients"),
+    row("auth.sasl_file", None, "sasl-file", Kind::Path, "", "user:password lines for SASL; empty: MEMCACHED_SASL_PWDB, else auth.file"),
+
+    row("namespace.names", None, "namespaces", Kind::List, "", "key prefixes that can be invalidated as a whole"),
+    row("namespace.delimiter", Some('D'), "delimiter", Kind::Character, ":", "what ends a key's prefix; giving -D also turns `stats detail` on"),
+    row("namespace.tag_generations_max", None, "tag-generations-max", Kind::Count(64, 1 << 32), "65536", "invalidated tags remembered one by one on each core; older ones are folded together"),
+
+    row("admin.listen", None, "admin-listen", Kind::Text, "127.0.0.1:9150", "address of /metrics, /livez, /readyz and the admin API; off: none"),
+    row("admin.advertise", None, "advertise", Kind::Text, "", "host|ip|port that `config get cluster` tells clients; empty: found from the listener"),
+
+    row("snapshot.file", None, "snapshot", Kind::Path, "", "write the cache here on SIGTERM and load it at start"),
+    row("snapshot.drain_seconds", None, "drain-seconds", Kind::Count(0, 3_600), "5", "on SIGTERM, how long clients may finish what they sent"),
+
+    row("process.user", Some('u'), "user", Kind::Text, "", "user to become when started as root"),
+    row("process.daemon", Some('d'), "daemon", Kind::Switch, "false", "run in the background"),
+    row("process.pid_file", Some('P'), "pidfile", Kind::Path, "", "write the process id here"),
+    row("process.core_dumps", Some('r'), "enable-coredumps", Kind::Switch, "false", "raise the core file limit"),
+    row("process.verbosity", Some('v'), "verbose", Kind::Count(0, 3), "0", "log more; -vv and -vvv log even more"),
+];
+
+/// memcached's flags that have no effect here, with the reason (they are accepted).
+pub const ACCEPTED: &[(Option<char>, &str, bool, &str)] = &[
+    (Some('f'), "slab-growth-factor", true, "size classes are fine-grained by themselves"),
+    (Some('n'), "slab-min-size", true, "size classes are fine-grained by themselves"),
+    (Some('N'), "napi_ids", true, "cores choose their connections themselves"),
+];
+
+/// memcached's flags that would promise what Seawall does not do, with what to do instead.
+pub const REFUSED: &[(Option<char>, &str, bool, &str)] = &[
+    (Some('e'), "memory-file", true, "use --snapshot FILE for a warm restart"),
+    (Some('Z'), "enable-ssl", false, "TLS is not supported yet; put a TLS proxy before the node"),
+];
+
+/// What an option of memcached's `-o` means here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extended {
+    /// Sets the row `.0` to `.1`, or to the option's value when `.1` is empty.
+    Sets(&'static str, &'static str),
+    /// Accepted without effect.
+    Accepted,
+    /// Refused, with what to do instead.
+    Refused(&'static str),
+}
+
+/// memcached's `-o` options.
+#[rustfmt::skip]
+pub const EXTENDED: &[(&str, Extended)] = &[
+    ("maxconns_fast", Extended::Sets("connections.refuse_fast", "yes")),
+    ("no_maxconns_fast", Extended::Sets("connections.refuse_fast", "no")),
+    ("idle_timeout", Extended::Sets("connections.idle_timeout", "")),
+    ("hashpower", Extended::Accepted), ("hash_algorithm", Extended::Accepted),
+    ("no_hashexpand", Extended::Accepted), ("tail_repair_time", Extended::Accepted),
+    ("lru_crawler", Extended::Accepted), ("no_lru_crawler", Extended::Accepted),
+    ("lru_crawler_sleep", Extended::Accepted), ("lru_crawler_tocrawl", Extended::Accepted),
+    ("lru_maintainer", Extended::Accepted), ("no_lru_maintainer", Extended::Accepted),
+    ("read_buf_mem_limit", Extended::Accepted), ("resp_obj_mem_limit", Extended::Accepted),
+    ("hot_lru_pct", Extended::Accepted), ("warm_lru_pct", Extended::Accepted),
+    ("hot_max_factor", Extended::Accepted), ("warm_max_factor", Extended::Accepted),
+    ("temporary_ttl", Extended::Accepted), ("slab_reassign", Extended::Accepted),
+    ("no_slab_reassign", Extended::Accepted), ("slab_automove", Extended::Accepted),
+    ("no_slab_automove", Extended::Accepted), ("slab_automove_ratio", Extended::Accepted),
+    ("slab_automove_window", Extended::Accepted), ("slab_automove_freeratio", Extended::Accepted),
+    ("slab_sizes", Extended::Accepted), ("slab_chunk_max", Extended::Accepted),
+    ("watcher_logbuf_size", Extended::Accepted), ("worker_logbuf_size", Extended::Accepted),
+    ("track_sizes", Extended::Accepted), ("modern", Extended::Accepted),
+    ("no_modern", Extended::Accepted), ("sock_cookie_id", Extended::Accepted),
+    ("inline_ascii_response", Extended::Accepted), ("no_inline_ascii_response", Extended::Accepted),
+    ("no_drop_privileges", Extended::Accepted), ("drop_privileges", Extended::Accepted),
+    ("ext_path", Extended::Refused("Seawall keeps items in memory only; leave external storage out")),
+    ("ssl_chain_cert", Extended::Refused("TLS is not supported yet; put a TLS proxy before the node")),
+    ("ssl_key", Extended::Refused("TLS is not supported yet; put a TLS proxy before the node")),
+];
+
+/// The row with this TOML key.
+pub fn by_key(key: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+impl Setting {
+    /// The environment variable: `SEAWALL_` and the key in capitals.
+    pub fn env(&self) -> String {
+        format!("SEAWALL_{}", self.key.replace('.', "_").to_uppercase())
+    }
+
+    /// What its value may be, for help and error texts.
+    pub fn expects(&self) -> String {
+        match self.kind {
+            Kind::Switch => "true or false".into(),
+            Kind::Count(least, most) if most == u64::MAX => format!("a whole number of at least {least}"),
+            Kind::Count(least, most) => format!("a whole number from {least} to {most}"),
+            Kind::Bytes(least, most, _) => {
+                format!("a size from {} to {}", super::value::bytes_text(least), super::value::bytes_text(most))
+            }
+            Kind::Octal => "an octal mode such as 700".into(),
+            Kind::Text => "a text".into(),
+            Kind::Character => "one ASCII character".into(),
+            Kind::Path => "a path".into(),
+            Kind::Choice(words) => format!("one of {}", words.join(", ")),
+            Kind::List => "a comma-separated list".into(),
+        }
+    }
+
+    /// The placeholder in help.
+    pub fn placeholder(&self) -> &'static str {
+        match self.kind {
+            Kind::Switch => "",
+            Kind::Count(..) => "<num>",
+            Kind::Bytes(..) => "<size>",
+            Kind::Octal => "<mode>",
+            Kind::Text => "<text>",
+            Kind::Character => "<char>",
+            Kind::Path => "<file>",
+            Kind::Choice(_) => "<word>",
+            Kind::List => "<list>",
+        }
+    }
+}

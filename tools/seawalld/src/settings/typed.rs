@@ -1,0 +1,334 @@
+//! The settings as the daemon uses them: one field a row, typed, and the checks
+//! that need more than one row.
+
+use super::collect::Problem;
+use super::value::Value;
+use super::{Effective, Source};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// What the daemon runs with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// TCP addresses; empty with a Unix socket or `--port 0`.
+    pub tcp: Vec<SocketAddr>,
+    /// Whether an address that this machine does not have is skipped (the default wildcard pair).
+    pub tcp_any: bool,
+    /// Unix socket and its mode.
+    pub unix: Option<(PathBuf, u32)>,
+    /// Listen backlog.
+    pub backlog: u32,
+    /// First of the per-core ports.
+    pub core_ports: Option<u16>,
+    /// Bytes for items and index, all cores together.
+    pub memory_bytes: u64,
+    /// Largest value in bytes.
+    pub value_bytes_max: u64,
+    /// `clock-pro`, `lru`, `lfu`, `s3-fifo`; `None` refuses writes when full.
+    pub eviction: Option<String>,
+    /// Explicit huge pages.
+    pub large_pages: bool,
+    /// mlockall.
+    pub lock_memory: bool,
+    /// Last access per item.
+    pub access_times: bool,
+    /// Hash seed, if fixed.
+    pub hash_seed: Option<u64>,
+    /// Data cores; `None`: all.
+    pub cores: Option<u32>,
+    /// `auto`, `yes`, `no`.
+    pub pin: String,
+    /// Fairness budget.
+    pub requests_per_turn: u32,
+    /// `auto`, `io_uring`, `epoll`.
+    pub backend: String,
+    /// Ring size.
+    pub ring_entries: u32,
+    /// Receive buffers a core.
+    pub receive_buffers: u32,
+    /// Spin before sleep.
+    pub busy_poll_us: u64,
+    /// Connection limit.
+    pub connections_max: u32,
+    /// Error and close past the limit.
+    pub refuse_fast: bool,
+    /// Seconds; 0 never.
+    pub idle_timeout: u32,
+    /// Output bound a connection.
+    pub output_max: usize,
+    /// Input bound a connection.
+    pub backlog_max: usize,
+    /// Hops under way a connection.
+    pub hops_max: u32,
+    /// `auto`, `ascii`, `binary`.
+    pub protocol: String,
+    /// `-C`.
+    pub disable_cas: bool,
+    /// `-F`.
+    pub disable_flush_all: bool,
+    /// `-X`.
+    pub disable_dump: bool,
+    /// `-W`.
+    pub disable_watch: bool,
+    /// `-A`.
+    pub enable_shutdown: bool,
+    /// `-Y`.
+    pub auth_file: Option<PathBuf>,
+    /// `-S`.
+    pub sasl: bool,
+    /// SASL users.
+    pub sasl_file: Option<PathBuf>,
+    /// Configured namespaces.
+    pub namespaces: Vec<String>,
+    /// Namespace delimiter, also of `stats detail`.
+    pub delimiter: u8,
+    /// `stats detail` starts on.
+    pub detail: bool,
+    /// Bound of the generation table, a core.
+    pub tag_generations_max: usize,
+    /// Admin address.
+    pub admin: Option<SocketAddr>,
+    /// The admin address was chosen by the user: failing to bind it is fatal.
+    pub admin_required: bool,
+    /// For auto-discovery.
+    pub advertise: Option<String>,
+    /// Snapshot file.
+    pub snapshot: Option<PathBuf>,
+    /// Grace of a drain, in seconds.
+    pub drain_seconds: u64,
+    /// User to become.
+    pub user: Option<String>,
+    /// Background.
+    pub daemon: bool,
+    /// PID file.
+    pub pid_file: Option<PathBuf>,
+    /// `-r`.
+    pub core_dumps: bool,
+    /// `-v`.
+    pub verbosity: u32,
+}
+
+impl Effective {
+    fn number(&self, key: &str) -> u64 {
+        match self.row(key).1 {
+            Value::Number(number) => number,
+            _ => unreachable!("{key} is a number"),
+        }
+    }
+
+    fn switch(&self, key: &str) -> bool {
+        matches!(self.row(key).1, Value::Switch(true))
+    }
+
+    fn text(&self, key: &str) -> &str {
+        match &self.row(key).1 {
+            Value::Text(text) => text,
+            _ => unreachable!("{key} is a text"),
+        }
+    }
+
+    fn path(&self, key: &str) -> Option<PathBuf> {
+        Some(self.text(key)).filter(|text| !text.is_empty()).map(PathBuf::from)
+    }
+
+    fn list(&self, key: &str) -> &[String] {
+        match &self.row(key).1 {
+            Value::List(words) => words,
+            _ => unreachable!("{key} is a list"),
+        }
+    }
+
+    fn is_given(&self, key: &str) -> bool {
+        self.row(key).2 != Source::Default
+    }
+
+    fn problem(&self, key: &str, text: String) -> Problem {
+        Problem { place: format!("{key} ({})", self.row(key).2), text }
+    }
+}
+
+impl Config {
+    /// Types the values; reports what does not fit together.
+    pub fn new(rows: &Effective) -> Result<Config, Vec<Problem>> {
+        let mut problems = Vec::new();
+        let (tcp, tcp_any) = tcp_addresses(rows, &mut problems);
+        let unix_socket = rows.path("listen.unix_socket");
+        if unix_socket.is_none() && tcp.is_empty() && problems.is_empty() {
+            problems.push(rows.problem("listen.port", "TCP is off and there is no --unix-socket: nothing to listen on".into()));
+        }
+        let memory_bytes = rows.number("memory.limit");
+        let value_bytes_max = rows.number("memory.value_max");
+        if value_bytes_max > memory_bytes / 2 {
+            problems.push(rows.problem(
+                "memory.value_max",
+                format!(
+                    "values of {} do not fit: memory.limit must be at least twice as much, and is {}",
+                    super::value::bytes_text(value_bytes_max),
+                    super::value::bytes_text(memory_bytes)
+                ),
+            ));
+        }
+        if !rows.number("io.receive_buffers").is_power_of_two() {
+            problems.push(rows.problem("io.receive_buffers", "must be a power of two".into()));
+        }
+        let admin = match rows.text("admin.listen") {
+            "off" | "none" | "" => None,
+            text => match text.parse::<SocketAddr>() {
+                Ok(address) => Some(address),
+                Err(_) => {
+                    problems.push(rows.problem("admin.listen", format!("{text:?} is not IP:PORT, [IPv6]:PORT or off")));
+                    None
+                }
+            },
+        };
+        let namespaces = rows.list("namespace.names").to_vec();
+        let delimiter = rows.text("namespace.delimiter").as_bytes()[0];
+        for name in namespaces.iter().filter(|name| name.as_bytes().contains(&delimiter)) {
+            problems.push(rows.problem("namespace.names", format!("{name:?} contains the delimiter")));
+        }
+        let auth_file = rows.path("auth.file");
+        let sasl = rows.switch("auth.sasl");
+        let sasl_file = rows
+            .path("auth.sasl_file")
+            .or_else(|| std::env::var_os("MEMCACHED_SASL_PWDB").map(PathBuf::from))
+            .or_else(|| auth_file.clone());
+        if sasl && sasl_file.is_none() {
+            problems.push(rows.problem("auth.sasl", "needs users: give auth.sasl_file or MEMCACHED_SASL_PWDB".into()));
+        }
+        if sasl && rows.text("protocol.only") == "ascii" {
+            problems.push(rows.problem("auth.sasl", "SASL is spoken in the binary protocol, which protocol.only excludes".into()));
+        }
+        if auth_file.is_some() && !sasl && rows.text("protocol.only") == "binary" {
+            problems.push(rows.problem("auth.file", "is for the text protocol, which protocol.only excludes".into()));
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let nonzero = |key| Some(rows.number(key)).filter(|number| *number != 0);
+        Ok(Config {
+            tcp,
+            tcp_any,
+            unix: unix_socket.map(|path| (path, rows.number("listen.unix_mask") as u32)),
+            backlog: rows.number("listen.backlog") as u32,
+            core_ports: nonzero("listen.core_ports").map(|port| port as u16),
+            memory_bytes,
+            value_bytes_max,
+            eviction: (!rows.switch("memory.no_eviction")).then(|| rows.text("memory.eviction").to_owned()),
+            large_pages: rows.switch("memory.large_pages"),
+            lock_memory: rows.switch("memory.lock"),
+            access_times: rows.switch("memory.access_times"),
+            hash_seed: nonzero("memory.hash_seed"),
+            cores: nonzero("cores.count").map(|count| count as u32),
+            pin: rows.text("cores.pin").to_owned(),
+            requests_per_turn: rows.number("cores.requests_per_turn") as u32,
+            backend: rows.text("io.backend").to_owned(),
+            ring_entries: rows.number("io.ring_entries") as u32,
+            receive_buffers: rows.number("io.receive_buffers") as u32,
+            busy_poll_us: rows.number("io.busy_poll_us"),
+            connections_max: rows.number("connections.max") as u32,
+            refuse_fast: rows.text("connections.refuse_fast") == "yes",
+            idle_timeout: rows.number("connections.idle_timeout") as u32,
+            output_max: rows.number("connections.output_max") as usize,
+            backlog_max: rows.number("connections.backlog_max") as usize,
+            hops_max: rows.number("connections.hops_max") as u32,
+            protocol: rows.text("protocol.only").to_owned(),
+            disable_cas: rows.switch("protocol.disable_cas"),
+            disable_flush_all: rows.switch("protocol.disable_flush_all"),
+            disable_dump: rows.switch("protocol.disable_dump"),
+            disable_watch: rows.switch("protocol.disable_watch"),
+            enable_shutdown: rows.switch("protocol.enable_shutdown"),
+            auth_file,
+            sasl,
+            sasl_file,
+            namespaces,
+            delimiter,
+            detail: rows.is_given("namespace.delimiter"),
+            tag_generations_max: rows.number("namespace.tag_generations_max") as usize,
+            admin,
+            admin_required: rows.is_given("admin.listen"),
+            advertise: Some(rows.text("admin.advertise").to_owned()).filter(|text| !text.is_empty()),
+            snapshot: rows.path("snapshot.file"),
+            drain_seconds: rows.number("snapshot.drain_seconds"),
+            user: Some(rows.text("process.user").to_owned()).filter(|text| !text.is_empty()),
+            daemon: rows.switch("process.daemon"),
+            pid_file: rows.path("process.pid_file"),
+            core_dumps: rows.switch("process.core_dumps"),
+            verbosity: rows.number("process.verbosity") as u32,
+        })
+    }
+}
+
+/// `-l` and `-p` together, with memcached's rules: an address may carry its own
+/// port; a Unix socket turns TCP off unless an address is asked for.
+fn tcp_addresses(rows: &Effective, problems: &mut Vec<Problem>) -> (Vec<SocketAddr>, bool) {
+    let port = rows.number("listen.port") as u16;
+    let asked = rows.list("listen.address");
+    if asked.is_empty() {
+        if port == 0 || rows.path("listen.unix_socket").is_some() {
+            return (Vec::new(), false);
+        }
+        let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+        return (any.map(|ip| SocketAddr::new(ip, port)).to_vec(), true);
+    }
+    let mut addresses = Vec::new();
+    for text in asked {
+        match address(text, port) {
+            Ok(found) => addresses.extend(found),
+            Err(why) => problems.push(rows.problem("listen.address", format!("{text:?} {why}"))),
+        }
+    }
+    (addresses, false)
+}
+
+fn address(text: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+    use std::net::ToSocketAddrs;
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(vec![address]);
+    }
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    if let Ok(ip) = bare.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(ip, port)]);
+    }
+    if text == "*" {
+        return Ok(vec![SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)]);
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, digits)) => (host, digits.parse().map_err(|_| format!("has no valid port after {host}:"))?),
+        None => (text, port),
+    };
+    let found: Vec<_> = (host, port)
+        .to_socket_addrs()
+        .map_err(|error| format!("is no address of this machine and cannot be looked up: {error}"))?
+        .collect();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::collect;
+
+    fn config(args: &[&str]) -> Result<Config, Vec<Problem>> {
+        let found = collect(args.iter().map(std::ffi::OsString::from), [], |_| unreachable!());
+        assert_eq!(found.problems, []);
+        Config::new(&found.effective)
+    }
+
+    #[test]
+    fn addresses_follow_memcached() {
+        assert_eq!(config(&[]).unwrap().tcp.len(), 2);
+        let addresses = config(&["-l", "127.0.0.1:11300,::1", "-p", "11400"]).unwrap().tcp;
+        assert_eq!(addresses, ["127.0.0.1:11300".parse().unwrap(), "[::1]:11400".parse().unwrap()]);
+        let unix = config(&["-s", "/tmp/x.sock", "-a", "755"]).unwrap();
+        assert!(unix.tcp.is_empty());
+        assert_eq!(unix.unix, Some(("/tmp/x.sock".into(), 0o755)));
+        assert!(config(&["-p", "0"]).is_err());
+    }
+
+    #[test]
+    fn rows_that_contradict_each_other_are_all_reported() {
+        let problems = config(&["-m", "8", "-I", "16m", "--receive-buffers", "100", "--admin-listen", "nine", "-D", "/", "--namespaces", "a/b"])
+            .unwrap_err();
+        assert_eq!(problems.len(), 4, "{problems:?}");
+    }
+}
