@@ -103,7 +103,11 @@ fn apply(given: Given, out: &mut Collected) {
     }
 }
 
-fn flags(args: impl IntoIterator<Item = OsString>, file: &mut Option<String>, out: &mut Collected) -> Vec<Given> {
+fn flags(
+    args: impl IntoIterator<Item = OsString>,
+    file: &mut Option<String>,
+    out: &mut Collected,
+) -> Vec<Given> {
     let mut given = Vec::new();
     let mut verbosity = 0u64;
     let mut parser = lexopt::Parser::from_args(args);
@@ -111,18 +115,23 @@ fn flags(args: impl IntoIterator<Item = OsString>, file: &mut Option<String>, ou
         let name = match parser.next() {
             Ok(None) => break,
             Err(error) => {
-                out.problems.push(Problem { place: "command line".into(), text: error.to_string() });
+                out.problems
+                    .push(Problem { place: "command line".into(), text: error.to_string() });
                 continue;
             }
             Ok(Some(Arg::Value(word))) => {
                 let word = word.to_string_lossy().into_owned();
-                out.problems.push(Problem { place: word, text: "is not an option; seawalld takes only options".into() });
+                out.problems.push(Problem {
+                    place: word,
+                    text: "is not an option; seawalld takes only options".into(),
+                });
                 continue;
             }
             Ok(Some(Arg::Short(letter))) => letter.to_string(),
             Ok(Some(Arg::Long(name))) => name.to_owned(),
         };
-        let dashed = if name.chars().count() == 1 { format!("-{name}") } else { format!("--{name}") };
+        let dashed =
+            if name.chars().count() == 1 { format!("-{name}") } else { format!("--{name}") };
         match name.as_str() {
             "h" | "help" => out.intent = Intent::Help,
             "V" | "version" => out.intent = Intent::Version,
@@ -136,11 +145,17 @@ fn flags(args: impl IntoIterator<Item = OsString>, file: &mut Option<String>, ou
             "v" | "verbose" => {
                 verbosity = (verbosity + 1).min(3);
                 let setting = table::by_key("process.verbosity").expect("in the table");
-                given.push(Given { setting, text: verbosity.to_string(), place: Source::Flag(dashed) });
+                given.push(Given {
+                    setting,
+                    text: verbosity.to_string(),
+                    place: Source::Flag(dashed),
+                });
             }
             "o" | "extended" => match parser.value() {
                 Ok(options) => extended(&options.to_string_lossy(), &mut given, out),
-                Err(_) => out.problems.push(Problem { place: dashed, text: "needs a list of options".into() }),
+                Err(_) => out
+                    .problems
+                    .push(Problem { place: dashed, text: "needs a list of options".into() }),
             },
             _ => one_flag(&name, dashed, &mut parser, &mut given, out),
         }
@@ -152,13 +167,23 @@ fn is_named(short: Option<char>, long: &str, name: &str) -> bool {
     name == long || short.is_some_and(|letter| name.len() == 1 && name.starts_with(letter))
 }
 
-fn one_flag(name: &str, dashed: String, parser: &mut lexopt::Parser, given: &mut Vec<Given>, out: &mut Collected) {
+fn one_flag(
+    name: &str,
+    dashed: String,
+    parser: &mut lexopt::Parser,
+    given: &mut Vec<Given>,
+    out: &mut Collected,
+) {
     let long = dashed.starts_with("--");
     let mut problem = |text: String| out.problems.push(Problem { place: dashed.clone(), text });
-    if let Some(setting) = SETTINGS.iter().find(|setting| is_named(setting.short, setting.long, name)) {
+    if let Some(setting) =
+        SETTINGS.iter().find(|setting| is_named(setting.short, setting.long, name))
+    {
         let text = if setting.kind == Kind::Switch {
             // `-CF` is two switches; only a long one may say `=false`.
-            long.then(|| parser.optional_value()).flatten().map_or_else(|| "true".into(), |text| text.to_string_lossy().into_owned())
+            long.then(|| parser.optional_value())
+                .flatten()
+                .map_or_else(|| "true".into(), |text| text.to_string_lossy().into_owned())
         } else {
             match parser.value() {
                 Ok(text) => text.to_string_lossy().into_owned(),
@@ -186,7 +211,10 @@ fn one_flag(name: &str, dashed: String, parser: &mut lexopt::Parser, given: &mut
     if long {
         let _ = parser.optional_value();
     }
-    let known = SETTINGS.iter().map(|setting| setting.long).chain(["config", "help", "version", "extended"]);
+    let known = SETTINGS
+        .iter()
+        .map(|setting| setting.long)
+        .chain(["config", "help", "version", "extended"]);
     problem(match nearest(name, known) {
         Some(near) if name.len() > 1 => format!("unknown option; did you mean --{near}?"),
         _ => "unknown option; --help lists them".into(),
@@ -203,7 +231,9 @@ fn extended(options: &str, given: &mut Vec<Given>, out: &mut Collected) {
                 let text = if fixed.is_empty() { text } else { fixed };
                 given.push(Given { setting, text: text.into(), place: Source::Flag(place) });
             }
-            Some(Extended::Accepted) => out.notes.push(format!("{place} has no effect: Seawall tunes this by itself")),
+            Some(Extended::Accepted) => {
+                out.notes.push(format!("{place} has no effect: Seawall tunes this by itself"))
+            }
             Some(Extended::Refused(instead)) => {
                 out.problems.push(Problem { place, text: format!("is not supported; {instead}") });
             }
@@ -224,13 +254,18 @@ fn variables(
     out: &mut Collected,
 ) -> Vec<Given> {
     let mut given = Vec::new();
-    let mut variables: Vec<_> = env.into_iter().filter(|(name, _)| name.starts_with("SEAWALL_")).collect();
+    let mut variables: Vec<_> =
+        env.into_iter().filter(|(name, _)| name.starts_with("SEAWALL_")).collect();
     variables.sort();
     for (name, text) in variables {
         if name == "SEAWALL_CONFIG" {
             file.get_or_insert(text);
         } else if let Some(setting) = SETTINGS.iter().find(|setting| setting.env() == name) {
-            given.push(Given { setting, place: Source::Environment(format!("{name}={text}")), text });
+            given.push(Given {
+                setting,
+                place: Source::Environment(format!("{name}={text}")),
+                text,
+            });
         } else {
             let known: Vec<String> = SETTINGS.iter().map(Setting::env).collect();
             let text = match nearest(&name, known.iter().map(String::as_str)) {
@@ -254,7 +289,8 @@ fn toml_file(path: &str, text: &str, out: &mut Collected) -> Vec<Given> {
         Ok(document) => document,
         Err(error) => {
             let offset = error.span().map(|span| span.start);
-            out.problems.push(Problem { place: place(offset), text: error.message().trim().to_owned() });
+            out.problems
+                .push(Problem { place: place(offset), text: error.message().trim().to_owned() });
             return Vec::new();
         }
     };
@@ -275,7 +311,9 @@ fn toml_file(path: &str, text: &str, out: &mut Collected) -> Vec<Given> {
                     place: at,
                     text: format!("{key} is {}, not {}", item.type_name(), setting.expects()),
                 }),
-                (Some(setting), Some(text)) => given.push(Given { setting, text, place: Source::File(at) }),
+                (Some(setting), Some(text)) => {
+                    given.push(Given { setting, text, place: Source::File(at) })
+                }
             }
         }
     }
@@ -311,7 +349,8 @@ mod tests {
     use super::*;
 
     fn run(args: &[&str], env: &[(&str, &str)], file: &str) -> Collected {
-        let args = std::iter::once("seawalld").chain(args.iter().copied()).skip(1).map(OsString::from);
+        let args =
+            std::iter::once("seawalld").chain(args.iter().copied()).skip(1).map(OsString::from);
         let env = env.iter().map(|(name, text)| (name.to_string(), text.to_string()));
         collect(args, env, |_| Ok(file.to_owned()))
     }
@@ -324,16 +363,47 @@ mod tests {
     #[test]
     fn memcached_command_lines_work_unchanged() {
         let found = run(
-            &["-d", "-m64", "-p", "11311", "-u", "nobody", "-l", "127.0.0.1,::1", "-c1024", "-t", "4", "-vv", "-I", "2m",
-              "-U", "0", "-P", "/run/m.pid", "-o", "idle_timeout=30,no_maxconns_fast,hashpower=20", "-f", "1.25", "-CFM"],
-            &[], "",
+            &[
+                "-d",
+                "-m64",
+                "-p",
+                "11311",
+                "-u",
+                "nobody",
+                "-l",
+                "127.0.0.1,::1",
+                "-c1024",
+                "-t",
+                "4",
+                "-vv",
+                "-I",
+                "2m",
+                "-U",
+                "0",
+                "-P",
+                "/run/m.pid",
+                "-o",
+                "idle_timeout=30,no_maxconns_fast,hashpower=20",
+                "-f",
+                "1.25",
+                "-CFM",
+            ],
+            &[],
+            "",
         );
         assert_eq!(found.problems, []);
         for (key, expected) in [
-            ("memory.limit", "64m"), ("listen.port", "11311"), ("listen.address", "127.0.0.1,::1"),
-            ("connections.max", "1024"), ("process.verbosity", "2"), ("memory.value_max", "2m"),
-            ("connections.idle_timeout", "30"), ("connections.refuse_fast", "no"), ("protocol.disable_cas", "true"),
-            ("protocol.disable_flush_all", "true"), ("memory.no_eviction", "true"),
+            ("memory.limit", "64m"),
+            ("listen.port", "11311"),
+            ("listen.address", "127.0.0.1,::1"),
+            ("connections.max", "1024"),
+            ("process.verbosity", "2"),
+            ("memory.value_max", "2m"),
+            ("connections.idle_timeout", "30"),
+            ("connections.refuse_fast", "no"),
+            ("protocol.disable_cas", "true"),
+            ("protocol.disable_flush_all", "true"),
+            ("memory.no_eviction", "true"),
         ] {
             assert_eq!(shown(&found, key).0, expected, "{key}");
         }
@@ -343,7 +413,8 @@ mod tests {
     #[test]
     fn later_sources_win_and_are_named() {
         let file = "[memory]\nlimit = \"1g\"\neviction = 'lru'\n[cores]\ncount = 3\n";
-        let found = run(&["--config", "s.toml", "-t", "2"], &[("SEAWALL_MEMORY_LIMIT", "2g")], file);
+        let found =
+            run(&["--config", "s.toml", "-t", "2"], &[("SEAWALL_MEMORY_LIMIT", "2g")], file);
         assert_eq!(found.problems, []);
         assert_eq!(shown(&found, "cores.count"), ("2".into(), "-t".into()));
         assert_eq!(shown(&found, "memory.limit"), ("2g".into(), "SEAWALL_MEMORY_LIMIT=2g".into()));
@@ -356,9 +427,11 @@ mod tests {
         let file = "[memory]\nlimt = 64\n\n[cores]\ncount = \"many\"\n";
         let found = run(
             &["--config", "s.toml", "--prot=11311", "-m", "tiny", "-Z", "-o", "idle_timeot=3"],
-            &[("SEAWALL_CORES_CUONT", "1")], file,
+            &[("SEAWALL_CORES_CUONT", "1")],
+            file,
         );
-        let all: Vec<String> = found.problems.iter().map(|p| format!("{}: {}", p.place, p.text)).collect();
+        let all: Vec<String> =
+            found.problems.iter().map(|p| format!("{}: {}", p.place, p.text)).collect();
         let text = all.join("\n");
         for expected in [
             "--prot: unknown option; did you mean --port?",

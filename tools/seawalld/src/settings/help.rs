@@ -37,13 +37,24 @@ pub fn help() -> String {
             section = this;
             out.push_str(&format!("\n[{section}]\n"));
         }
-        out.push_str(&format!("  {:<36} {} (default: {})\n", flag(setting), setting.help, default(setting)));
+        out.push_str(&format!(
+            "  {:<36} {} (default: {})\n",
+            flag(setting),
+            setting.help,
+            default(setting)
+        ));
     }
     out.push_str("\nother\n");
     for (flag, text) in [
         ("    --config=<file>", "read settings from a TOML file (also SEAWALL_CONFIG)"),
-        ("    --check-config", "check the configuration, print every setting with its source, and exit"),
-        ("-o, --extended=<list>", "memcached's extended options; those of its internals are accepted without effect"),
+        (
+            "    --check-config",
+            "check the configuration, print every setting with its source, and exit",
+        ),
+        (
+            "-o, --extended=<list>",
+            "memcached's extended options; those of its internals are accepted without effect",
+        ),
         ("-h, --help", "print this and exit"),
         ("-V, --version", "print the version and exit"),
         ("-i, --license", "print the licence and exit"),
@@ -53,7 +64,9 @@ pub fn help() -> String {
     }
     let accepted: Vec<String> = ACCEPTED.iter().map(|row| format!("--{}", row.1)).collect();
     out.push_str(&format!("\naccepted without effect: {}\n", accepted.join(", ")));
-    out.push_str("environment: SEAWALL_ and the key in capitals, such as SEAWALL_MEMORY_LIMIT=2g\n");
+    out.push_str(
+        "environment: SEAWALL_ and the key in capitals, such as SEAWALL_MEMORY_LIMIT=2g\n",
+    );
     out.push_str("file:        [memory]\n             limit = \"2g\"\n");
     out
 }
@@ -79,7 +92,10 @@ pub fn man_page() -> String {
         ));
     }
     let names: Vec<&str> = EXTENDED.iter().map(|row| row.0).collect();
-    out.push_str(&format!(".TP\n.B \\-o, \\-\\-extended=<list>\nmemcached's extended options: {}.\n", escape(&names.join(", "))));
+    out.push_str(&format!(
+        ".TP\n.B \\-o, \\-\\-extended=<list>\nmemcached's extended options: {}.\n",
+        escape(&names.join(", "))
+    ));
     out.push_str(".SH SEE ALSO\nseawallctl(1), memcached(1)\n");
     out
 }

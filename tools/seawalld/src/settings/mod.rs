@@ -33,7 +33,9 @@ impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Source::Default => f.write_str("default"),
-            Source::File(place) | Source::Environment(place) | Source::Flag(place) => f.write_str(place),
+            Source::File(place) | Source::Environment(place) | Source::Flag(place) => {
+                f.write_str(place)
+            }
         }
     }
 }
@@ -46,7 +48,8 @@ impl Effective {
     /// All defaults.
     pub fn defaults() -> Effective {
         let rows = table::SETTINGS.iter().map(|setting| {
-            let value = value::parse(setting, setting.default).expect("a test checks every default");
+            let value =
+                value::parse(setting, setting.default).expect("a test checks every default");
             (setting, value, Source::Default)
         });
         Effective(rows.collect())

@@ -191,10 +191,16 @@ impl Setting {
     pub fn expects(&self) -> String {
         match self.kind {
             Kind::Switch => "true or false".into(),
-            Kind::Count(least, most) if most == u64::MAX => format!("a whole number of at least {least}"),
+            Kind::Count(least, most) if most == u64::MAX => {
+                format!("a whole number of at least {least}")
+            }
             Kind::Count(least, most) => format!("a whole number from {least} to {most}"),
             Kind::Bytes(least, most, _) => {
-                format!("a size from {} to {}", super::value::bytes_text(least), super::value::bytes_text(most))
+                format!(
+                    "a size from {} to {}",
+                    super::value::bytes_text(least),
+                    super::value::bytes_text(most)
+                )
             }
             Kind::Octal => "an octal mode such as 700".into(),
             Kind::Text => "a text".into(),

@@ -154,7 +154,10 @@ impl Config {
         let (tcp, tcp_any) = tcp_addresses(rows, &mut problems);
         let unix_socket = rows.path("listen.unix_socket");
         if unix_socket.is_none() && tcp.is_empty() && problems.is_empty() {
-            problems.push(rows.problem("listen.port", "TCP is off and there is no --unix-socket: nothing to listen on".into()));
+            problems.push(rows.problem(
+                "listen.port",
+                "TCP is off and there is no --unix-socket: nothing to listen on".into(),
+            ));
         }
         let memory_bytes = rows.number("memory.limit");
         let value_bytes_max = rows.number("memory.value_max");
@@ -176,7 +179,10 @@ impl Config {
             text => match text.parse::<SocketAddr>() {
                 Ok(address) => Some(address),
                 Err(_) => {
-                    problems.push(rows.problem("admin.listen", format!("{text:?} is not IP:PORT, [IPv6]:PORT or off")));
+                    problems.push(rows.problem(
+                        "admin.listen",
+                        format!("{text:?} is not IP:PORT, [IPv6]:PORT or off"),
+                    ));
                     None
                 }
             },
@@ -184,7 +190,8 @@ impl Config {
         let namespaces = rows.list("namespace.names").to_vec();
         let delimiter = rows.text("namespace.delimiter").as_bytes()[0];
         for name in namespaces.iter().filter(|name| name.as_bytes().contains(&delimiter)) {
-            problems.push(rows.problem("namespace.names", format!("{name:?} contains the delimiter")));
+            problems
+                .push(rows.problem("namespace.names", format!("{name:?} contains the delimiter")));
         }
         let auth_file = rows.path("auth.file");
         let sasl = rows.switch("auth.sasl");
@@ -193,13 +200,22 @@ impl Config {
             .or_else(|| std::env::var_os("MEMCACHED_SASL_PWDB").map(PathBuf::from))
             .or_else(|| auth_file.clone());
         if sasl && sasl_file.is_none() {
-            problems.push(rows.problem("auth.sasl", "needs users: give auth.sasl_file or MEMCACHED_SASL_PWDB".into()));
+            problems.push(rows.problem(
+                "auth.sasl",
+                "needs users: give auth.sasl_file or MEMCACHED_SASL_PWDB".into(),
+            ));
         }
         if sasl && rows.text("protocol.only") == "ascii" {
-            problems.push(rows.problem("auth.sasl", "SASL is spoken in the binary protocol, which protocol.only excludes".into()));
+            problems.push(rows.problem(
+                "auth.sasl",
+                "SASL is spoken in the binary protocol, which protocol.only excludes".into(),
+            ));
         }
         if auth_file.is_some() && !sasl && rows.text("protocol.only") == "binary" {
-            problems.push(rows.problem("auth.file", "is for the text protocol, which protocol.only excludes".into()));
+            problems.push(rows.problem(
+                "auth.file",
+                "is for the text protocol, which protocol.only excludes".into(),
+            ));
         }
         if !problems.is_empty() {
             return Err(problems);
@@ -213,7 +229,8 @@ impl Config {
             core_ports: nonzero("listen.core_ports").map(|port| port as u16),
             memory_bytes,
             value_bytes_max,
-            eviction: (!rows.switch("memory.no_eviction")).then(|| rows.text("memory.eviction").to_owned()),
+            eviction: (!rows.switch("memory.no_eviction"))
+                .then(|| rows.text("memory.eviction").to_owned()),
             large_pages: rows.switch("memory.large_pages"),
             lock_memory: rows.switch("memory.lock"),
             access_times: rows.switch("memory.access_times"),
@@ -246,7 +263,8 @@ impl Config {
             tag_generations_max: rows.number("namespace.tag_generations_max") as usize,
             admin,
             admin_required: rows.is_given("admin.listen"),
-            advertise: Some(rows.text("admin.advertise").to_owned()).filter(|text| !text.is_empty()),
+            advertise: Some(rows.text("admin.advertise").to_owned())
+                .filter(|text| !text.is_empty()),
             snapshot: rows.path("snapshot.file"),
             drain_seconds: rows.number("snapshot.drain_seconds"),
             user: Some(rows.text("process.user").to_owned()).filter(|text| !text.is_empty()),
@@ -293,7 +311,9 @@ fn address(text: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
         return Ok(vec![SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)]);
     }
     let (host, port) = match text.rsplit_once(':') {
-        Some((host, digits)) => (host, digits.parse().map_err(|_| format!("has no valid port after {host}:"))?),
+        Some((host, digits)) => {
+            (host, digits.parse().map_err(|_| format!("has no valid port after {host}:"))?)
+        }
         None => (text, port),
     };
     let found: Vec<_> = (host, port)
@@ -327,8 +347,21 @@ mod tests {
 
     #[test]
     fn rows_that_contradict_each_other_are_all_reported() {
-        let problems = config(&["-m", "8", "-I", "16m", "--receive-buffers", "100", "--admin-listen", "nine", "-D", "/", "--namespaces", "a/b"])
-            .unwrap_err();
+        let problems = config(&[
+            "-m",
+            "8",
+            "-I",
+            "16m",
+            "--receive-buffers",
+            "100",
+            "--admin-listen",
+            "nine",
+            "-D",
+            "/",
+            "--namespaces",
+            "a/b",
+        ])
+        .unwrap_err();
         assert_eq!(problems.len(), 4, "{problems:?}");
     }
 }

@@ -41,8 +41,11 @@ pub fn parse(setting: &Setting, text: &str) -> Result<Value, String> {
             [byte] if byte.is_ascii() => Ok(Value::Text(text.into())),
             _ => wrong(),
         },
-        Kind::Choice(words) if !words.contains(&text) => match nearest(text, words.iter().copied()) {
-            Some(word) => Err(format!("{text:?} is not {}; did you mean {word}?", setting.expects())),
+        Kind::Choice(words) if !words.contains(&text) => match nearest(text, words.iter().copied())
+        {
+            Some(word) => {
+                Err(format!("{text:?} is not {}; did you mean {word}?", setting.expects()))
+            }
             None => wrong(),
         },
         Kind::Choice(_) | Kind::Text | Kind::Path => Ok(Value::Text(text.into())),
@@ -115,7 +118,9 @@ mod tests {
     #[test]
     fn sizes_are_read_as_people_write_them() {
         let memory = by_key("memory.limit").unwrap();
-        for (text, expected) in [("64", 64 << 20), ("2g", 2 << 30), ("1.5g", 3 << 29), ("512 MiB", 512 << 20)] {
+        for (text, expected) in
+            [("64", 64 << 20), ("2g", 2 << 30), ("1.5g", 3 << 29), ("512 MiB", 512 << 20)]
+        {
             assert_eq!(parse(memory, text), Ok(Value::Number(expected)), "{text}");
         }
         for text in ["", "-1", "64x", "1", "1e99g", "99999999999999999999"] {
@@ -136,7 +141,8 @@ mod tests {
     #[test]
     fn defaults_are_valid_and_print_as_written() {
         for setting in crate::settings::table::SETTINGS {
-            let value = parse(setting, setting.default).unwrap_or_else(|error| panic!("{}: {error}", setting.key));
+            let value = parse(setting, setting.default)
+                .unwrap_or_else(|error| panic!("{}: {error}", setting.key));
             let again = parse(setting, &text(setting, &value)).unwrap();
             assert_eq!(value, again, "{}", setting.key);
         }
