@@ -1,1 +1,17 @@
-//! net
+//! Bytes and kernel: protocols, connections, socket loops, the mesh.
+//!
+//! How a `get` travels: the reactor receives bytes and hands them to the
+//! connection's state machine ([`conn`]), which parses a request ([`proto`])
+//! and hashes its key. If this core owns the key, [`exec`] writes the answer
+//! straight into the connection's output; otherwise the request hops to its
+//! owner in a batch ([`hop`]) and its answer takes its place in the order of
+//! the requests.
+
+pub mod auth;
+pub mod conn;
+pub mod control;
+pub mod core;
+pub mod hop;
+pub mod limits;
+pub mod stats;
+pub mod watch;

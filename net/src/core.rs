@@ -1,0 +1,292 @@
+//! What a data core owns, and the little that all cores share.
+
+use crate::auth::Users;
+use crate::hop::Outbox;
+use crate::limits;
+use crate::stats::CoreStats;
+use crate::watch::WatchLog;
+use engine::{HashSeed, Now, Shard};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64};
+use std::sync::{Arc, OnceLock, RwLock};
+
+/// One data core: its shard, its post to the other cores, its counters. The
+/// reactor owns it and lends it to a connection for each event.
+#[derive(Debug)]
+pub struct Core {
+    /// Which core this is, from 0.
+    pub id: u32,
+    /// How many there are.
+    pub cores: u32,
+    /// The time of this loop turn.
+    pub now: Now,
+    /// This core's part of the keys.
+    pub shard: Shard,
+    /// The node's hash secrets.
+    pub seed: HashSeed,
+    /// What waits to be sent to other cores.
+    pub outbox: Outbox,
+    /// What all cores share.
+    pub shared: Arc<Shared>,
+    /// This core's protocol counters.
+    pub stats: CoreStats,
+    /// Events that somebody watches.
+    pub watch: WatchLog,
+}
+
+impl Core {
+    /// A core around its shard.
+    pub fn new(id: u32, cores: u32, shard: Shard, seed: HashSeed, shared: Arc<Shared>) -> Core {
+        Core {
+            id,
+            cores,
+            now: shared.started,
+            shard,
+            seed,
+            outbox: Outbox::new(id, cores),
+            shared,
+            stats: CoreStats::default(),
+            watch: WatchLog::default(),
+        }
+    }
+}
+
+/// Which protocol a listener speaks (`-B`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Binding {
+    /// The first byte decides.
+    #[default]
+    Auto,
+    /// Text and meta only.
+    Ascii,
+    /// Binary only.
+    Binary,
+}
+
+/// What the daemon decided at start. Fields named as memcached's `stats
+/// settings` names them where it has them.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Memory for items, of the whole node (`-m`).
+    pub memory_bytes_max: u64,
+    /// Connections (`-c`).
+    pub connections_max: u32,
+    /// Answer and close at the connection limit, instead of not accepting.
+    pub connections_max_fast: bool,
+    /// TCP port (`-p`), for `stats settings`.
+    pub tcp_port: u16,
+    /// Listen address as given (`-l`), for `stats settings`.
+    pub listen: Option<String>,
+    /// Unix socket (`-s`).
+    pub unix_socket: Option<String>,
+    /// Its mask (`-a`).
+    pub unix_mask: u32,
+    /// Evict when full; false with `-M`.
+    pub evictions: bool,
+    /// Name of the eviction policy, for `stats settings`.
+    pub eviction_policy: String,
+    /// The `shutdown` command is allowed (`-A`).
+    pub shutdown_command: bool,
+    /// Slab growth factor as given (`-f`); kept for display.
+    pub growth_factor: f64,
+    /// Smallest chunk as given (`-n`); kept for display.
+    pub chunk_bytes_min: u32,
+    /// Delimiter of `stats detail` prefixes (`-D`).
+    pub prefix_delimiter: u8,
+    /// Count prefixes from the start (`-D`).
+    pub detail: bool,
+    /// Requests of a connection in one turn (`-R`).
+    pub requests_per_turn: u32,
+    /// Items have a CAS (`-C` switches it off).
+    pub cas: bool,
+    /// Listen backlog (`-b`).
+    pub backlog: u32,
+    /// Protocol (`-B`).
+    pub binding: Binding,
+    /// SASL is required on the binary protocol (`-S`).
+    pub sasl: bool,
+    /// Path of the text protocol's users (`-Y`); its presence requires a login.
+    pub auth_file: Option<String>,
+    /// Largest value (`-I`).
+    pub value_bytes_max: usize,
+    /// `flush_all` is allowed (`-F` forbids it).
+    pub flush: bool,
+    /// Dumps are allowed (`-X` forbids them).
+    pub dump: bool,
+    /// `watch` is allowed (`-W` forbids it).
+    pub watch: bool,
+    /// Seconds after which a silent connection is closed; 0 never.
+    pub idle_timeout_seconds: u32,
+    /// Bytes of log kept per watcher and core.
+    pub watcher_log_bytes: usize,
+    /// Unsent output at which a connection stops executing.
+    pub output_bytes_high_water: usize,
+    /// Requests of one connection under way on other cores.
+    pub hops_in_flight_max: usize,
+    /// Host that `config get cluster` and `topology` name.
+    pub advertise_host: String,
+    /// Port that they name.
+    pub advertise_port: u16,
+    /// Backend in use, for `stats settings` (`io_uring`, `epoll`).
+    pub io_backend: String,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings {
+            memory_bytes_max: 64 << 20,
+            connections_max: 1024,
+            connections_max_fast: true,
+            tcp_port: 11211,
+            listen: None,
+            unix_socket: None,
+            unix_mask: 0o700,
+            evictions: true,
+            eviction_policy: "clock-pro".into(),
+            shutdown_command: false,
+            growth_factor: 1.25,
+            chunk_bytes_min: 48,
+            prefix_delimiter: b':',
+            detail: false,
+            requests_per_turn: limits::REQUESTS_PER_TURN_MAX,
+            cas: true,
+            backlog: 1024,
+            binding: Binding::Auto,
+            sasl: false,
+            auth_file: None,
+            value_bytes_max: 1 << 20,
+            flush: true,
+            dump: true,
+            watch: true,
+            idle_timeout_seconds: 0,
+            watcher_log_bytes: limits::WATCHER_LOG_BYTES,
+            output_bytes_high_water: limits::OUTPUT_BYTES_HIGH_WATER,
+            hops_in_flight_max: limits::HOPS_IN_FLIGHT_MAX,
+            advertise_host: "127.0.0.1".into(),
+            advertise_port: 11211,
+            io_backend: "io_uring".into(),
+        }
+    }
+}
+
+/// How the `shutdown` command wants the node to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shutdown {
+    /// As on SIGINT.
+    Now,
+    /// As on SIGUSR1: finish what is under way, keep what can be kept.
+    Graceful,
+}
+
+/// Called when a client sends `shutdown`.
+pub type ShutdownHook = Box<dyn Fn(Shutdown) + Send + Sync>;
+
+/// What all cores see: the settings, and counters that change per connection,
+/// never per request.
+pub struct Shared {
+    /// The settings.
+    pub settings: Settings,
+    /// When the node started.
+    pub started: Now,
+    /// Connections open.
+    pub curr_connections: AtomicU64,
+    /// Connections ever accepted.
+    pub total_connections: AtomicU64,
+    /// Connections refused at the limit.
+    pub rejected_connections: AtomicU64,
+    /// Times that accepting was suspended.
+    pub listen_disabled: AtomicU64,
+    /// For how long in total.
+    pub listen_disabled_us: AtomicU64,
+    /// Whether new connections are accepted.
+    pub accepting: AtomicBool,
+    /// `verbosity`.
+    pub verbosity: AtomicU32,
+    /// `stats detail on`.
+    pub detail: AtomicBool,
+    /// Memory limit, changed by `cache_memlimit`.
+    pub memory_bytes_max: AtomicU64,
+    /// Watchers connected.
+    pub watchers: AtomicU32,
+    /// Values that are only kept to be shown again.
+    pub tunables: Tunables,
+    /// Users of SASL and of the auth file. Read at login only.
+    pub users: RwLock<Arc<Users>>,
+    /// What to do on `shutdown`.
+    pub on_shutdown: OnceLock<ShutdownHook>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// Knobs of memcached's LRU and slab threads. They are accepted so that
+/// operators' scripts keep working, and shown by `stats settings`; Seawall's
+/// eviction and page moves need no tuning.
+#[derive(Debug)]
+pub struct Tunables {
+    /// `lru_crawler enable|disable`.
+    pub crawler: AtomicBool,
+    /// `lru_crawler sleep`.
+    pub crawler_sleep_us: AtomicU32,
+    /// `lru_crawler tocrawl`.
+    pub crawler_items: AtomicU32,
+    /// `slabs automove`.
+    pub automove: AtomicU32,
+    /// `slabs automove ratio`, in hundredths.
+    pub automove_ratio: AtomicU32,
+    /// `lru mode`.
+    pub segmented: AtomicBool,
+    /// `lru temp_ttl`; negative is off.
+    pub temporary_ttl: AtomicI64,
+    /// `lru tune`, percent.
+    pub hot_percent: AtomicU32,
+    /// `lru tune`, percent.
+    pub warm_percent: AtomicU32,
+    /// `lru tune`, in hundredths.
+    pub hot_factor: AtomicU32,
+    /// `lru tune`, in hundredths.
+    pub warm_factor: AtomicU32,
+}
+
+impl Default for Tunables {
+    fn default() -> Tunables {
+        Tunables {
+            crawler: AtomicBool::new(true),
+            crawler_sleep_us: AtomicU32::new(100),
+            crawler_items: AtomicU32::new(0),
+            automove: AtomicU32::new(1),
+            automove_ratio: AtomicU32::new(80),
+            segmented: AtomicBool::new(true),
+            temporary_ttl: AtomicI64::new(-1),
+            hot_percent: AtomicU32::new(20),
+            warm_percent: AtomicU32::new(40),
+            hot_factor: AtomicU32::new(20),
+            warm_factor: AtomicU32::new(200),
+        }
+    }
+}
+
+impl Shared {
+    /// Shared state of a node that starts at `started`.
+    pub fn new(settings: Settings, users: Users, started: Now) -> Shared {
+        Shared {
+            started,
+            curr_connections: AtomicU64::new(0),
+            total_connections: AtomicU64::new(0),
+            rejected_connections: AtomicU64::new(0),
+            listen_disabled: AtomicU64::new(0),
+            listen_disabled_us: AtomicU64::new(0),
+            accepting: AtomicBool::new(true),
+            verbosity: AtomicU32::new(0),
+            detail: AtomicBool::new(settings.detail),
+            memory_bytes_max: AtomicU64::new(settings.memory_bytes_max),
+            watchers: AtomicU32::new(0),
+            tunables: Tunables::default(),
+            users: RwLock::new(Arc::new(users)),
+            on_shutdown: OnceLock::new(),
+            settings,
+        }
+    }
+}

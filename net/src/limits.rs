@@ -1,0 +1,83 @@
+//! Every bound of a connection, with the reason for its value.
+//!
+//! Nothing here is a guess that grows at run time: a client that pipelines
+//! without reading, dribbles a value in byte by byte or asks for a million
+//! keys meets one of these numbers and waits.
+
+/// Values up to this length are collected in the connection's input before
+/// they are stored, and copied straight into its output when they are read.
+/// Longer ones arrive through a reservation and leave through a pin, piece by
+/// piece. Equal to one receive buffer, so that a small value never waits for
+/// more than one extra read.
+pub const INLINE_VALUE_BYTES_MAX: usize = 16 * 1024;
+
+/// Values read that are longer than this are pinned and copied into the output
+/// piecewise. A few receive windows: below it the pin's bookkeeping costs more
+/// than the bytes it keeps out of the output.
+pub const PIN_VALUE_BYTES_MIN: usize = 64 * 1024;
+
+/// A piece of a pinned value that is copied into the output at once.
+pub const PIECE_BYTES_MAX: usize = 64 * 1024;
+
+/// A command line without its newline may be this long; then memcached closes
+/// the connection unless it is a `get` or `gets`.
+pub const LINE_BYTES_MAX: usize = 2048;
+
+/// A `get` line longer than this is answered while it arrives. Below it the
+/// line is complete before its first key is looked up, as in memcached, so
+/// that a key too long anywhere in it yields the error alone.
+pub const MULTIGET_LINE_BYTES_MAX: usize = 16 * 1024;
+
+/// Tokens of a command line, its terminator included; memcached's number. What
+/// is beyond it counts as one rest.
+pub const TOKENS_MAX: usize = 24;
+
+/// Tokens that a meta command may have, its terminator included.
+pub const META_TOKENS_MAX: usize = 20;
+
+/// Longest opaque of a meta command, the `O` included.
+pub const OPAQUE_BYTES_MAX: usize = 32;
+
+/// Default of the output that a connection may pile up before it stops
+/// executing: four send calls' worth of a usual socket buffer.
+pub const OUTPUT_BYTES_HIGH_WATER: usize = 256 * 1024;
+
+/// Default of the requests of one connection that may be under way on other
+/// cores. Enough to fill a batch for every peer, and small enough that 10,000
+/// greedy connections stay within a few hundred megabytes of answers.
+pub const HOPS_IN_FLIGHT_MAX: usize = 1024;
+
+/// Default of the requests of one connection executed in one loop turn before
+/// the others get theirs (memcached's `-R`, which defaults to 20 because there
+/// each costs a system call; here a turn sends all of them at once).
+pub const REQUESTS_PER_TURN_MAX: u32 = 512;
+
+/// Requests looked ahead in the input, so that their cache lines arrive while
+/// the ones before are executed.
+pub const PREFETCH_WINDOW: usize = 8;
+
+/// A batch is closed and a new one begun when it holds this many requests ...
+pub const BATCH_REQUESTS_MAX: usize = 1024;
+
+/// ... or this many bytes of keys and values.
+pub const BATCH_BYTES_MAX: usize = 256 * 1024;
+
+/// Batches that may wait for, or travel to, one peer. A peer that far behind
+/// is busy; the connections that need it wait.
+pub const BATCHES_PER_PEER_MAX: usize = 4;
+
+/// Watchers at once; memcached's number.
+pub const WATCHERS_MAX: u32 = 20;
+
+/// Default size of a watcher's log buffer; what does not fit is counted as
+/// skipped (memcached's `watcher_logbuf_size`).
+pub const WATCHER_LOG_BYTES: usize = 256 * 1024;
+
+/// Bytes of one answer to a dump's step.
+pub const DUMP_CHUNK_BYTES: usize = 32 * 1024;
+
+/// Prefixes counted by `stats detail` on one core; later ones are ignored.
+pub const DETAIL_PREFIXES_MAX: usize = 4096;
+
+/// Longest SASL message; memcached bounds it by its largest unchunked item.
+pub const SASL_BYTES_MAX: usize = 4096;
