@@ -133,3 +133,11 @@ impl ChunkRef {
 /// A size class of the slab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClassId(pub u8);
+
+impl ClassId {
+    /// As the index of a table with one entry a class.
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}

@@ -13,7 +13,16 @@
 //! [`removed`]: AnyPolicy::removed
 //! [`victim`]: AnyPolicy::victim
 
+mod clock_pro;
+mod ghosts;
+mod lfu;
+mod list;
+mod lru;
+mod s3_fifo;
+
+use self::{clock_pro::ClockPro, ghosts::Ghosts, lfu::Lfu, lru::Lru, s3_fifo::S3Fifo};
 use crate::{ChunkRef, ClassId, Eviction, KeyHash};
+use alloc::vec::Vec;
 
 /// Whether the item in a chunk may be evicted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,77 +64,155 @@ pub trait Cells {
     fn next_hot(&self, class: ClassId, after: ChunkRef) -> Option<ChunkRef>;
 }
 
+/// What a policy answers: who leaves, and whether it is worth remembering.
+#[derive(Clone, Copy, Debug)]
+struct Victim {
+    at: ChunkRef,
+    ghost: bool,
+}
+
 /// The policy of a shard, chosen at its start.
 #[derive(Debug)]
 pub struct AnyPolicy {
-    eviction: Eviction,
-    hands: alloc::vec::Vec<ChunkRef>,
+    rules: Rules,
+    /// Every policy leaves ghosts: they also tell which class lacks pages.
+    ghosts: Ghosts,
+    /// Per class: fills of keys whose ghost was still there.
+    ghost_hits: Vec<u32>,
+    items: u64,
+}
+
+#[derive(Debug)]
+enum Rules {
+    ClockPro(ClockPro),
+    Lru(Lru),
+    Lfu(Lfu),
+    S3Fifo(S3Fifo),
+    /// Nothing is ever evicted.
+    None,
+}
+
+/// One arm a policy, so that each call is a jump and the rest is inlined.
+macro_rules! rules {
+    ($self:ident, $policy:ident => $call:expr, $none:expr) => {
+        match &mut $self.rules {
+            Rules::ClockPro($policy) => $call,
+            Rules::Lru($policy) => $call,
+            Rules::Lfu($policy) => $call,
+            Rules::S3Fifo($policy) => $call,
+            Rules::None => $none,
+        }
+    };
 }
 
 impl AnyPolicy {
     /// A policy for a slab of `classes` size classes.
     pub fn new(eviction: Eviction, classes: usize) -> AnyPolicy {
-        AnyPolicy { eviction, hands: alloc::vec![ChunkRef::NONE; classes] }
+        let (rules, ghost_percent) = match eviction {
+            Eviction::ClockPro => (Rules::ClockPro(ClockPro::new(classes)), 100),
+            Eviction::Lru => (Rules::Lru(Lru::new(classes)), 100),
+            Eviction::Lfu => (Rules::Lfu(Lfu::new(classes)), 100),
+            Eviction::S3Fifo => (Rules::S3Fifo(S3Fifo::new(classes)), s3_fifo::GHOST_PERCENT),
+            Eviction::None => (Rules::None, 0),
+        };
+        AnyPolicy { rules, ghosts: Ghosts::new(ghost_percent), ghost_hits: alloc::vec![0; classes], items: 0 }
     }
 
     /// How many 32-bit link words a chunk needs: 0 or 2.
     pub fn link_words(&self) -> usize {
-        match self.eviction {
-            Eviction::ClockPro | Eviction::None => 0,
-            Eviction::Lru | Eviction::Lfu | Eviction::S3Fifo => 2,
+        match self.rules {
+            Rules::ClockPro(_) | Rules::None => 0,
+            Rules::Lru(_) | Rules::Lfu(_) | Rules::S3Fifo(_) => 2,
         }
+    }
+
+    /// Items that the policy knows.
+    pub fn items(&self) -> u64 {
+        self.items
     }
 
     /// Bytes of heap that the policy uses, ghosts included.
     pub fn bytes(&self) -> usize {
-        self.hands.len() * size_of::<ChunkRef>()
+        let classes = match &self.rules {
+            Rules::ClockPro(policy) => policy.bytes(),
+            Rules::Lru(policy) => policy.bytes(),
+            Rules::Lfu(policy) => policy.bytes(),
+            Rules::S3Fifo(policy) => policy.bytes(),
+            Rules::None => 0,
+        };
+        classes + self.ghosts.bytes() + self.ghost_hits.capacity() * size_of::<u32>()
     }
 
     /// A new item lies in `at`. (An item that replaces a live one of the same
     /// key keeps its standing instead: call [`moved`](AnyPolicy::moved) if its
     /// chunk changes, then [`touched`](AnyPolicy::touched).)
     pub fn inserted<C: Cells>(&mut self, cells: &mut C, class: ClassId, at: ChunkRef, hash: KeyHash) {
-        let _ = (class, hash);
-        cells.set_mark(at, 0);
-        cells.set_hot(at, false);
+        self.items += 1;
+        let returning = self.ghosts.take(hash);
+        self.ghost_hits[class.index()] = self.ghost_hits[class.index()].saturating_add(u32::from(returning));
+        match &mut self.rules {
+            Rules::ClockPro(policy) => policy.inserted(cells, class, at, returning),
+            Rules::Lru(policy) => policy.inserted(cells, class, at),
+            Rules::Lfu(policy) => policy.inserted(cells, class, at),
+            Rules::S3Fifo(policy) => policy.inserted(cells, class, at, returning),
+            Rules::None => {
+                cells.set_mark(at, 0);
+                cells.set_hot(at, false);
+            }
+        }
     }
 
     /// The item was read or overwritten in place.
     #[inline]
     pub fn touched<C: Cells>(&mut self, cells: &mut C, class: ClassId, at: ChunkRef) {
-        let _ = (cells, class, at);
+        match &mut self.rules {
+            Rules::ClockPro(policy) => policy.touched(cells, class, at),
+            Rules::Lru(policy) => policy.touched(cells, class, at),
+            Rules::Lfu(policy) => policy.touched(cells, class, at),
+            Rules::S3Fifo(policy) => policy.touched(cells, at),
+            Rules::None => {}
+        }
     }
 
     /// The item is about to be freed: deleted, expired or invalidated.
     pub fn removed<C: Cells>(&mut self, cells: &mut C, class: ClassId, at: ChunkRef) {
-        let _ = class;
-        cells.set_hot(at, false);
+        self.items -= 1;
+        rules!(self, policy => policy.removed(cells, class, at), {});
     }
 
     /// The item now lies in `to`; `from` is still readable and about to be freed.
     pub fn moved<C: Cells>(&mut self, cells: &mut C, class_from: ClassId, from: ChunkRef, class_to: ClassId, to: ChunkRef) {
-        let _ = (class_from, class_to);
-        cells.set_mark(to, cells.mark(from));
-        cells.set_hot(to, cells.is_hot(from));
-        cells.set_hot(from, false);
+        rules!(self, policy => policy.moved(cells, class_from, from, class_to, to), {
+            cells.set_mark(to, 0);
+            cells.set_hot(to, false);
+        });
     }
 
     /// Chooses the item that leaves `class`, remembers it as a ghost and
-    /// forgets it: the engine frees it now. `None` if nothing may be evicted.
+    /// forgets it: the engine frees it now, without [`removed`].
+    ///
+    /// `None` if nothing may be evicted, or if the search came upon more pinned
+    /// items than one call looks at; another call then searches on from there.
+    ///
+    /// [`removed`]: AnyPolicy::removed
     pub fn victim<C: Cells>(&mut self, cells: &mut C, class: ClassId) -> Option<ChunkRef> {
-        let at = cells.next_cold(class, self.hands[usize::from(class.0)])?;
-        self.hands[usize::from(class.0)] = at;
-        Some(at)
+        let victim = rules!(self, policy => policy.victim(cells, class), None)?;
+        if victim.ghost {
+            self.ghosts.insert(cells.hash(victim.at), self.items);
+        }
+        self.items -= 1;
+        Some(victim.at)
     }
 
     /// Fills of items of this class that had been evicted not long before:
     /// what the class would have gained from more pages. Halved by every
     /// [`decay_ghost_hits`](AnyPolicy::decay_ghost_hits).
     pub fn ghost_hits(&self, class: ClassId) -> u32 {
-        let _ = class;
-        0
+        self.ghost_hits[class.index()]
     }
 
     /// Halves every class's ghost hits, so that they speak of the recent past.
-    pub fn decay_ghost_hits(&mut self) {}
+    pub fn decay_ghost_hits(&mut self) {
+        self.ghost_hits.iter_mut().for_each(|hits| *hits /= 2);
+    }
 }
