@@ -1,5 +1,6 @@
 //! The Seawall cache server.
 
+mod process;
 mod settings;
 
 fn main() {}

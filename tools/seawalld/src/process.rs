@@ -1,0 +1,131 @@
+//! The daemon as a Unix process: background, user, limits, PID file, service manager.
+
+use anyhow::{Context, Result, bail};
+use nix::sys::mman::{MlockAllFlags, mlockall};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::unistd::{ForkResult, Uid, User, fork, initgroups, pipe, setgid, setsid, setuid};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+/// Descriptors that are not client connections: rings, listeners, files, logs.
+const DESCRIPTORS_BESIDE_CLIENTS: u64 = 256;
+
+/// The child's end of `--daemon`: tells the waiting parent how the start went.
+#[derive(Debug)]
+pub struct Background {
+    parent: File,
+}
+
+/// Forks into the background. The parent waits until the child serves, so that
+/// a start that fails is an exit code and a message, not silence. Must run
+/// before any thread exists.
+pub fn background() -> Result<Background> {
+    let (from_child, to_parent) = pipe().context("cannot go into the background")?;
+    // SAFETY: the process has one thread here (main calls this before it starts
+    // the runtime), so the child may go on as an ordinary process.
+    match unsafe { fork() }.context("cannot go into the background")? {
+        ForkResult::Parent { .. } => {
+            drop(to_parent);
+            let mut word = [0u8; 1];
+            let served = matches!(File::from(from_child).read(&mut word), Ok(1));
+            std::process::exit(i32::from(!served));
+        }
+        ForkResult::Child => {
+            setsid().context("cannot leave the terminal")?;
+            Ok(Background { parent: File::from(to_parent) })
+        }
+    }
+}
+
+impl Background {
+    /// The start went well: lets the parent exit and leaves the terminal.
+    pub fn served(mut self) -> Result<()> {
+        let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
+        nix::unistd::dup2_stdin(&null)?;
+        nix::unistd::dup2_stdout(&null)?;
+        nix::unistd::dup2_stderr(&null)?;
+        self.parent.write_all(&[1]).context("cannot tell the starting process")?;
+        Ok(())
+    }
+}
+
+/// Raises the limit of open files for `connections` clients, the locked memory
+/// for the rings, and with `core_dumps` the core size.
+pub fn raise_limits(connections: u32, core_dumps: bool) -> Result<()> {
+    let wanted = u64::from(connections) + DESCRIPTORS_BESIDE_CLIENTS;
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
+    if soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted)).is_err() {
+        if hard < wanted {
+            bail!(
+                "cannot open files for {connections} connections: this needs {wanted}, the limit is {hard}\n  \
+                 to raise it:   ulimit -n {wanted}, or LimitNOFILE={wanted} in the unit\n  \
+                 to need less:  --conn-limit {}",
+                hard.saturating_sub(DESCRIPTORS_BESIDE_CLIENTS)
+            );
+        }
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).context("cannot raise the limit of open files")?;
+    }
+    let (_, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+    // Without privilege this stays as it is, and the rings take what they get.
+    if setrlimit(Resource::RLIMIT_MEMLOCK, u64::MAX, u64::MAX).is_err() {
+        let _ = setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard);
+    }
+    if core_dumps {
+        setrlimit(Resource::RLIMIT_CORE, u64::MAX, u64::MAX).context("cannot raise the core file limit (-r)")?;
+    }
+    Ok(())
+}
+
+/// Locks all present and future memory (`-k`).
+pub fn lock_memory() -> Result<()> {
+    mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)
+        .context("cannot lock memory (-k); raise the limit with ulimit -l or LimitMEMLOCK=infinity")
+}
+
+/// Becomes `name`; only root can.
+pub fn become_user(name: &str) -> Result<()> {
+    if !Uid::effective().is_root() {
+        return Ok(());
+    }
+    let user = User::from_name(name)
+        .context("cannot read the user database")?
+        .with_context(|| format!("there is no user {name:?} (-u)"))?;
+    let c_name = std::ffi::CString::new(name).context("a user name has no zero byte")?;
+    initgroups(&c_name, user.gid).with_context(|| format!("cannot take the groups of {name}"))?;
+    setgid(user.gid).with_context(|| format!("cannot take the group of {name}"))?;
+    setuid(user.uid).with_context(|| format!("cannot become {name}"))
+}
+
+/// A PID file that goes away with its owner.
+#[derive(Debug)]
+pub struct PidFile(PathBuf);
+
+impl PidFile {
+    /// Writes this process's id.
+    pub fn create(path: &Path) -> Result<PidFile> {
+        std::fs::write(path, format!("{}\n", std::process::id()))
+            .with_context(|| format!("cannot write the PID file {}", path.display()))?;
+        Ok(PidFile(path.to_owned()))
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+/// Tells systemd (or whoever set `NOTIFY_SOCKET`) about the state; a no-op elsewhere.
+pub fn notify(state: &str) {
+    let Some(path) = std::env::var_os("NOTIFY_SOCKET") else { return };
+    let Ok(socket) = std::os::unix::net::UnixDatagram::unbound() else { return };
+    let _ = match path.to_string_lossy().strip_prefix('@') {
+        Some(name) => {
+            use std::os::linux::net::SocketAddrExt;
+            std::os::unix::net::SocketAddr::from_abstract_name(name)
+                .and_then(|address| socket.send_to_addr(state.as_bytes(), &address))
+        }
+        None => socket.send_to(state.as_bytes(), &path),
+    };
+}
