@@ -12,8 +12,11 @@ extern crate alloc;
 extern crate std;
 
 pub mod policy;
+mod record;
 mod shard;
+pub mod snapshot;
 mod types;
 
+pub use record::{Record, RecordValue, TagBytes};
 pub use shard::*;
 pub use types::*;

@@ -336,7 +336,13 @@ impl Shard {
         todo!()
     }
     /// Get with touch and the lease options.
-    pub fn read(&mut self, key: &[u8], hash: KeyHash, now: Now, options: &ReadOptions) -> Result<Option<Read<'_>>, StoreError> {
+    pub fn read(
+        &mut self,
+        key: &[u8],
+        hash: KeyHash,
+        now: Now,
+        options: &ReadOptions,
+    ) -> Result<Option<Read<'_>>, StoreError> {
         todo!()
     }
     /// Stores.
@@ -344,7 +350,12 @@ impl Shard {
         todo!()
     }
     /// Takes chunks for a value that will arrive in pieces.
-    pub fn reserve(&mut self, key: &[u8], value_bytes: usize, now: Now) -> Result<Reservation, StoreError> {
+    pub fn reserve(
+        &mut self,
+        key: &[u8],
+        value_bytes: usize,
+        now: Now,
+    ) -> Result<Reservation, StoreError> {
         todo!()
     }
     /// Gives unfilled chunks back.
@@ -360,11 +371,23 @@ impl Shard {
         todo!()
     }
     /// Deletes, or marks stale.
-    pub fn delete(&mut self, key: &[u8], hash: KeyHash, now: Now, options: &Delete) -> DeleteOutcome {
+    pub fn delete(
+        &mut self,
+        key: &[u8],
+        hash: KeyHash,
+        now: Now,
+        options: &Delete,
+    ) -> DeleteOutcome {
         todo!()
     }
     /// Counts up or down.
-    pub fn arithmetic(&mut self, key: &[u8], hash: KeyHash, now: Now, options: &Arithmetic) -> Result<ArithmeticOutcome, StoreError> {
+    pub fn arithmetic(
+        &mut self,
+        key: &[u8],
+        hash: KeyHash,
+        now: Now,
+        options: &Arithmetic,
+    ) -> Result<ArithmeticOutcome, StoreError> {
         todo!()
     }
     /// Sets the expiry; false if there is no such item.
