@@ -15,8 +15,10 @@ pub mod policy;
 mod record;
 mod shard;
 pub mod snapshot;
+mod sketch;
 mod types;
 
 pub use record::{Record, RecordValue, TagBytes};
 pub use shard::*;
+pub use sketch::*;
 pub use types::*;
