@@ -123,7 +123,8 @@ impl HotKeys {
     /// The hottest keys, hottest first.
     pub fn top(&self, now: Now) -> Vec<HotKey<'_>> {
         // The second that has not been decayed yet counts as well.
-        let pending_ms = if self.last_decay == Now(0) { 0 } else { now.0.saturating_sub(self.last_decay.0) };
+        let pending_ms =
+            if self.last_decay == Now(0) { 0 } else { now.0.saturating_sub(self.last_decay.0) };
         let seconds = (self.weight_ms + pending_ms).max(1) as f64 / 1000.0;
         let total = self.total.max(1) as f64;
         let known = |slot: usize| HotKey {
@@ -132,7 +133,8 @@ impl HotKeys {
             share: f64::from(self.counters[slot]) / total,
             per_second: f64::from(self.counters[slot]) / seconds,
         };
-        let mut top: Vec<HotKey<'_>> = (0..HOT_KEYS_MAX).filter(|&slot| self.counters[slot] > 0).map(known).collect();
+        let mut top: Vec<HotKey<'_>> =
+            (0..HOT_KEYS_MAX).filter(|&slot| self.counters[slot] > 0).map(known).collect();
         top.sort_unstable_by(|a, b| b.share.total_cmp(&a.share));
         top
     }
@@ -178,7 +180,12 @@ impl HotKeys {
     }
 
     fn promote(&mut self, key: &[u8], hash: KeyHash, votes: u32) {
-        let (least, &counter) = self.counters.iter().enumerate().min_by_key(|&(_, counter)| counter).expect("there are 32");
+        let (least, &counter) = self
+            .counters
+            .iter()
+            .enumerate()
+            .min_by_key(|&(_, counter)| counter)
+            .expect("there are 32");
         if votes <= counter || key.len() > KEY_BYTES_MAX {
             return;
         }

@@ -107,7 +107,8 @@ fn naive_lfu(capacity: usize, trace: &[u64]) -> u64 {
 fn naive_s3_fifo(capacity: usize, trace: &[u64]) -> u64 {
     let (small_max, main_max) = (capacity / 10, capacity - capacity / 10);
     let ghosts_max = capacity * 9 / 10;
-    let (mut small, mut main, mut hits) = (VecDeque::new(), VecDeque::new(), HashMap::<u64, u8>::new());
+    let (mut small, mut main, mut hits) =
+        (VecDeque::new(), VecDeque::new(), HashMap::<u64, u8>::new());
     let (mut ghosts, mut ghost_queue) = (HashMap::new(), VecDeque::new());
     let (mut evicted, mut misses) = (false, 0);
     for (time, &key) in trace.iter().enumerate() {
@@ -147,7 +148,11 @@ fn naive_s3_fifo(capacity: usize, trace: &[u64]) -> u64 {
             }
         }
         hits.insert(key, 0);
-        if returning || (!evicted && small.len() >= small_max) { main.push_back(key) } else { small.push_back(key) }
+        if returning || (!evicted && small.len() >= small_max) {
+            main.push_back(key)
+        } else {
+            small.push_back(key)
+        }
     }
     misses
 }
@@ -156,7 +161,11 @@ fn naive_s3_fifo(capacity: usize, trace: &[u64]) -> u64 {
 fn lru_is_exact() {
     let trace = zipf_with_scans(60_000, 5_000);
     for capacity in [1, 2, 7, 100, 1000] {
-        assert_eq!(misses(Eviction::Lru, capacity, &trace), naive_lru(capacity, &trace), "capacity {capacity}");
+        assert_eq!(
+            misses(Eviction::Lru, capacity, &trace),
+            naive_lru(capacity, &trace),
+            "capacity {capacity}"
+        );
     }
 }
 
@@ -164,7 +173,11 @@ fn lru_is_exact() {
 fn lfu_is_exact() {
     let trace = zipf_with_scans(12_000, 2_000);
     for capacity in [1, 2, 7, 100, 300] {
-        assert_eq!(misses(Eviction::Lfu, capacity, &trace), naive_lfu(capacity, &trace), "capacity {capacity}");
+        assert_eq!(
+            misses(Eviction::Lfu, capacity, &trace),
+            naive_lfu(capacity, &trace),
+            "capacity {capacity}"
+        );
     }
 }
 
@@ -173,8 +186,12 @@ fn lfu_is_exact() {
 fn s3_fifo_follows_its_model() {
     let trace = zipf_with_scans(200_000, 20_000);
     for capacity in [200, 1000, 4000] {
-        let (ours, model) = (misses(Eviction::S3Fifo, capacity, &trace), naive_s3_fifo(capacity, &trace));
-        assert!(ours.abs_diff(model) <= model / 300, "capacity {capacity}: {ours} misses, the model has {model}");
+        let (ours, model) =
+            (misses(Eviction::S3Fifo, capacity, &trace), naive_s3_fifo(capacity, &trace));
+        assert!(
+            ours.abs_diff(model) <= model / 300,
+            "capacity {capacity}: {ours} misses, the model has {model}"
+        );
     }
 }
 
@@ -193,8 +210,12 @@ fn clock_pro_keeps_most_of_a_loop() {
 fn clock_pro_resists_scans() {
     let trace = zipf_with_scans(300_000, 20_000);
     for capacity in [200, 1000, 4000] {
-        let (clock_pro, lru) = (misses(Eviction::ClockPro, capacity, &trace), misses(Eviction::Lru, capacity, &trace));
-        assert!(clock_pro * 100 < lru * 96, "capacity {capacity}: {clock_pro} misses, LRU has {lru}");
+        let (clock_pro, lru) =
+            (misses(Eviction::ClockPro, capacity, &trace), misses(Eviction::Lru, capacity, &trace));
+        assert!(
+            clock_pro * 100 < lru * 96,
+            "capacity {capacity}: {clock_pro} misses, LRU has {lru}"
+        );
     }
 }
 

@@ -176,7 +176,15 @@ pub(super) struct ClockPro {
 
 impl ClockPro {
     pub fn new(classes: usize) -> ClockPro {
-        let clock = Clock { hand_cold: ChunkRef::NONE, hand_hot: ChunkRef::NONE, items: 0, hot: 0, tick_inserts_left: 0, tick: 0, full: false };
+        let clock = Clock {
+            hand_cold: ChunkRef::NONE,
+            hand_hot: ChunkRef::NONE,
+            items: 0,
+            hot: 0,
+            tick_inserts_left: 0,
+            tick: 0,
+            full: false,
+        };
         ClockPro { classes: alloc::vec![clock; classes] }
     }
 
@@ -184,7 +192,13 @@ impl ClockPro {
         self.classes.capacity() * size_of::<Clock>()
     }
 
-    pub fn inserted<C: Cells>(&mut self, cells: &mut C, class: ClassId, at: ChunkRef, returning: bool) {
+    pub fn inserted<C: Cells>(
+        &mut self,
+        cells: &mut C,
+        class: ClassId,
+        at: ChunkRef,
+        returning: bool,
+    ) {
         let clock = &mut self.classes[class.index()];
         clock.items += 1;
         if returning || (!clock.full && clock.hot + 1 + clock.cold_target() <= clock.items) {
@@ -212,7 +226,14 @@ impl ClockPro {
         self.classes[class.index()].forget(cells, at);
     }
 
-    pub fn moved<C: Cells>(&mut self, cells: &mut C, class_from: ClassId, from: ChunkRef, class_to: ClassId, to: ChunkRef) {
+    pub fn moved<C: Cells>(
+        &mut self,
+        cells: &mut C,
+        class_from: ClassId,
+        from: ChunkRef,
+        class_to: ClassId,
+        to: ChunkRef,
+    ) {
         let (mark, hot) = (cells.mark(from), cells.is_hot(from));
         self.classes[class_from.index()].forget(cells, from);
         // A tick of one class says nothing in another: there it starts anew.

@@ -80,11 +80,16 @@ impl Table {
 
     fn insert(&mut self, address: Address, tick: u8) {
         let (segment, bucket) = self.index(address);
-        let segment = self.segments[segment].get_or_insert_with(|| Box::new([[0; WAYS]; SEGMENT_BUCKETS]));
+        let segment =
+            self.segments[segment].get_or_insert_with(|| Box::new([[0; WAYS]; SEGMENT_BUCKETS]));
         let bucket = &mut segment[bucket];
         // The entry to overwrite: an empty or forgotten one, else the oldest.
         let age = |entry: u16| if entry == 0 { TICKS } else { age_of(entry, tick) };
-        let (oldest, _) = bucket.iter().enumerate().map(|(way, &entry)| (way, age(entry))).fold((0, 0), |best, next| if next.1 > best.1 { next } else { best });
+        let (oldest, _) = bucket
+            .iter()
+            .enumerate()
+            .map(|(way, &entry)| (way, age(entry)))
+            .fold((0, 0), |best, next| if next.1 > best.1 { next } else { best });
         bucket[oldest] = u16::from(tick) << AGE_SHIFT | address.fingerprint;
     }
 
@@ -94,7 +99,9 @@ impl Table {
         }
         let (segment, bucket) = self.index(address);
         let Some(segment) = &mut self.segments[segment] else { return false };
-        let same = |entry: u16| entry & FINGERPRINT == address.fingerprint && age_of(entry, tick) <= AGE_MAX;
+        let same = |entry: u16| {
+            entry & FINGERPRINT == address.fingerprint && age_of(entry, tick) <= AGE_MAX
+        };
         match segment[bucket].iter_mut().find(|entry| same(**entry)) {
             Some(entry) => {
                 *entry = 0;
@@ -128,7 +135,15 @@ pub(super) struct Ghosts {
 impl Ghosts {
     /// No ghosts yet; later `percent` of the number of live items.
     pub fn new(percent: u64) -> Ghosts {
-        Ghosts { percent, table: Table::default(), former: Table::default(), former_ticks: 0, garbage: Vec::new(), tick: 0, tick_inserts_left: 0 }
+        Ghosts {
+            percent,
+            table: Table::default(),
+            former: Table::default(),
+            former_ticks: 0,
+            garbage: Vec::new(),
+            tick: 0,
+            tick_inserts_left: 0,
+        }
     }
 
     /// Remembers an evicted key; `items` are alive.
@@ -157,9 +172,11 @@ impl Ghosts {
     /// Heap bytes in use.
     pub fn bytes(&self) -> usize {
         let directories = [&self.table.segments, &self.former.segments, &self.garbage];
-        let segments = directories.iter().map(|directory| directory.iter().flatten().count()).sum::<usize>();
+        let segments =
+            directories.iter().map(|directory| directory.iter().flatten().count()).sum::<usize>();
         let entries = directories.iter().map(|directory| directory.capacity()).sum::<usize>();
-        segments * size_of::<[[u16; WAYS]; SEGMENT_BUCKETS]>() + entries * size_of::<Option<Segment>>()
+        segments * size_of::<[[u16; WAYS]; SEGMENT_BUCKETS]>()
+            + entries * size_of::<Option<Segment>>()
     }
 
     fn resize(&mut self, ghosts_max: u64) {
@@ -167,7 +184,8 @@ impl Ghosts {
         self.garbage.truncate(freed);
 
         let buckets = (ghosts_max as usize).div_ceil(WAYS).max(BUCKETS_MIN);
-        let fits = buckets <= self.table.buckets + self.table.buckets / 4 && buckets >= self.table.buckets / 2;
+        let fits = buckets <= self.table.buckets + self.table.buckets / 4
+            && buckets >= self.table.buckets / 2;
         // One change at a time, unless the table has become hopelessly small.
         let may = self.former.buckets == 0 || buckets > self.table.buckets * 4;
         if fits || !may {

@@ -66,7 +66,8 @@ impl Lfu {
     }
 
     pub fn bytes(&self) -> usize {
-        self.classes.capacity() * size_of::<Option<Box<Class>>>() + self.classes.iter().flatten().count() * size_of::<Class>()
+        self.classes.capacity() * size_of::<Option<Box<Class>>>()
+            + self.classes.iter().flatten().count() * size_of::<Class>()
     }
 
     fn class(&mut self, class: ClassId) -> &mut Class {
@@ -92,7 +93,14 @@ impl Lfu {
         self.class(class).unlink(cells, at);
     }
 
-    pub fn moved<C: Cells>(&mut self, cells: &mut C, class_from: ClassId, from: ChunkRef, class_to: ClassId, to: ChunkRef) {
+    pub fn moved<C: Cells>(
+        &mut self,
+        cells: &mut C,
+        class_from: ClassId,
+        from: ChunkRef,
+        class_to: ClassId,
+        to: ChunkRef,
+    ) {
         let accesses = cells.mark(from);
         cells.set_mark(to, accesses);
         cells.set_hot(to, false);

@@ -41,7 +41,14 @@ impl Lru {
         self.classes[class.index()].unlink(cells, at);
     }
 
-    pub fn moved<C: Cells>(&mut self, cells: &mut C, class_from: ClassId, from: ChunkRef, class_to: ClassId, to: ChunkRef) {
+    pub fn moved<C: Cells>(
+        &mut self,
+        cells: &mut C,
+        class_from: ClassId,
+        from: ChunkRef,
+        class_to: ClassId,
+        to: ChunkRef,
+    ) {
         cells.set_mark(to, 0);
         cells.set_hot(to, false);
         if class_from == class_to {

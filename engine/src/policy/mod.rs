@@ -115,7 +115,12 @@ impl AnyPolicy {
             Eviction::S3Fifo => (Rules::S3Fifo(S3Fifo::new(classes)), s3_fifo::GHOST_PERCENT),
             Eviction::None => (Rules::None, 0),
         };
-        AnyPolicy { rules, ghosts: Ghosts::new(ghost_percent), ghost_hits: alloc::vec![0; classes], items: 0 }
+        AnyPolicy {
+            rules,
+            ghosts: Ghosts::new(ghost_percent),
+            ghost_hits: alloc::vec![0; classes],
+            items: 0,
+        }
     }
 
     /// How many 32-bit link words a chunk needs: 0 or 2.
@@ -146,10 +151,17 @@ impl AnyPolicy {
     /// A new item lies in `at`. (An item that replaces a live one of the same
     /// key keeps its standing instead: call [`moved`](AnyPolicy::moved) if its
     /// chunk changes, then [`touched`](AnyPolicy::touched).)
-    pub fn inserted<C: Cells>(&mut self, cells: &mut C, class: ClassId, at: ChunkRef, hash: KeyHash) {
+    pub fn inserted<C: Cells>(
+        &mut self,
+        cells: &mut C,
+        class: ClassId,
+        at: ChunkRef,
+        hash: KeyHash,
+    ) {
         self.items += 1;
         let returning = self.ghosts.take(hash);
-        self.ghost_hits[class.index()] = self.ghost_hits[class.index()].saturating_add(u32::from(returning));
+        self.ghost_hits[class.index()] =
+            self.ghost_hits[class.index()].saturating_add(u32::from(returning));
         match &mut self.rules {
             Rules::ClockPro(policy) => policy.inserted(cells, class, at, returning),
             Rules::Lru(policy) => policy.inserted(cells, class, at),
@@ -181,7 +193,14 @@ impl AnyPolicy {
     }
 
     /// The item now lies in `to`; `from` is still readable and about to be freed.
-    pub fn moved<C: Cells>(&mut self, cells: &mut C, class_from: ClassId, from: ChunkRef, class_to: ClassId, to: ChunkRef) {
+    pub fn moved<C: Cells>(
+        &mut self,
+        cells: &mut C,
+        class_from: ClassId,
+        from: ChunkRef,
+        class_to: ClassId,
+        to: ChunkRef,
+    ) {
         rules!(self, policy => policy.moved(cells, class_from, from, class_to, to), {
             cells.set_mark(to, 0);
             cells.set_hot(to, false);

@@ -68,14 +68,22 @@ pub(super) struct S3Fifo {
 
 impl S3Fifo {
     pub fn new(classes: usize) -> S3Fifo {
-        S3Fifo { classes: alloc::vec![Class { lists: Lists::new(), items: [0; 2], full: false }; classes] }
+        S3Fifo {
+            classes: alloc::vec![Class { lists: Lists::new(), items: [0; 2], full: false }; classes],
+        }
     }
 
     pub fn bytes(&self) -> usize {
         self.classes.capacity() * size_of::<Class>()
     }
 
-    pub fn inserted<C: Cells>(&mut self, cells: &mut C, class: ClassId, at: ChunkRef, returning: bool) {
+    pub fn inserted<C: Cells>(
+        &mut self,
+        cells: &mut C,
+        class: ClassId,
+        at: ChunkRef,
+        returning: bool,
+    ) {
         let class = &mut self.classes[class.index()];
         if class.full {
             return class.link(cells, if returning { MAIN } else { SMALL }, at, 0);
@@ -102,7 +110,14 @@ impl S3Fifo {
         self.classes[class.index()].unlink(cells, at);
     }
 
-    pub fn moved<C: Cells>(&mut self, cells: &mut C, class_from: ClassId, from: ChunkRef, class_to: ClassId, to: ChunkRef) {
+    pub fn moved<C: Cells>(
+        &mut self,
+        cells: &mut C,
+        class_from: ClassId,
+        from: ChunkRef,
+        class_to: ClassId,
+        to: ChunkRef,
+    ) {
         let (hits, main) = (cells.mark(from), cells.is_hot(from));
         if class_from == class_to {
             cells.set_mark(to, hits);
@@ -137,8 +152,12 @@ impl S3Fifo {
                 CellState::Dead => return Some(Victim { at, ghost: false }),
                 // It is being read right now.
                 CellState::Busy => class.link(cells, MAIN, at, hits),
-                CellState::Live if step < STEPS_MAX && queue == SMALL && hits >= PROMOTE_HITS => class.link(cells, MAIN, at, 0),
-                CellState::Live if step < STEPS_MAX && queue == MAIN && hits > 0 => class.link(cells, MAIN, at, hits - 1),
+                CellState::Live if step < STEPS_MAX && queue == SMALL && hits >= PROMOTE_HITS => {
+                    class.link(cells, MAIN, at, 0)
+                }
+                CellState::Live if step < STEPS_MAX && queue == MAIN && hits > 0 => {
+                    class.link(cells, MAIN, at, hits - 1)
+                }
                 CellState::Live => return Some(Victim { at, ghost: queue == SMALL }),
             }
         }

@@ -96,7 +96,11 @@ pub struct PlainCache {
 impl PlainCache {
     pub fn new(eviction: Eviction, capacity: usize, seed: u64) -> PlainCache {
         PlainCache {
-            cells: PlainCells { cells: vec![None; capacity], steps: Default::default(), seed: HashSeed::new(seed) },
+            cells: PlainCells {
+                cells: vec![None; capacity],
+                steps: Default::default(),
+                seed: HashSeed::new(seed),
+            },
             policy: AnyPolicy::new(eviction, 4),
             index: HashMap::new(),
             evictions: 0,
@@ -115,7 +119,14 @@ impl PlainCache {
             return false;
         }
         let at = ChunkRef(self.free.pop().expect("a victim leaves a free chunk"));
-        self.cells.cells[at.0 as usize] = Some(Cell { key, class, mark: 0x7f, hot: false, links: [0x5555_5555; 2], state: CellState::Live });
+        self.cells.cells[at.0 as usize] = Some(Cell {
+            key,
+            class,
+            mark: 0x7f,
+            hot: false,
+            links: [0x5555_5555; 2],
+            state: CellState::Live,
+        });
         let hash = self.cells.hash_of(key);
         self.policy.inserted(&mut self.cells, class, at, hash);
         self.index.insert(key, at);
