@@ -2,5 +2,6 @@
 
 mod process;
 mod settings;
+mod storage;
 
 fn main() {}
