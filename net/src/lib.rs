@@ -8,10 +8,14 @@
 //! the requests.
 
 pub mod auth;
+pub mod clock;
 pub mod conn;
 pub mod control;
 pub mod core;
 pub mod hop;
 pub mod limits;
+pub mod listener;
+pub mod mesh;
 pub mod stats;
+pub mod sys;
 pub mod watch;
