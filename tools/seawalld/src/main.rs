@@ -1,5 +1,6 @@
 //! The Seawall cache server.
 
+mod metrics;
 mod process;
 mod settings;
 mod storage;
