@@ -371,6 +371,37 @@ pub fn generations(payload: &[u8]) -> impl Iterator<Item = Option<Generation>> {
     })
 }
 
+/// Reads a whole file that is in memory and counts what it holds. What the fuzz
+/// target and its corpus drive; the storage thread reads block by block.
+pub fn check(file: &[u8]) -> Result<Totals, SnapshotError> {
+    read_header(file)?;
+    if !is_complete(file) {
+        return Err(SnapshotError::Torn);
+    }
+    let mut totals = Totals::default();
+    let mut at = HEADER_BYTES;
+    loop {
+        let offset = at as u64;
+        let malformed = SnapshotError::Malformed { offset };
+        let (block, used) = read_block(&file[at..], offset, &mut totals)?.ok_or(SnapshotError::Torn)?;
+        at += used;
+        match block {
+            Block::Records(payload) => {
+                for record in records(payload) {
+                    totals.add(&record.ok_or(malformed)?);
+                }
+            }
+            Block::Generations(payload) => {
+                for generation in generations(payload) {
+                    generation.ok_or(malformed)?;
+                }
+            }
+            Block::Value(_) => {}
+            Block::End { .. } => return Ok(totals),
+        }
+    }
+}
+
 /// Largest record that [`write_record`] can make with the value elsewhere.
 pub const RECORD_BYTES_MAX: usize = RECORD_FIXED_BYTES + 8 + TAGS_MAX * 8 + KEY_BYTES_MAX;
 
