@@ -99,3 +99,75 @@ pub fn man_page() -> String {
     out.push_str(".SH SEE ALSO\nseawallctl(1), memcached(1)\n");
     out
 }
+
+/// `docs/settings.md`, which a test keeps equal to this.
+#[cfg(test)]
+fn markdown() -> String {
+    let mut out = String::from(
+        "# Settings\n\nEvery setting is a flag, an environment variable and a key of the TOML file that `--config FILE` \
+         names. A later source wins: default, file, environment, command line. `seawalld --check-config` prints what is \
+         in force and where it came from; `seawallctl config` asks a running node.\n\nShort flags are memcached's, with \
+         memcached's meaning. Sizes take `k`, `m`, `g`, `t`; the memory limit without a letter counts MiB, as memcached's \
+         `-m` does.\n",
+    );
+    let mut section = "";
+    for setting in SETTINGS {
+        let this = setting.key.split('.').next().unwrap_or_default();
+        if this != section {
+            section = this;
+            out.push_str(&format!("\n## [{section}]\n\n| key | flag | environment | default | meaning |\n|---|---|---|---|---|\n"));
+        }
+        out.push_str(&format!(
+            "| `{}` | `{}` | `{}` | {} | {}; {} |\n",
+            setting.key,
+            flag(setting).trim(),
+            setting.env(),
+            default(setting),
+            setting.help.replace('|', "\\|"),
+            setting.expects().replace('|', "\\|"),
+        ));
+    }
+    out.push_str("\n## memcached's flags without effect\n\n");
+    for (short, long, _, why) in ACCEPTED {
+        let short = short.map(|letter| format!("`-{letter}`, ")).unwrap_or_default();
+        out.push_str(&format!("- {short}`--{long}`: {why}\n"));
+    }
+    out.push_str("\n## memcached's flags that are refused\n\n");
+    for (short, long, _, instead) in super::table::REFUSED {
+        let short = short.map(|letter| format!("`-{letter}`, ")).unwrap_or_default();
+        out.push_str(&format!("- {short}`--{long}`: {instead}\n"));
+    }
+    out.push_str("\n## `-o` options\n\n");
+    for (name, meaning) in EXTENDED {
+        let text = match meaning {
+            super::table::Extended::Sets(key, "") => format!("sets `{key}`"),
+            super::table::Extended::Sets(key, value) => format!("sets `{key}` to {value}"),
+            super::table::Extended::Accepted => "accepted without effect".into(),
+            super::table::Extended::Refused(instead) => format!("refused: {instead}"),
+        };
+        out.push_str(&format!("- `{name}`: {text}\n"));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_book_lists_every_setting() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/settings.md");
+        let text = super::markdown();
+        if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+            std::fs::write(path, &text).unwrap();
+        }
+        let book = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(book == text, "docs/settings.md is out of date; run the test with UPDATE_SNAPSHOTS=1");
+    }
+
+    #[test]
+    fn help_has_memcacheds_flags() {
+        let help = super::help();
+        for flag in ["-p, --port=", "-m, --memory-limit=", "-c, --conn-limit=", "-t, --threads=", "-I, --max-item-size=", "-o, --extended="] {
+            assert!(help.contains(flag), "{flag}\n{help}");
+        }
+    }
+}
