@@ -1,0 +1,106 @@
+//! What text and meta share: lines that end in `\r\n`, and values between them.
+
+use super::{Ending, Garbage, Sink};
+
+/// No answer line without a newline is longer; what is, is another protocol.
+const LINE_BYTES_MAX: usize = 8192;
+
+/// Where the reader stands inside a value.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ValueState {
+    /// Bytes of the value already seen.
+    seen: u64,
+    /// Bytes of the value still to come.
+    left: u64,
+    /// Bytes of the closing `\r\n` still to come; above 0 only inside a value.
+    closing: u8,
+}
+
+/// What a line means.
+pub enum Line<'a> {
+    /// A value follows.
+    Value(Option<&'a [u8]>, u64),
+    /// The line is all.
+    Ending(Ending<'a>),
+}
+
+impl ValueState {
+    /// Reads complete lines and any part of values. `meaning` judges a line.
+    #[inline]
+    pub fn read<S: Sink>(
+        &mut self,
+        input: &[u8],
+        sink: &mut S,
+        meaning: impl for<'a> Fn(&'a [u8]) -> Result<Line<'a>, Garbage>,
+    ) -> Result<usize, Garbage> {
+        let mut at = 0;
+        loop {
+            if self.closing > 0 {
+                let taken = self.value(&input[at..], sink)?;
+                at += taken;
+                if self.closing > 0 {
+                    return Ok(at);
+                }
+            }
+            let Some(newline) = memchr::memchr(b'\n', &input[at..]) else {
+                return if input.len() - at > LINE_BYTES_MAX { Err(Garbage) } else { Ok(at) };
+            };
+            let line = &input[at..at + newline];
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            at += newline + 1;
+            match meaning(line)? {
+                Line::Ending(ending) => sink.ending(ending),
+                Line::Value(key, value_bytes) => {
+                    sink.value(key, value_bytes);
+                    *self = ValueState { seen: 0, left: value_bytes, closing: 2 };
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn value<S: Sink>(&mut self, input: &[u8], sink: &mut S) -> Result<usize, Garbage> {
+        let piece = self.left.min(input.len() as u64) as usize;
+        if piece > 0 {
+            sink.data(self.seen, &input[..piece]);
+            self.seen += piece as u64;
+            self.left -= piece as u64;
+        }
+        if self.left > 0 {
+            return Ok(piece);
+        }
+        let mut at = piece;
+        while self.closing > 0 && at < input.len() {
+            let expected = if self.closing == 2 { b'\r' } else { b'\n' };
+            if input[at] != expected {
+                return Err(Garbage);
+            }
+            self.closing -= 1;
+            at += 1;
+        }
+        if self.closing == 0 {
+            sink.value_end();
+        }
+        Ok(at)
+    }
+}
+
+/// The error lines of both protocols.
+pub fn error(line: &[u8]) -> Result<Line<'_>, Garbage> {
+    let is_error = line.starts_with(b"SERVER_ERROR")
+        || line.starts_with(b"CLIENT_ERROR")
+        || line.starts_with(b"ERROR");
+    if is_error { Ok(Line::Ending(Ending::Error(line))) } else { Err(Garbage) }
+}
+
+/// A decimal number that fills `bytes`.
+#[inline]
+pub fn decimal(bytes: &[u8]) -> Result<u64, Garbage> {
+    if bytes.is_empty() || bytes.len() > 10 {
+        return Err(Garbage);
+    }
+    bytes.iter().try_fold(0u64, |number, byte| {
+        let digit = byte.wrapping_sub(b'0');
+        if digit > 9 { Err(Garbage) } else { Ok(number * 10 + u64::from(digit)) }
+    })
+}
