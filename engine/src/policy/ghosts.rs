@@ -78,8 +78,10 @@ impl Table {
         (bucket as usize / SEGMENT_BUCKETS, bucket as usize % SEGMENT_BUCKETS)
     }
 
-    fn insert(&mut self, address: Address, tick: u8) {
+    /// How many segments it took for that.
+    fn insert(&mut self, address: Address, tick: u8) -> usize {
         let (segment, bucket) = self.index(address);
+        let new = self.segments[segment].is_none();
         let segment =
             self.segments[segment].get_or_insert_with(|| Box::new([[0; WAYS]; SEGMENT_BUCKETS]));
         let bucket = &mut segment[bucket];
@@ -91,6 +93,7 @@ impl Table {
             .map(|(way, &entry)| (way, age(entry)))
             .fold((0, 0), |best, next| if next.1 > best.1 { next } else { best });
         bucket[oldest] = u16::from(tick) << AGE_SHIFT | address.fingerprint;
+        usize::from(new)
     }
 
     fn take(&mut self, address: Address, tick: u8) -> bool {
@@ -120,27 +123,34 @@ fn age_of(entry: u16, tick: u8) -> u8 {
 /// The ghosts of one shard.
 #[derive(Debug)]
 pub(super) struct Ghosts {
-    /// How many ghosts there should be for 100 live items.
-    percent: u64,
+    /// After how many evictions, per 100 live items, a ghost is forgotten.
+    life_percent: u64,
+    /// Entries in the table per 100 live items. With as many as are alive at
+    /// once, one in eight or so is overwritten early in a crowded bucket.
+    slots_percent: u64,
     table: Table,
     /// The table before, while it may still know something.
     former: Table,
     former_ticks: u8,
     /// Segments to give back.
     garbage: Vec<Option<Segment>>,
+    /// Segments in use, in all three.
+    segments: usize,
     tick: u8,
     tick_inserts_left: u64,
 }
 
 impl Ghosts {
-    /// No ghosts yet; later `percent` of the number of live items.
-    pub fn new(percent: u64) -> Ghosts {
+    /// No ghosts yet.
+    pub fn new(life_percent: u64, slots_percent: u64) -> Ghosts {
         Ghosts {
-            percent,
+            life_percent,
+            slots_percent,
             table: Table::default(),
             former: Table::default(),
             former_ticks: 0,
             garbage: Vec::new(),
+            segments: 0,
             tick: 0,
             tick_inserts_left: 0,
         }
@@ -148,11 +158,10 @@ impl Ghosts {
 
     /// Remembers an evicted key; `items` are alive.
     pub fn insert(&mut self, hash: KeyHash, items: u64) {
-        let ghosts_max = items * self.percent / 100;
-        self.resize(ghosts_max);
+        self.resize(items * self.slots_percent / 100);
         if self.tick_inserts_left == 0 {
             self.tick = (self.tick + 1) % TICKS;
-            self.tick_inserts_left = (ghosts_max * 20 / LIFE_TICKS_X20).max(1);
+            self.tick_inserts_left = (items * self.life_percent / 5 / LIFE_TICKS_X20).max(1);
             self.former_ticks = self.former_ticks.saturating_sub(1);
             if self.former_ticks == 0 {
                 self.garbage.append(&mut self.former.segments);
@@ -160,7 +169,7 @@ impl Ghosts {
             }
         }
         self.tick_inserts_left -= 1;
-        self.table.insert(Address::of(hash), self.tick);
+        self.segments += self.table.insert(Address::of(hash), self.tick);
     }
 
     /// Whether the key was evicted not long ago; forgets it, as it is back.
@@ -172,18 +181,16 @@ impl Ghosts {
     /// Heap bytes in use.
     pub fn bytes(&self) -> usize {
         let directories = [&self.table.segments, &self.former.segments, &self.garbage];
-        let segments =
-            directories.iter().map(|directory| directory.iter().flatten().count()).sum::<usize>();
         let entries = directories.iter().map(|directory| directory.capacity()).sum::<usize>();
-        segments * size_of::<[[u16; WAYS]; SEGMENT_BUCKETS]>()
+        self.segments * size_of::<[[u16; WAYS]; SEGMENT_BUCKETS]>()
             + entries * size_of::<Option<Segment>>()
     }
 
-    fn resize(&mut self, ghosts_max: u64) {
-        let freed = self.garbage.len().saturating_sub(SEGMENTS_FREED_MAX);
-        self.garbage.truncate(freed);
+    fn resize(&mut self, slots: u64) {
+        let kept = self.garbage.len().saturating_sub(SEGMENTS_FREED_MAX);
+        self.segments -= self.garbage.drain(kept..).flatten().count();
 
-        let buckets = (ghosts_max as usize).div_ceil(WAYS).max(BUCKETS_MIN);
+        let buckets = (slots as usize).div_ceil(WAYS).max(BUCKETS_MIN);
         let fits = buckets <= self.table.buckets + self.table.buckets / 4
             && buckets >= self.table.buckets / 2;
         // One change at a time, unless the table has become hopelessly small.

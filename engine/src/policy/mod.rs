@@ -108,16 +108,20 @@ macro_rules! rules {
 impl AnyPolicy {
     /// A policy for a slab of `classes` size classes.
     pub fn new(eviction: Eviction, classes: usize) -> AnyPolicy {
-        let (rules, ghost_percent) = match eviction {
-            Eviction::ClockPro => (Rules::ClockPro(ClockPro::new(classes)), 100),
-            Eviction::Lru => (Rules::Lru(Lru::new(classes)), 100),
-            Eviction::Lfu => (Rules::Lfu(Lfu::new(classes)), 100),
-            Eviction::S3Fifo => (Rules::S3Fifo(S3Fifo::new(classes)), s3_fifo::GHOST_PERCENT),
-            Eviction::None => (Rules::None, 0),
+        let (rules, ghost_life, ghost_slots) = match eviction {
+            Eviction::ClockPro => (Rules::ClockPro(ClockPro::new(classes)), 100, 100),
+            Eviction::Lru => (Rules::Lru(Lru::new(classes)), 100, 100),
+            Eviction::Lfu => (Rules::Lfu(Lfu::new(classes)), 100, 100),
+            Eviction::S3Fifo => (
+                Rules::S3Fifo(S3Fifo::new(classes)),
+                s3_fifo::GHOST_LIFE_PERCENT,
+                s3_fifo::GHOST_SLOTS_PERCENT,
+            ),
+            Eviction::None => (Rules::None, 0, 0),
         };
         AnyPolicy {
             rules,
-            ghosts: Ghosts::new(ghost_percent),
+            ghosts: Ghosts::new(ghost_life, ghost_slots),
             ghost_hits: alloc::vec![0; classes],
             items: 0,
         }

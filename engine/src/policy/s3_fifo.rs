@@ -22,8 +22,12 @@ use alloc::vec::Vec;
 const SMALL: usize = 0;
 const MAIN: usize = 1;
 const SMALL_PERCENT: u64 = 10;
-/// Ghosts, per 100 live items.
-pub(super) const GHOST_PERCENT: u64 = 90;
+/// A ghost is forgotten after so many evictions per 100 live items.
+pub(super) const GHOST_LIFE_PERCENT: u64 = 90;
+/// Entries of the ghost table per 100 live items: a third more than are alive
+/// at once, so that hardly one is overwritten early. Measured: this policy
+/// loses up to 0.3 points without, CLOCK-Pro nothing.
+pub(super) const GHOST_SLOTS_PERCENT: u64 = 120;
 /// Hits in the small queue that take an item to main.
 const PROMOTE_HITS: u8 = 2;
 const HITS_MAX: u8 = 3;
