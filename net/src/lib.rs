@@ -16,6 +16,8 @@ pub mod hop;
 pub mod limits;
 pub mod listener;
 pub mod mesh;
+pub mod node;
+pub mod reactor;
 pub mod stats;
 pub mod sys;
 pub mod watch;

@@ -347,6 +347,10 @@ impl Backend for EpollBackend {
         buffers.put(bytes);
     }
 
+    fn descriptor(&self, slot: Slot) -> Option<RawFd> {
+        self.sockets.get(slot as usize)?.as_ref().map(|socket| socket.fd.as_raw_fd())
+    }
+
     fn is_sending(&self, slot: Slot) -> bool {
         self.sockets[slot as usize].as_ref().is_some_and(|socket| !socket.rest.is_empty())
     }
@@ -419,6 +423,10 @@ impl Backend for EpollBackend {
             }
         }
         None
+    }
+
+    fn has_event(&self) -> bool {
+        !self.events.is_empty() || self.ready_next < self.ready.len()
     }
 
     fn bytes(&self, received: &Received) -> &[u8] {

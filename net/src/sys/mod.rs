@@ -194,6 +194,9 @@ pub trait Backend {
     /// [`is_sending`](Self::is_sending) first.
     fn send(&mut self, slot: Slot, bytes: Vec<u8>, buffers: &mut Buffers);
 
+    /// The slot's descriptor, to ask for its addresses; `None` once closed.
+    fn descriptor(&self, slot: Slot) -> Option<RawFd>;
+
     /// Whether an earlier send is not out yet.
     fn is_sending(&self, slot: Slot) -> bool;
 
@@ -209,6 +212,9 @@ pub trait Backend {
 
     /// The next thing that happened in the last `poll`.
     fn next_event(&mut self) -> Option<Event>;
+
+    /// Whether `next_event` has one without asking the kernel.
+    fn has_event(&self) -> bool;
 
     /// The bytes of a buffer.
     fn bytes(&self, received: &Received) -> &[u8];

@@ -1,6 +1,7 @@
 //! The few socket calls that both backends and the listener share.
 
 use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 /// Turns a -1 into the error it stands for.
@@ -74,6 +75,42 @@ pub(crate) fn accept(fd: RawFd) -> io::Result<OwnedFd> {
     })?;
     // SAFETY: the kernel has just given us this descriptor; nobody else has it.
     Ok(unsafe { OwnedFd::from_raw_fd(socket) })
+}
+
+/// Address of the other side of a TCP connection.
+pub fn peer_address(fd: RawFd) -> io::Result<SocketAddr> {
+    address_by(fd, libc::getpeername)
+}
+
+/// Our side's address of a TCP connection.
+pub fn own_address(fd: RawFd) -> io::Result<SocketAddr> {
+    address_by(fd, libc::getsockname)
+}
+
+type AddressCall =
+    unsafe extern "C" fn(RawFd, *mut libc::sockaddr, *mut libc::socklen_t) -> libc::c_int;
+
+fn address_by(fd: RawFd, call: AddressCall) -> io::Result<SocketAddr> {
+    // SAFETY: an all-zero address is valid.
+    let mut name: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+    let mut length = size_of_val(&name) as libc::socklen_t;
+    // SAFETY: both pointers describe locals that live through the call.
+    check(unsafe { call(fd, (&raw mut name).cast(), &raw mut length) })?;
+    match i32::from(name.ss_family) {
+        libc::AF_INET => {
+            // SAFETY: the family says which structure the kernel has written.
+            let name = unsafe { *(&raw const name).cast::<libc::sockaddr_in>() };
+            let address = Ipv4Addr::from(name.sin_addr.s_addr.to_ne_bytes());
+            Ok(SocketAddr::from((address, u16::from_be(name.sin_port))))
+        }
+        libc::AF_INET6 => {
+            // SAFETY: the family says which structure the kernel has written.
+            let name = unsafe { *(&raw const name).cast::<libc::sockaddr_in6>() };
+            let address = Ipv6Addr::from(name.sin6_addr.s6_addr);
+            Ok(SocketAddr::from((address, u16::from_be(name.sin6_port))))
+        }
+        _ => Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT)),
+    }
 }
 
 /// An eventfd that another thread writes to end a core's wait.

@@ -668,6 +668,10 @@ impl Backend for UringBackend {
         self.push(&entry);
     }
 
+    fn descriptor(&self, slot: Slot) -> Option<RawFd> {
+        self.sockets.get(slot as usize)?.fd.as_ref().map(AsRawFd::as_raw_fd)
+    }
+
     fn is_sending(&self, slot: Slot) -> bool {
         self.sockets[slot as usize].sending != Sending::Nothing
     }
@@ -711,6 +715,10 @@ impl Backend for UringBackend {
 
     fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()
+    }
+
+    fn has_event(&self) -> bool {
+        !self.events.is_empty()
     }
 
     fn bytes(&self, received: &Received) -> &[u8] {

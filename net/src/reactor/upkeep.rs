@@ -1,0 +1,138 @@
+//! What a core does beside serving: the shard's background work in slices,
+//! closing connections that are silent for too long, draining at the end.
+
+use std::time::{Duration, Instant};
+
+use super::Reactor;
+use crate::conn::CloseReason;
+use crate::sys::{Backend, Slot};
+
+/// Between two slices of the shard's background work when there is little of it.
+const MAINTAIN_EVERY: Duration = Duration::from_millis(1);
+/// Between two slices when more is waiting: a slice takes up to 50 us, so a
+/// busy core gives at most a fifth of its time to them.
+const MAINTAIN_EVERY_BACKLOG: Duration = Duration::from_micros(250);
+/// Between two sweeps over the connections.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+/// Connections looked at in one turn of a sweep.
+const SWEEP_SLOTS: Slot = 1024;
+/// A connection that is to be closed and does not take its last output is cut
+/// off after this long.
+const LINGER_MS: u64 = 60_000;
+/// Between two looks at the connections of a draining core.
+const DRAIN_EVERY: Duration = Duration::from_millis(5);
+
+/// Where the background work stands.
+#[derive(Debug)]
+pub(super) struct Upkeep {
+    maintained: Instant,
+    more: bool,
+    swept: Instant,
+    /// The next slot of a sweep under way.
+    sweep_at: Option<Slot>,
+    drained: Option<Instant>,
+}
+
+impl Upkeep {
+    pub fn new(now: Instant) -> Upkeep {
+        Upkeep { maintained: now, more: false, swept: now, sweep_at: None, drained: None }
+    }
+
+    /// How long the core may wait.
+    pub fn timeout(&self, turn: Instant) -> Duration {
+        if self.more || self.sweep_at.is_some() {
+            return Duration::ZERO;
+        }
+        if self.drained.is_some() {
+            return DRAIN_EVERY;
+        }
+        (self.swept + SWEEP_EVERY).saturating_duration_since(turn).max(Duration::from_millis(1))
+    }
+}
+
+impl<B: Backend> Reactor<B> {
+    pub(super) fn upkeep(&mut self, turn: Instant) {
+        let passed = turn.saturating_duration_since(self.upkeep.maintained);
+        let due = if self.upkeep.more { MAINTAIN_EVERY_BACKLOG } else { MAINTAIN_EVERY };
+        // With nothing else to do the backlog is worked off at once.
+        if passed >= due || (self.upkeep.more && !self.busy) {
+            self.upkeep.maintained = turn;
+            self.upkeep.more = self.core.shard.maintain(self.core.now);
+            self.release_memory();
+        }
+        if turn.saturating_duration_since(self.upkeep.swept) >= SWEEP_EVERY {
+            self.upkeep.swept = turn;
+            self.upkeep.sweep_at.get_or_insert(0);
+        }
+        if let Some(from) = self.upkeep.sweep_at {
+            let to = (from + SWEEP_SLOTS).min(self.table.slots());
+            for slot in from..to {
+                self.sweep(slot);
+            }
+            self.upkeep.sweep_at = (to < self.table.slots()).then_some(to);
+        }
+    }
+
+    /// Gives pages that the shard does not use any more back to the kernel.
+    fn release_memory(&mut self) {}
+
+    /// memcached's rules: a client that has sent no command for longer than the
+    /// timeout is closed, unless its last one is still being answered or its
+    /// value is still arriving.
+    fn sweep(&mut self, slot: Slot) {
+        let now = self.core.now;
+        if let Some(since) = self.table.closing_since(slot) {
+            if now.0.saturating_sub(since.0) > LINGER_MS {
+                self.backend.abort(slot, &mut self.buffers);
+            }
+            return;
+        }
+        let Some(connection) = self.table.get(slot) else { return };
+        if let Some((reason, since)) = connection.closing {
+            if now.0.saturating_sub(since.0) > LINGER_MS {
+                self.drop_now(slot, reason);
+            }
+            return;
+        }
+        let timeout = u64::from(self.core.shared.settings.idle_timeout_seconds) * 1000;
+        if timeout == 0 {
+            return;
+        }
+        let waits_for_us = connection.blocked
+            || connection.ready
+            || !connection.out.is_empty()
+            || connection.conn.has_pending()
+            || self.backend.is_sending(slot);
+        let heard = match connection.conn.state() {
+            "conn_nread" | "conn_swallow" => connection.heard,
+            _ => connection.conn.last_command(),
+        };
+        if !waits_for_us && now.0.saturating_sub(heard.0) > timeout {
+            self.core.stats.idle_kicks += 1;
+            connection.begin_close(CloseReason::IdleTimeout, now);
+            self.note_output(slot);
+        }
+    }
+
+    /// The node drains: no new connections, and those that are between two
+    /// requests are closed.
+    pub(super) fn drain_idle(&mut self, turn: Instant) {
+        match self.upkeep.drained {
+            None => self.backend.close_listeners(),
+            Some(at) if turn.saturating_duration_since(at) < DRAIN_EVERY => return,
+            Some(_) => {}
+        }
+        self.upkeep.drained = Some(turn);
+        if self.table.occupied_count() == 0 {
+            return;
+        }
+        for slot in 0..self.table.slots() {
+            let sending = self.table.get(slot).is_some() && self.backend.is_sending(slot);
+            let Some(connection) = self.table.get(slot) else { continue };
+            if connection.closing.is_none() && connection.is_idle() && !sending {
+                connection.begin_close(CloseReason::Shutdown, self.core.now);
+                self.note_output(slot);
+            }
+        }
+    }
+}
