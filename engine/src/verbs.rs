@@ -1,20 +1,9 @@
-//! The verbs of one core's cache.
+//! The words of the verbs: what goes into a [`Shard`](crate::Shard) and what
+//! comes out.
 
-use crate::{Expiry, HashSeed, KeyHash, Now, Tag, Version};
+use crate::chain::{Item, Reservation};
+use crate::{Expiry, HashSeed, KeyHash, Tag};
 use alloc::{string::String, vec::Vec};
-
-/// The memory of a shard: a fixed region handed in by the caller.
-#[derive(Debug)]
-pub struct Arena {}
-
-impl Arena {
-    /// A zeroed region on the heap; for tests and tools.
-    pub fn heap(bytes: usize) -> Arena {
-        let _ = bytes;
-        todo!()
-    }
-    // pub unsafe fn from_raw(base: NonNull<u8>, bytes: usize, owner: Arc<dyn Send + Sync>) -> Arena
-}
 
 /// Which items leave when memory is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,35 +48,6 @@ pub struct ShardConfig {
     pub region: u8,
 }
 
-/// An item as a reader sees it. Borrowed from the shard.
-#[derive(Clone, Copy, Debug)]
-pub struct Item<'a> {
-    /// The key.
-    pub key: &'a [u8],
-    /// Value length in bytes.
-    pub value_bytes: u32,
-    /// The first (mostly only) contiguous piece of the value.
-    pub head: &'a [u8],
-    // private: the rest of the chain
-    /// Client flags.
-    pub client_flags: u32,
-    /// Expiry.
-    pub expiry: Expiry,
-    /// CAS unique: the version, or what the client set; 0 with `-C`.
-    pub cas: u64,
-    /// The key came in as base64 (meta `b`).
-    pub binary_key: bool,
-}
-
-impl<'a> Item<'a> {
-    /// Appends the whole value to `out`.
-    pub fn copy_value_to(&self, out: &mut Vec<u8>) {
-        let _ = out;
-        todo!()
-    }
-    // pub fn pieces(&self) -> impl Iterator<Item = &'a [u8]>
-}
-
 /// What a meta get asks beside the item.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ReadOptions {
@@ -103,6 +63,9 @@ pub struct ReadOptions {
     pub no_bump: bool,
     /// The key is binary (meta `b`), recorded when the item is vivified.
     pub binary_key: bool,
+    /// With `touch` and `recache_seconds`: the right to refill depends on the
+    /// expiry before the touch (the flags came in this order).
+    pub recache_before_touch: bool,
 }
 
 /// What a read found.
@@ -122,6 +85,8 @@ pub struct Read<'a> {
     pub hit_before: bool,
     /// Seconds since its last access, or since its write without `access_times` (meta `l`).
     pub idle_seconds: u32,
+    /// Its expiry before a touch.
+    pub expiry_before: Expiry,
 }
 
 /// How a write treats an existing item.
@@ -211,40 +176,6 @@ pub enum StoreError {
     },
 }
 
-/// Chunks taken for a value that is still arriving. `Send`: another core may
-/// fill it. It must go back by [`Shard::write`] or [`Shard::abort`].
-#[derive(Debug)]
-pub struct Reservation {}
-
-impl Reservation {
-    /// Copies as much of `bytes` as still fits; returns how much that was.
-    pub fn fill(&mut self, bytes: &[u8]) -> usize {
-        let _ = bytes;
-        todo!()
-    }
-    /// Bytes still missing.
-    pub fn missing(&self) -> usize {
-        todo!()
-    }
-}
-
-/// A value held in place while it is being sent. `Send`: another core may read
-/// it. It must go back by [`Shard::unpin`].
-#[derive(Debug)]
-pub struct Pin {}
-
-impl Pin {
-    /// Value length in bytes.
-    pub fn value_bytes(&self) -> usize {
-        todo!()
-    }
-    /// Appends up to `len` bytes of the value from `offset` to `out`.
-    pub fn copy_to(&self, offset: usize, len: usize, out: &mut Vec<u8>) {
-        let _ = (offset, len, out);
-        todo!()
-    }
-}
-
 /// A delete and its meta options.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Delete {
@@ -312,98 +243,3 @@ pub enum ArithmeticOutcome {
     Exists,
 }
 
-/// One core's cache.
-#[derive(Debug)]
-pub struct Shard {}
-
-#[allow(unused_variables)]
-impl Shard {
-    /// Builds a shard over `arena`.
-    pub fn new(config: ShardConfig, arena: Arena) -> Shard {
-        todo!()
-    }
-    /// Bounded background work of one loop turn: expiry wheel, delayed flush,
-    /// page moves, sweeps. At most about 50 us. True if more is waiting.
-    pub fn maintain(&mut self, now: Now) -> bool {
-        todo!()
-    }
-    /// Starts loading the cache lines that a request for `hash` will touch.
-    pub fn prefetch(&self, hash: KeyHash) {
-        todo!()
-    }
-    /// Plain get: counts, bumps.
-    pub fn get(&mut self, key: &[u8], hash: KeyHash, now: Now) -> Option<Item<'_>> {
-        todo!()
-    }
-    /// Get with touch and the lease options.
-    pub fn read(
-        &mut self,
-        key: &[u8],
-        hash: KeyHash,
-        now: Now,
-        options: &ReadOptions,
-    ) -> Result<Option<Read<'_>>, StoreError> {
-        todo!()
-    }
-    /// Stores.
-    pub fn write(&mut self, write: Write<'_>, now: Now) -> Result<WriteOutcome, StoreError> {
-        todo!()
-    }
-    /// Takes chunks for a value that will arrive in pieces.
-    pub fn reserve(
-        &mut self,
-        key: &[u8],
-        value_bytes: usize,
-        now: Now,
-    ) -> Result<Reservation, StoreError> {
-        todo!()
-    }
-    /// Gives unfilled chunks back.
-    pub fn abort(&mut self, reservation: Reservation) {
-        todo!()
-    }
-    /// Holds the value of `key` in place (no counting, no bump).
-    pub fn pin(&mut self, key: &[u8], hash: KeyHash, now: Now) -> Option<Pin> {
-        todo!()
-    }
-    /// Lets a pinned value go.
-    pub fn unpin(&mut self, pin: Pin) {
-        todo!()
-    }
-    /// Deletes, or marks stale.
-    pub fn delete(
-        &mut self,
-        key: &[u8],
-        hash: KeyHash,
-        now: Now,
-        options: &Delete,
-    ) -> DeleteOutcome {
-        todo!()
-    }
-    /// Counts up or down.
-    pub fn arithmetic(
-        &mut self,
-        key: &[u8],
-        hash: KeyHash,
-        now: Now,
-        options: &Arithmetic,
-    ) -> Result<ArithmeticOutcome, StoreError> {
-        todo!()
-    }
-    /// Sets the expiry; false if there is no such item.
-    pub fn touch(&mut self, key: &[u8], hash: KeyHash, now: Now, expiry: Expiry) -> bool {
-        todo!()
-    }
-    /// Everything written up to `at` (now, or later) dies at `at`.
-    pub fn flush(&mut self, at: Now, now: Now) {
-        todo!()
-    }
-    /// Everything tagged `tag` so far is dead. Its generation.
-    pub fn invalidate_tag(&mut self, tag: Tag, now: Now) -> Version {
-        todo!()
-    }
-    /// Everything in the namespace so far is dead; `None` if it is not configured.
-    pub fn invalidate_namespace(&mut self, name: &[u8], now: Now) -> Option<Version> {
-        todo!()
-    }
-}

@@ -1,0 +1,199 @@
+//! One core's cache: the verbs.
+//!
+//! How a get travels: [`Shard::get`] asks the index for the chunk of the key,
+//! decodes the item's header, checks that it is live, raises the policy's mark,
+//! and lends the item out of its page. How a set travels: [`Shard::write`]
+//! looks the key up, decides, makes room in the index and takes a chunk
+//! (`space` evicts for it), writes header, key and value, and links it.
+//!
+//! `read`, `write` and `change` hold the verbs; `space` frees memory; `upkeep`
+//! works in the background; `exchange` is for snapshots and replicas.
+
+mod change;
+mod read;
+mod space;
+mod write;
+
+use crate::clock::HybridClock;
+use crate::generation::Generations;
+use crate::index::Index;
+use crate::item::View;
+use crate::pins::Pins;
+use crate::policy::AnyPolicy;
+use crate::slab::Slab;
+use crate::slab::arena::{Arena, PAGE_BYTES};
+use crate::stats::{ClassCounters, Counters};
+use crate::store::Store;
+use crate::{ChunkRef, ClassId, Eviction, KeyHash, Now, ShardConfig, Tag, Version};
+use alloc::vec::Vec;
+
+/// One core's cache.
+#[derive(Debug)]
+pub struct Shard {
+    // The index's tables lie in the store's arena: it is dropped first.
+    index: Index,
+    store: Store,
+    policy: AnyPolicy,
+    clock: HybridClock,
+    config: ShardConfig,
+    counters: Counters,
+    class_counters: Vec<ClassCounters>,
+    /// Bytes of all items.
+    bytes: u64,
+    /// Chunks of values that are still arriving.
+    reserved: u64,
+    /// Where the last page that another class gave up was looked for.
+    donor: usize,
+}
+
+impl Shard {
+    /// Builds a shard over `arena`.
+    pub fn new(config: ShardConfig, arena: Arena) -> Shard {
+        let link_words = AnyPolicy::new(config.eviction, 1).link_words();
+        let slab = Slab::new(arena, link_words);
+        let classes = slab.table.len();
+        let generations =
+            Generations::new(config.namespaces.clone(), config.namespace_delimiter, config.tag_generations_max);
+        let mut shard = Shard {
+            index: Index::new(),
+            store: Store {
+                slab,
+                generations,
+                pins: Pins::default(),
+                protected: ChunkRef::NONE,
+                now: Now(0),
+                seed: config.seed.clone(),
+            },
+            policy: AnyPolicy::new(config.eviction, classes),
+            clock: HybridClock::new(config.region),
+            counters: Counters::default(),
+            class_counters: alloc::vec![ClassCounters::default(); classes],
+            bytes: 0,
+            reserved: 0,
+            donor: 0,
+            config,
+        };
+        shard.apply_memory_limit();
+        shard
+    }
+
+    /// The configuration that it was built with.
+    pub fn config(&self) -> &ShardConfig {
+        &self.config
+    }
+
+    /// Bytes that the shard's own tables take beside the arena.
+    fn heap_bytes(&self) -> usize {
+        self.store.slab.heap_bytes()
+            + self.policy.bytes()
+            + self.index.heap_bytes()
+            + self.store.generations.heap_bytes()
+            + self.class_counters.len() * size_of::<ClassCounters>()
+    }
+
+    /// Pages in use and tables together stay below the limit; so pages may use
+    /// what the tables leave.
+    fn apply_memory_limit(&mut self) {
+        let pages = self.config.memory_bytes_max.saturating_sub(self.heap_bytes()) / PAGE_BYTES;
+        // An index page and an item page are the least that works.
+        self.store.slab.pages_max = (pages as u32).clamp(2, self.store.slab.pages().max(2));
+    }
+
+    /// The begin of every verb: time, and what it brings.
+    #[inline]
+    fn at(&mut self, now: Now) {
+        self.store.now = now;
+        if self.store.generations.flush_at.is_some_and(|at| at <= now) {
+            self.flush_now();
+        }
+    }
+
+    /// Starts loading the cache lines that a request for `hash` will touch.
+    #[inline]
+    pub fn prefetch(&self, hash: KeyHash) {
+        self.index.find(hash, |at| {
+            self.store.slab.arena.prefetch(self.store.slab.offset(at));
+            false
+        });
+    }
+
+    /// The live item of a key. A dead one is freed on the way.
+    #[inline]
+    fn lookup(&mut self, key: &[u8], hash: KeyHash) -> Option<(ChunkRef, View)> {
+        let slab = &self.store.slab;
+        let at = self.index.find(hash, |at| crate::item::has_key(slab, at, key))?;
+        let view = View::of(&self.store.slab, at);
+        match self.store.liveness(at, &view) {
+            crate::generation::Liveness::Live => Some((at, view)),
+            dead => {
+                self.discard_dead(at, hash, &view, dead);
+                None
+            }
+        }
+    }
+
+    /// The counters of the class of a chunk.
+    #[inline]
+    fn class_mut(&mut self, at: ChunkRef) -> &mut ClassCounters {
+        let ClassId(class) = self.store.slab.class_of(at);
+        &mut self.class_counters[usize::from(class)]
+    }
+
+    /// Whether an item of this key and these tags carries a version.
+    fn needs_version(&self, key: &[u8], tagged: bool) -> bool {
+        self.config.versions || tagged || self.store.generations.in_namespace(key)
+    }
+
+    /// Everything written up to `at` (now, or later) dies at `at`. Replaces a
+    /// flush that is still to come.
+    pub fn flush(&mut self, at: Now, now: Now) {
+        self.at(now);
+        if at <= now {
+            self.flush_now();
+        } else {
+            self.store.generations.flush_at = Some(at);
+        }
+    }
+
+    fn flush_now(&mut self) {
+        self.store.generations.flush_at = None;
+        let version = self.clock.next(self.store.now);
+        self.flush_up_to(version);
+    }
+
+    fn flush_up_to(&mut self, version: Version) {
+        if self.store.generations.merge_flush(version) && self.holds_unversioned() {
+            let slab = &mut self.store.slab;
+            slab.flush_sequence = slab.flush_sequence.wrapping_add(1);
+            // A sequence that comes around must not find pages from last time.
+            if slab.flush_sequence == 0 {
+                self.free_flushed_pages(usize::MAX);
+            }
+        }
+    }
+
+    /// Whether there can be items that only the page's flush sequence dates.
+    fn holds_unversioned(&self) -> bool {
+        !self.config.versions
+    }
+
+    /// Everything tagged `tag` so far is dead. Its generation.
+    pub fn invalidate_tag(&mut self, tag: Tag, now: Now) -> Version {
+        self.at(now);
+        let version = self.clock.next(now);
+        self.store.generations.merge_tag(tag, version);
+        version
+    }
+
+    /// Everything in the namespace so far is dead; `None` if it is not configured.
+    pub fn invalidate_namespace(&mut self, name: &[u8], now: Now) -> Option<Version> {
+        self.at(now);
+        let version = self.clock.next(now);
+        self.store.generations.merge_namespace(name, version).map(|_| version)
+    }
+
+    /// Whether something is evicted when memory is full.
+    fn evicts(&self) -> bool {
+        self.config.eviction != Eviction::None
+    }
+}

@@ -1,0 +1,200 @@
+//! The reading verbs.
+
+use super::Shard;
+use crate::chain::{Item, Pin};
+use crate::item::{FETCHED, STALE, TOKEN_SENT, View};
+use crate::{ChunkRef, Expiry, KeyHash, Now, Read, ReadOptions, StoreError, Value, Write, WriteMode};
+
+impl Shard {
+    /// Plain get: counts, bumps.
+    #[inline]
+    pub fn get(&mut self, key: &[u8], hash: KeyHash, now: Now) -> Option<Item<'_>> {
+        self.at(now);
+        self.counters.cmd_get += 1;
+        let Some((at, mut view)) = self.lookup(key, hash) else {
+            self.counters.get_misses += 1;
+            return None;
+        };
+        self.counters.get_hits += 1;
+        self.class_mut(at).get_hits += 1;
+        self.bump(at, &mut view);
+        Some(Item::of(&self.store.slab, &view, self.config.versions))
+    }
+
+    /// Notes an access to an item.
+    #[inline]
+    fn bump(&mut self, at: ChunkRef, view: &mut View) {
+        if view.flags & FETCHED == 0 {
+            view.set_flags(&mut self.store.slab, view.flags | FETCHED);
+        }
+        if self.config.access_times {
+            view.set_access_second(&mut self.store.slab, self.store.now.seconds() as u32);
+        }
+        let class = self.store.slab.class_of(at);
+        self.policy.touched(&mut self.store, class, at);
+    }
+
+    /// Get with touch and the lease options.
+    pub fn read(
+        &mut self,
+        key: &[u8],
+        hash: KeyHash,
+        now: Now,
+        options: &ReadOptions,
+    ) -> Result<Option<Read<'_>>, StoreError> {
+        self.at(now);
+        let mut vivified = false;
+        let found = match (self.lookup(key, hash), options.vivify) {
+            (Some(found), _) => Some(found),
+            (None, None) => None,
+            (None, Some(expiry)) => {
+                vivified = true;
+                self.vivify(key, hash, expiry, options)?;
+                self.lookup(key, hash)
+            }
+        };
+        // As in memcached, a read with a touch counts as a touch, and one that
+        // creates the item as a hit.
+        let counters = &mut self.counters;
+        match (found.is_some(), options.touch.is_some()) {
+            (true, true) => (counters.cmd_touch, counters.touch_hits) = (counters.cmd_touch + 1, counters.touch_hits + 1),
+            (true, false) => (counters.cmd_get, counters.get_hits) = (counters.cmd_get + 1, counters.get_hits + 1),
+            (false, true) => {
+                (counters.cmd_touch, counters.touch_misses) = (counters.cmd_touch + 1, counters.touch_misses + 1);
+            }
+            (false, false) => (counters.cmd_get, counters.get_misses) = (counters.cmd_get + 1, counters.get_misses + 1),
+        }
+        let Some((mut at, mut view)) = found else { return Ok(None) };
+        match options.touch {
+            Some(_) => self.class_mut(at).touch_hits += 1,
+            None => self.class_mut(at).get_hits += 1,
+        }
+
+        let expiry_before = view.expiry(&self.store.slab);
+        let hit_before = view.flags & FETCHED != 0;
+        let idle_seconds = self.idle_seconds(&view);
+        if let Some(expiry) = options.touch
+            && let Some(moved) = self.set_expiry(at, hash, expiry)
+        {
+            at = moved;
+            view = View::of(&self.store.slab, at);
+        }
+        let stale = view.flags & STALE != 0;
+        let token_sent = view.flags & TOKEN_SENT != 0;
+        let mut won = vivified || stale && !token_sent;
+        if let Some(seconds) = options.recache_seconds {
+            let expiry = if options.recache_before_touch { expiry_before } else { view.expiry(&self.store.slab) };
+            // memcached compares whole seconds.
+            let soon = expiry != Expiry::NEVER && ((expiry.0 / 1000) as i64) < now.seconds() as i64 + seconds;
+            won |= soon && !token_sent;
+        }
+        if won {
+            view.set_flags(&mut self.store.slab, view.flags | TOKEN_SENT);
+        }
+        if !options.no_bump {
+            self.bump(at, &mut view);
+        }
+        let item = Item::of(&self.store.slab, &view, self.config.versions);
+        Ok(Some(Read { item, won, stale, token_sent, vivified, hit_before, idle_seconds, expiry_before }))
+    }
+
+    /// Stores the empty item that a reader with `vivify` fills.
+    fn vivify(&mut self, key: &[u8], hash: KeyHash, expiry: Expiry, options: &ReadOptions) -> Result<(), StoreError> {
+        let write = Write {
+            mode: WriteMode::Set,
+            key,
+            hash,
+            value: Value::Bytes(&[]),
+            client_flags: 0,
+            expiry,
+            compare: None,
+            invalidate_older: false,
+            new_cas: options.new_cas,
+            vivify: None,
+            tags: &[],
+            binary_key: options.binary_key,
+        };
+        self.store_uncounted(write).map(|_| ())
+    }
+
+    /// Seconds since the item was last read, or written.
+    fn idle_seconds(&self, view: &View) -> u32 {
+        let now = self.store.now.seconds();
+        let then = match (view.access_second(&self.store.slab), view.version(&self.store.slab)) {
+            (Some(second), _) => u64::from(second),
+            (None, Some(version)) => version.unix_ms() / 1000,
+            (None, None) => now,
+        };
+        now.saturating_sub(then) as u32
+    }
+
+    /// An item as it is: no counting, no bump.
+    pub fn peek(&mut self, key: &[u8], hash: KeyHash, now: Now) -> Option<Item<'_>> {
+        self.at(now);
+        let (_, view) = self.lookup(key, hash)?;
+        Some(Item::of(&self.store.slab, &view, self.config.versions))
+    }
+
+    /// Everything that meta debug shows: no counting, no bump.
+    pub fn inspect(&mut self, key: &[u8], hash: KeyHash, now: Now) -> Option<Inspection<'_>> {
+        self.at(now);
+        let (at, view) = self.lookup(key, hash)?;
+        Some(Inspection {
+            item: Item::of(&self.store.slab, &view, self.config.versions),
+            stale: view.flags & STALE != 0,
+            token_sent: view.flags & TOKEN_SENT != 0,
+            fetched: view.flags & FETCHED != 0,
+            idle_seconds: self.idle_seconds(&view),
+            class: self.store.slab.class_of(at).0,
+            size_bytes: view.bytes(),
+        })
+    }
+
+    /// Holds the value of `key` in place (no counting, no bump).
+    pub fn pin(&mut self, key: &[u8], hash: KeyHash, now: Now) -> Option<Pin> {
+        self.at(now);
+        let (at, view) = self.lookup(key, hash)?;
+        self.store.pins.pin(at);
+        Some(Pin::new(&self.store.slab, at, &view, self.config.versions))
+    }
+
+    /// Lets a pinned value go.
+    pub fn unpin(&mut self, pin: Pin) {
+        if self.store.pins.unpin(pin.head) {
+            self.free_chunks(pin.head, pin.continued());
+        }
+    }
+
+    /// Sets the expiry; false if there is no such item.
+    pub fn touch(&mut self, key: &[u8], hash: KeyHash, now: Now, expiry: Expiry) -> bool {
+        self.at(now);
+        self.counters.cmd_touch += 1;
+        let Some((at, mut view)) = self.lookup(key, hash) else {
+            self.counters.touch_misses += 1;
+            return false;
+        };
+        self.counters.touch_hits += 1;
+        self.class_mut(at).touch_hits += 1;
+        self.bump(at, &mut view);
+        self.set_expiry(at, hash, expiry).is_some()
+    }
+}
+
+/// An item and its state, for debugging.
+#[derive(Clone, Copy, Debug)]
+pub struct Inspection<'a> {
+    /// The item.
+    pub item: Item<'a>,
+    /// It is stale.
+    pub stale: bool,
+    /// Somebody holds the right to refill it.
+    pub token_sent: bool,
+    /// It has been read.
+    pub fetched: bool,
+    /// Seconds since its last access.
+    pub idle_seconds: u32,
+    /// Number of its size class.
+    pub class: u8,
+    /// Bytes of header, key and value.
+    pub size_bytes: usize,
+}

@@ -1,0 +1,366 @@
+//! Memory: where chunks come from when there are none, and where they go.
+//!
+//! A chunk comes from a page of its class with room, from a free page, from an
+//! eviction in the class, or, where the class has nothing to give, from a page
+//! of another class that is emptied for it.
+
+use super::Shard;
+use crate::chain::{self, ChunkKind};
+use crate::generation::Liveness;
+use crate::index::Room;
+use crate::item::{FETCHED, TTL, View};
+use crate::slab::page::Map;
+use crate::{ChunkRef, ClassId, Eviction, Expiry, KeyHash};
+
+/// Pages looked at for the one that loses least.
+const PAGES_COMPARED: usize = 8;
+
+impl Shard {
+    // ---- Taking.
+
+    /// A chunk of the class, marked as taken. Evicts for it.
+    pub(super) fn take_chunk(&mut self, class: ClassId) -> Option<ChunkRef> {
+        loop {
+            if let Some(page) = self.store.slab.page_with_room(class) {
+                if self.store.slab.flush_sequence_of(ChunkRef::new(page, 0)) != self.store.slab.flush_sequence {
+                    self.refresh_page(page, ChunkRef::NONE);
+                    continue;
+                }
+                if let Some(at) = self.store.slab.take_chunk(class) {
+                    chain::mark_taken(&mut self.store.slab, at);
+                    return Some(at);
+                }
+            }
+            if self.store.slab.add_page(class) {
+                continue;
+            }
+            if !self.free_some(class) {
+                return None;
+            }
+        }
+    }
+
+    /// Frees something in the class, or a page for it.
+    fn free_some(&mut self, class: ClassId) -> bool {
+        if self.evicts() && self.evict_from(class) {
+            return true;
+        }
+        if !self.evicts() {
+            return self.free_dead_for(class);
+        }
+        self.free_page_of_another(Some(class))
+    }
+
+    /// Evicts one item of the class.
+    fn evict_from(&mut self, class: ClassId) -> bool {
+        let Some(at) = self.policy.victim(&mut self.store, class) else { return false };
+        self.evict(at);
+        true
+    }
+
+    /// Frees an item that the policy has let go.
+    fn evict(&mut self, at: ChunkRef) {
+        let view = View::of(&self.store.slab, at);
+        let liveness = self.store.liveness(at, &view);
+        let hash = KeyHash::of(view.key(&self.store.slab), &self.config.seed);
+        let unfetched = u64::from(view.flags & FETCHED == 0);
+        let class = self.class_mut(at);
+        match liveness {
+            Liveness::Live => {
+                class.evicted += 1;
+                class.evicted_unfetched += unfetched;
+                class.evicted_nonzero += u64::from(view.flags & TTL != 0);
+                self.counters.evictions += 1;
+                self.counters.evicted_unfetched += unfetched;
+            }
+            dead => {
+                class.reclaimed += 1;
+                self.counters.reclaimed += 1;
+                self.count_dead(at, dead, unfetched);
+            }
+        }
+        self.index.remove(hash, at);
+        self.forget_bytes(at);
+        self.free_unlinked(at);
+    }
+
+    fn count_dead(&mut self, at: ChunkRef, dead: Liveness, unfetched: u64) {
+        if dead == Liveness::Expired {
+            self.counters.expired_unfetched += unfetched;
+            self.class_mut(at).expired_unfetched += unfetched;
+        }
+    }
+
+    /// Room in the index for one more item.
+    pub(super) fn make_index_room(&mut self, hash: KeyHash, replaces: bool) -> Option<()> {
+        if replaces {
+            return Some(());
+        }
+        if self.config.items_max.is_some_and(|items_max| self.index.len() >= items_max) {
+            self.keep_items_max();
+        }
+        loop {
+            let store = &self.store;
+            match self.index.make_room(hash, |at| store.hash_of(at)) {
+                Room::Ready => return Some(()),
+                Room::Full => return None,
+                Room::NeedsPage => {}
+            }
+            match self.store.slab.take_index_page() {
+                // SAFETY: the slab gave the page away for good, and the arena
+                // outlives the index (the order of the shard's fields).
+                Some(page) => unsafe { self.index.donate(page) },
+                None if self.evicts() && self.free_page_of_another(None) => {}
+                None => return None,
+            }
+        }
+    }
+
+    /// Evicts while there are as many items as allowed, so that one more fits.
+    fn keep_items_max(&mut self) {
+        let Some(items_max) = self.config.items_max else { return };
+        while self.index.len() >= items_max.max(1) && self.evicts() {
+            // The classes take turns by their size.
+            let largest = (0..self.store.slab.classes.len())
+                .max_by_key(|class| self.store.slab.classes[*class].live)
+                .map(|class| ClassId(class as u8));
+            let Some(class) = largest else { return };
+            if !self.evict_from(class) {
+                return;
+            }
+        }
+    }
+
+    // ---- Giving back.
+
+    /// Frees an item that lookup found dead.
+    pub(super) fn discard_dead(&mut self, at: ChunkRef, hash: KeyHash, view: &View, dead: Liveness) {
+        match dead {
+            Liveness::Expired => self.counters.get_expired += 1,
+            Liveness::Invalidated | Liveness::Live => self.counters.get_flushed += 1,
+        }
+        self.count_dead(at, dead, u64::from(view.flags & FETCHED == 0));
+        self.unlink(at, hash);
+    }
+
+    /// Frees a dead item ahead of any request for it.
+    pub(super) fn sweep_dead(&mut self, at: ChunkRef, dead: Liveness) {
+        let view = View::of(&self.store.slab, at);
+        self.counters.swept += 1;
+        self.count_dead(at, dead, u64::from(view.flags & FETCHED == 0));
+        let hash = KeyHash::of(view.key(&self.store.slab), &self.config.seed);
+        self.unlink(at, hash);
+    }
+
+    /// Removes an item from the index and frees it.
+    pub(super) fn unlink(&mut self, at: ChunkRef, hash: KeyHash) {
+        let class = self.store.slab.class_of(at);
+        self.policy.removed(&mut self.store, class, at);
+        self.index.remove(hash, at);
+        self.forget_bytes(at);
+        self.free_unlinked(at);
+    }
+
+    /// Frees an item that neither index nor policy know any more.
+    pub(super) fn free_unlinked(&mut self, at: ChunkRef) {
+        let next = View::of(&self.store.slab, at).next;
+        self.store.slab.set_live(at, false);
+        if self.store.pins.holds(at) {
+            self.store.pins.orphan(at);
+            chain::mark_taken(&mut self.store.slab, at);
+        } else {
+            self.free_chunks(at, next);
+        }
+    }
+
+    /// Frees a head chunk and the pieces from `next` on.
+    pub(super) fn free_chunks(&mut self, head: ChunkRef, next: ChunkRef) {
+        let mut at = next;
+        while at != ChunkRef::NONE {
+            let next = chain::piece_links(&self.store.slab, at).next;
+            self.free_chunk(at);
+            at = next;
+        }
+        self.free_chunk(head);
+    }
+
+    fn free_chunk(&mut self, at: ChunkRef) {
+        if self.store.slab.free_chunk(at) {
+            self.release_page(at.page());
+        }
+    }
+
+    /// Gives an empty page back.
+    fn release_page(&mut self, page: u32) {
+        self.forget_due(page);
+        self.store.slab.release_page(page);
+    }
+
+    /// Counts the bytes of a linked item.
+    pub(super) fn count_bytes(&mut self, at: ChunkRef) {
+        let bytes = View::of(&self.store.slab, at).bytes() as u64;
+        self.bytes += bytes;
+        self.class_mut(at).mem_requested += bytes;
+    }
+
+    /// Takes the bytes of an item off the count.
+    pub(super) fn forget_bytes(&mut self, at: ChunkRef) {
+        let bytes = View::of(&self.store.slab, at).bytes() as u64;
+        self.bytes -= bytes;
+        let class = self.class_mut(at);
+        class.mem_requested -= bytes;
+    }
+
+    // ---- Whole pages.
+
+    /// Empties a page of another class (of any, for the index).
+    pub(super) fn free_page_of_another(&mut self, class: Option<ClassId>) -> bool {
+        let classes = self.store.slab.classes.len();
+        // First the classes whose evicted items were missed least, for the
+        // pages that they have; then whoever has any page that can go.
+        let mut order: alloc::vec::Vec<(u64, usize)> = (0..classes)
+            .filter(|other| !self.store.slab.classes[*other].ring.is_empty())
+            .map(|other| {
+                let pages = self.store.slab.classes[other].ring.len() as u64;
+                let ghost_hits = u64::from(self.policy.ghost_hits(ClassId(other as u8)));
+                let last_page = if pages == 1 { 1 << 40 } else { 0 };
+                (last_page + ((ghost_hits + 1) << 16) / pages, other)
+            })
+            .collect();
+        order.sort_unstable();
+        for (_, donor) in order {
+            if class == Some(ClassId(donor as u8)) && self.store.slab.classes[donor].ring.len() == 1 && classes > 1 {
+                // Emptying its own only page helps only if nobody else can.
+            }
+            if self.free_page_of(ClassId(donor as u8)) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Empties the page of the class that loses least.
+    fn free_page_of(&mut self, class: ClassId) -> bool {
+        let pages = self.store.slab.classes[usize::from(class.0)].ring.len();
+        let start = self.donor;
+        self.donor = self.donor.wrapping_add(PAGES_COMPARED);
+        let mut best: Option<(u32, u32)> = None;
+        for step in 0..pages {
+            let page = self.store.slab.classes[usize::from(class.0)].ring[(start.wrapping_add(step)) % pages];
+            if self.page_is_busy(page) {
+                continue;
+            }
+            let header = self.store.slab.header(page);
+            let worth = u32::from(header.hot) * 4 + u32::from(header.used);
+            if best.is_none_or(|(least, _)| worth < least) {
+                best = Some((worth, page));
+            }
+            if step >= PAGES_COMPARED && best.is_some() {
+                break;
+            }
+        }
+        let Some((_, page)) = best else { return false };
+        self.empty_page(page);
+        true
+    }
+
+    /// Whether something in the page can be neither freed nor moved now.
+    fn page_is_busy(&self, page: u32) -> bool {
+        let mut slot = 0;
+        while let Some(at) = self.store.slab.next_used(page, slot) {
+            if self.store.is_busy(at) {
+                return true;
+            }
+            slot = at.slot() + 1;
+        }
+        false
+    }
+
+    /// Frees everything in a page and the page itself. Nothing in it is busy.
+    fn empty_page(&mut self, page: u32) {
+        self.store.slab.close_page(page);
+        self.counters.slabs_moved += 1;
+        let mut slot = 0;
+        while self.store.slab.page_class(page).is_some() {
+            let Some(at) = self.store.slab.next_used(page, slot) else { break };
+            slot = at.slot() + 1;
+            let head = match chain::kind(&self.store.slab, at) {
+                ChunkKind::Item => at,
+                ChunkKind::Piece => chain::piece_links(&self.store.slab, at).head,
+                ChunkKind::Taken => continue,
+            };
+            let view = View::of(&self.store.slab, head);
+            match self.store.liveness(head, &view) {
+                Liveness::Live => self.evict_from_moved_page(head),
+                dead => self.sweep_dead(head, dead),
+            }
+        }
+    }
+
+    fn evict_from_moved_page(&mut self, at: ChunkRef) {
+        self.counters.slab_move_evictions += 1;
+        self.counters.evictions += 1;
+        let unfetched = u64::from(View::of(&self.store.slab, at).flags & FETCHED == 0);
+        self.counters.evicted_unfetched += unfetched;
+        let class = self.class_mut(at);
+        class.evicted += 1;
+        class.evicted_unfetched += unfetched;
+        let hash = self.store.hash_of(at);
+        self.unlink(at, hash);
+    }
+
+    // ---- Flush without versions.
+
+    /// Frees what a flush left in a page, so that new items may go there.
+    /// `except` is already new.
+    pub(super) fn refresh_page(&mut self, page: u32, except: ChunkRef) {
+        let mut slot = 0;
+        let mut kept = false;
+        while self.store.slab.page_class(page).is_some() {
+            let Some(at) = self.store.slab.next_in_page(page, slot, Map::Live) else { break };
+            slot = at.slot() + 1;
+            let view = View::of(&self.store.slab, at);
+            match self.store.liveness(at, &view) {
+                _ if at == except => {}
+                Liveness::Live => kept = true,
+                dead => self.sweep_dead(at, dead),
+            }
+        }
+        let _ = kept;
+        if self.store.slab.page_class(page).is_some() {
+            self.store.slab.set_flush_sequence(page);
+        }
+    }
+
+    /// Frees what a flush left, a number of pages at most.
+    pub(super) fn free_flushed_pages(&mut self, pages_max: usize) {
+        let mut done = 0;
+        for page in 0..self.store.slab.pages() {
+            if done == pages_max {
+                return;
+            }
+            let old = self.store.slab.page_class(page).is_some()
+                && self.store.slab.flush_sequence_of(ChunkRef::new(page, 0)) != self.store.slab.flush_sequence;
+            if old {
+                self.refresh_page(page, ChunkRef::NONE);
+                done += 1;
+            }
+        }
+    }
+
+    /// For shards that evict nothing: frees dead items of the class.
+    fn free_dead_for(&mut self, class: ClassId) -> bool {
+        debug_assert_eq!(self.config.eviction, Eviction::None);
+        let _ = class;
+        false
+    }
+
+    /// Tells the expiry wheel when an item dies.
+    pub(super) fn note_expiry(&mut self, at: ChunkRef, expiry: Expiry) {
+        let _ = (at, expiry);
+    }
+
+    fn forget_due(&mut self, page: u32) {
+        let _ = page;
+    }
+}
