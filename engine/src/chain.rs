@@ -296,7 +296,9 @@ impl Reservation {
             // SAFETY: the chunks are this reservation's alone (see Send), the
             // part is in bounds of the arena and initialised, and the arena's
             // owner keeps it mapped.
-            Some((address, len)) => unsafe { core::slice::from_raw_parts_mut(address.as_ptr(), len) },
+            Some((address, len)) => unsafe {
+                core::slice::from_raw_parts_mut(address.as_ptr(), len)
+            },
             None => &mut [],
         }
     }

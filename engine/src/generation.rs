@@ -98,14 +98,17 @@ impl Generations {
     /// Whether a namespace's or tag's generation reaches `version`.
     #[inline]
     fn is_invalidated(&self, slab: &Slab, view: &View, version: Version) -> bool {
-        if !self.namespaces.is_empty() && self.namespace_generation(view.key(slab)).is_some_and(|at| version <= at) {
+        if !self.namespaces.is_empty()
+            && self.namespace_generation(view.key(slab)).is_some_and(|at| version <= at)
+        {
             return true;
         }
         // Without a single invalidated tag nothing more needs reading.
         if self.tags.is_empty() && self.floor == Version::ZERO || !view.has_tags(slab) {
             return false;
         }
-        version <= self.floor || view.tags(slab).iter().any(|tag| version <= self.tag_generation(tag))
+        version <= self.floor
+            || view.tags(slab).iter().any(|tag| version <= self.tag_generation(tag))
     }
 
     /// Whether a write of `version` would be dead on arrival.
@@ -176,7 +179,9 @@ impl Generations {
     pub fn drop_swept(&mut self, swept: Version, now: Now, steps: usize) -> bool {
         for _ in 0..steps {
             match self.order.front().copied() {
-                Some((tag, version)) if version <= swept && version.unix_ms() + GRACE_MS <= now.0 => {
+                Some((tag, version))
+                    if version <= swept && version.unix_ms() + GRACE_MS <= now.0 =>
+                {
                     self.order.pop_front();
                     self.forget(tag, version);
                 }

@@ -191,7 +191,11 @@ impl Index {
 
     /// Makes room for one insertion of `hash`; splits or rebuilds one segment
     /// at most. `hash_of` reads the hash of an item in a chunk.
-    pub fn make_room(&mut self, hash: KeyHash, hash_of: impl Fn(ChunkRef) -> KeyHash + Copy) -> Room {
+    pub fn make_room(
+        &mut self,
+        hash: KeyHash,
+        hash_of: impl Fn(ChunkRef) -> KeyHash + Copy,
+    ) -> Room {
         if self.directory.is_empty() {
             if self.memory.0.borrow().free.is_empty() {
                 return Room::NeedsPage;

@@ -56,7 +56,9 @@ const FIELD_BYTES: [u8; 16] = {
     let mut table = [0u8; 16];
     let mut flags = 0;
     while flags < 16 {
-        table[flags] = (4 * (flags & 1) + 8 * (flags >> 1 & 1) + 4 * (flags >> 2 & 1) + 8 * (flags >> 3 & 1)) as u8;
+        table[flags] =
+            (4 * (flags & 1) + 8 * (flags >> 1 & 1) + 4 * (flags >> 2 & 1) + 8 * (flags >> 3 & 1))
+                as u8;
         flags += 1;
     }
     table
@@ -121,7 +123,11 @@ fn split_expiry(expiry: Expiry) -> (u32, u16) {
         return (u32::MAX, 0);
     }
     let second = expiry.0 / 1000;
-    if second >= u64::from(u32::MAX) { (u32::MAX - 1, 0) } else { (second as u32, (expiry.0 % 1000) as u16) }
+    if second >= u64::from(u32::MAX) {
+        (u32::MAX - 1, 0)
+    } else {
+        (second as u32, (expiry.0 % 1000) as u16)
+    }
 }
 
 impl Fields {
@@ -321,7 +327,19 @@ impl View {
             head_bytes = value_bytes;
             next = ChunkRef::NONE;
         }
-        View { flags, second: start[1], offset, fields, extended, key, key_bytes, value, head_bytes, value_bytes, next }
+        View {
+            flags,
+            second: start[1],
+            offset,
+            fields,
+            extended,
+            key,
+            key_bytes,
+            value,
+            head_bytes,
+            value_bytes,
+            next,
+        }
     }
 
     #[inline]
@@ -432,7 +450,9 @@ impl View {
     pub fn set_access_second(&self, slab: &mut Slab, second: u32) {
         let extended = self.extended_flags(slab);
         if extended & ACCESS_TIME != 0 {
-            slab.arena.slice_mut(self.access_offset(extended), 4).copy_from_slice(&second.to_le_bytes());
+            slab.arena
+                .slice_mut(self.access_offset(extended), 4)
+                .copy_from_slice(&second.to_le_bytes());
         }
     }
 
@@ -583,7 +603,11 @@ mod tests {
                     state: if on(0) { STALE } else { FETCHED },
                     mark: 85,
                     binary_key: on(1),
-                    expiry: if on(2) { Expiry(1_700_000_000_000 + if on(3) { 250 } else { 0 }) } else { Expiry::NEVER },
+                    expiry: if on(2) {
+                        Expiry(1_700_000_000_000 + if on(3) { 250 } else { 0 })
+                    } else {
+                        Expiry::NEVER
+                    },
                     version: on(4).then_some(Version(77 << 20)),
                     client_flags: if on(5) { 9 } else { 0 },
                     cas: on(6).then_some(42),
@@ -595,7 +619,8 @@ mod tests {
                 let class = slab.table.of(needed).unwrap();
                 assert!(slab.add_page(class));
                 let at = slab.take_chunk(class).unwrap();
-                let value = encode(&mut slab, at, &layout, &fields, b"key", value_bytes, ChunkRef::NONE);
+                let value =
+                    encode(&mut slab, at, &layout, &fields, b"key", value_bytes, ChunkRef::NONE);
                 slab.arena.slice_mut(value, value_bytes).fill(0xab);
                 let view = View::of(&slab, at);
                 assert_eq!(view.key(&slab), b"key");

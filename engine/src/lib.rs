@@ -5,20 +5,44 @@
 //! no thread, no clock. Time comes in as [`Now`], memory as an [`Arena`],
 //! randomness as the hash seed, so the daemon, the simulator and the tests run
 //! this very code.
+//!
+//! The map, downhill:
+//!
+//! - `shard`: the verbs, and the work between requests.
+//! - `store`: what makes an item live, dead or untouchable.
+//! - `index` (hash to chunk), [`policy`] (who leaves), `expiry` (who dies
+//!   when), `generation` (who was invalidated), `pins` (who is being sent).
+//! - `item` (one item's bytes), `chain` (values longer than a chunk).
+//! - `slab`: pages, classes and the arena. Nearly all unsafe code is in
+//!   `slab::arena`.
 #![no_std]
 
 extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod chain;
+mod clock;
+mod generation;
+mod index;
+mod item;
+mod pins;
 pub mod policy;
 mod record;
 mod shard;
-pub mod snapshot;
 mod sketch;
+mod slab;
+pub mod snapshot;
+mod stats;
+mod store;
 mod types;
+mod verbs;
 
+pub use chain::{Item, Pin, Reservation};
 pub use record::{Record, RecordValue, TagBytes};
 pub use shard::*;
 pub use sketch::*;
+pub use slab::arena::{Arena, PAGE_BYTES};
+pub use stats::*;
 pub use types::*;
+pub use verbs::*;

@@ -32,7 +32,8 @@ impl Pins {
     /// Whether the item is pinned.
     #[inline]
     pub fn holds(&self, head: ChunkRef) -> bool {
-        !self.table.is_empty() && self.table.find(hash(head), |pinned| pinned.head == head).is_some()
+        !self.table.is_empty()
+            && self.table.find(hash(head), |pinned| pinned.head == head).is_some()
     }
 
     pub fn pin(&mut self, head: ChunkRef) {

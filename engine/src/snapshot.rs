@@ -383,7 +383,8 @@ pub fn check(file: &[u8]) -> Result<Totals, SnapshotError> {
     loop {
         let offset = at as u64;
         let malformed = SnapshotError::Malformed { offset };
-        let (block, used) = read_block(&file[at..], offset, &mut totals)?.ok_or(SnapshotError::Torn)?;
+        let (block, used) =
+            read_block(&file[at..], offset, &mut totals)?.ok_or(SnapshotError::Torn)?;
         at += used;
         match block {
             Block::Records(payload) => {

@@ -242,4 +242,3 @@ pub enum ArithmeticOutcome {
     /// The CAS differs.
     Exists,
 }
-

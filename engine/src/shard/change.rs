@@ -2,20 +2,32 @@
 
 use super::Shard;
 use crate::item::{self, Fields, STALE, TOKEN_SENT, TagList, View};
-use crate::{Arithmetic, ArithmeticOutcome, ChunkRef, Delete, DeleteOutcome, Expiry, KeyHash, Now, StoreError};
+use crate::{
+    Arithmetic, ArithmeticOutcome, ChunkRef, Delete, DeleteOutcome, Expiry, KeyHash, Now,
+    StoreError,
+};
 
 /// Longest number, in digits, that is counted.
 const DIGITS_MAX: usize = 20;
 
 impl Shard {
     /// Deletes, or marks stale.
-    pub fn delete(&mut self, key: &[u8], hash: KeyHash, now: Now, options: &Delete) -> DeleteOutcome {
+    pub fn delete(
+        &mut self,
+        key: &[u8],
+        hash: KeyHash,
+        now: Now,
+        options: &Delete,
+    ) -> DeleteOutcome {
         self.at(now);
         let Some((at, view)) = self.lookup(key, hash) else {
             self.counters.delete_misses += 1;
             return DeleteOutcome::NotFound;
         };
-        if options.compare.is_some_and(|cas| cas != view.cas(&self.store.slab, self.config.versions)) {
+        if options
+            .compare
+            .is_some_and(|cas| cas != view.cas(&self.store.slab, self.config.versions))
+        {
             self.counters.delete_misses += 1;
             return DeleteOutcome::Exists;
         }
@@ -138,14 +150,24 @@ impl Shard {
     }
 
     /// Gives an item a new expiry; where it lies now, or `None` without memory.
-    pub(super) fn set_expiry(&mut self, at: ChunkRef, hash: KeyHash, expiry: Expiry) -> Option<ChunkRef> {
+    pub(super) fn set_expiry(
+        &mut self,
+        at: ChunkRef,
+        hash: KeyHash,
+        expiry: Expiry,
+    ) -> Option<ChunkRef> {
         let fields = Fields { expiry, ..View::of(&self.store.slab, at).fields(&self.store.slab) };
         self.rewrite(at, hash, &fields)
     }
 
     /// Gives an item new header fields; where it lies now, or `None` without
     /// memory. The value stays.
-    pub(super) fn rewrite(&mut self, at: ChunkRef, hash: KeyHash, fields: &Fields) -> Option<ChunkRef> {
+    pub(super) fn rewrite(
+        &mut self,
+        at: ChunkRef,
+        hash: KeyHash,
+        fields: &Fields,
+    ) -> Option<ChunkRef> {
         let view = View::of(&self.store.slab, at);
         if view.rewrite_in_place(&mut self.store.slab, fields) {
             self.note_expiry(at, fields.expiry);
@@ -158,7 +180,15 @@ impl Shard {
             // The head chunk has room for any header before the value.
             self.forget_bytes(at);
             let layout = fields.layout(true);
-            item::encode(&mut self.store.slab, at, &layout, fields, key, view.value_bytes, view.next);
+            item::encode(
+                &mut self.store.slab,
+                at,
+                &layout,
+                fields,
+                key,
+                view.value_bytes,
+                view.next,
+            );
             self.count_bytes(at);
             self.note_expiry(at, fields.expiry);
             return Some(at);
@@ -172,7 +202,11 @@ impl Shard {
         };
         let slab_class = self.store.slab.class_of(at);
         let in_place = slab_class == class && !self.store.pins.holds(at);
-        let target = if in_place { at } else { self.take_for(class, hash, Some(at), view.value_bytes).ok()? };
+        let target = if in_place {
+            at
+        } else {
+            self.take_for(class, hash, Some(at), view.value_bytes).ok()?
+        };
         if in_place {
             self.forget_bytes(at);
         }

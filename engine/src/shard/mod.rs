@@ -14,6 +14,8 @@ mod read;
 mod space;
 mod write;
 
+pub use read::Inspection;
+
 use crate::clock::HybridClock;
 use crate::generation::Generations;
 use crate::index::Index;
@@ -52,8 +54,11 @@ impl Shard {
         let link_words = AnyPolicy::new(config.eviction, 1).link_words();
         let slab = Slab::new(arena, link_words);
         let classes = slab.table.len();
-        let generations =
-            Generations::new(config.namespaces.clone(), config.namespace_delimiter, config.tag_generations_max);
+        let generations = Generations::new(
+            config.namespaces.clone(),
+            config.namespace_delimiter,
+            config.tag_generations_max,
+        );
         let mut shard = Shard {
             index: Index::new(),
             store: Store {
@@ -190,6 +195,12 @@ impl Shard {
         self.at(now);
         let version = self.clock.next(now);
         self.store.generations.merge_namespace(name, version).map(|_| version)
+    }
+
+    /// Bounded background work of one loop turn. True if more is waiting.
+    pub fn maintain(&mut self, now: Now) -> bool {
+        self.at(now);
+        false
     }
 
     /// Whether something is evicted when memory is full.

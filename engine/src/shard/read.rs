@@ -3,7 +3,9 @@
 use super::Shard;
 use crate::chain::{Item, Pin};
 use crate::item::{FETCHED, STALE, TOKEN_SENT, View};
-use crate::{ChunkRef, Expiry, KeyHash, Now, Read, ReadOptions, StoreError, Value, Write, WriteMode};
+use crate::{
+    ChunkRef, Expiry, KeyHash, Now, Read, ReadOptions, StoreError, Value, Write, WriteMode,
+};
 
 impl Shard {
     /// Plain get: counts, bumps.
@@ -57,12 +59,22 @@ impl Shard {
         // creates the item as a hit.
         let counters = &mut self.counters;
         match (found.is_some(), options.touch.is_some()) {
-            (true, true) => (counters.cmd_touch, counters.touch_hits) = (counters.cmd_touch + 1, counters.touch_hits + 1),
-            (true, false) => (counters.cmd_get, counters.get_hits) = (counters.cmd_get + 1, counters.get_hits + 1),
-            (false, true) => {
-                (counters.cmd_touch, counters.touch_misses) = (counters.cmd_touch + 1, counters.touch_misses + 1);
+            (true, true) => {
+                (counters.cmd_touch, counters.touch_hits) =
+                    (counters.cmd_touch + 1, counters.touch_hits + 1)
             }
-            (false, false) => (counters.cmd_get, counters.get_misses) = (counters.cmd_get + 1, counters.get_misses + 1),
+            (true, false) => {
+                (counters.cmd_get, counters.get_hits) =
+                    (counters.cmd_get + 1, counters.get_hits + 1)
+            }
+            (false, true) => {
+                (counters.cmd_touch, counters.touch_misses) =
+                    (counters.cmd_touch + 1, counters.touch_misses + 1);
+            }
+            (false, false) => {
+                (counters.cmd_get, counters.get_misses) =
+                    (counters.cmd_get + 1, counters.get_misses + 1)
+            }
         }
         let Some((mut at, mut view)) = found else { return Ok(None) };
         match options.touch {
@@ -83,9 +95,14 @@ impl Shard {
         let token_sent = view.flags & TOKEN_SENT != 0;
         let mut won = vivified || stale && !token_sent;
         if let Some(seconds) = options.recache_seconds {
-            let expiry = if options.recache_before_touch { expiry_before } else { view.expiry(&self.store.slab) };
+            let expiry = if options.recache_before_touch {
+                expiry_before
+            } else {
+                view.expiry(&self.store.slab)
+            };
             // memcached compares whole seconds.
-            let soon = expiry != Expiry::NEVER && ((expiry.0 / 1000) as i64) < now.seconds() as i64 + seconds;
+            let soon = expiry != Expiry::NEVER
+                && ((expiry.0 / 1000) as i64) < now.seconds() as i64 + seconds;
             won |= soon && !token_sent;
         }
         if won {
@@ -95,11 +112,26 @@ impl Shard {
             self.bump(at, &mut view);
         }
         let item = Item::of(&self.store.slab, &view, self.config.versions);
-        Ok(Some(Read { item, won, stale, token_sent, vivified, hit_before, idle_seconds, expiry_before }))
+        Ok(Some(Read {
+            item,
+            won,
+            stale,
+            token_sent,
+            vivified,
+            hit_before,
+            idle_seconds,
+            expiry_before,
+        }))
     }
 
     /// Stores the empty item that a reader with `vivify` fills.
-    fn vivify(&mut self, key: &[u8], hash: KeyHash, expiry: Expiry, options: &ReadOptions) -> Result<(), StoreError> {
+    fn vivify(
+        &mut self,
+        key: &[u8],
+        hash: KeyHash,
+        expiry: Expiry,
+        options: &ReadOptions,
+    ) -> Result<(), StoreError> {
         let write = Write {
             mode: WriteMode::Set,
             key,

@@ -22,7 +22,9 @@ impl Shard {
     pub(super) fn take_chunk(&mut self, class: ClassId) -> Option<ChunkRef> {
         loop {
             if let Some(page) = self.store.slab.page_with_room(class) {
-                if self.store.slab.flush_sequence_of(ChunkRef::new(page, 0)) != self.store.slab.flush_sequence {
+                if self.store.slab.flush_sequence_of(ChunkRef::new(page, 0))
+                    != self.store.slab.flush_sequence
+                {
                     self.refresh_page(page, ChunkRef::NONE);
                     continue;
                 }
@@ -134,7 +136,13 @@ impl Shard {
     // ---- Giving back.
 
     /// Frees an item that lookup found dead.
-    pub(super) fn discard_dead(&mut self, at: ChunkRef, hash: KeyHash, view: &View, dead: Liveness) {
+    pub(super) fn discard_dead(
+        &mut self,
+        at: ChunkRef,
+        hash: KeyHash,
+        view: &View,
+        dead: Liveness,
+    ) {
         match dead {
             Liveness::Expired => self.counters.get_expired += 1,
             Liveness::Invalidated | Liveness::Live => self.counters.get_flushed += 1,
@@ -229,7 +237,10 @@ impl Shard {
             .collect();
         order.sort_unstable();
         for (_, donor) in order {
-            if class == Some(ClassId(donor as u8)) && self.store.slab.classes[donor].ring.len() == 1 && classes > 1 {
+            if class == Some(ClassId(donor as u8))
+                && self.store.slab.classes[donor].ring.len() == 1
+                && classes > 1
+            {
                 // Emptying its own only page helps only if nobody else can.
             }
             if self.free_page_of(ClassId(donor as u8)) {
@@ -246,7 +257,8 @@ impl Shard {
         self.donor = self.donor.wrapping_add(PAGES_COMPARED);
         let mut best: Option<(u32, u32)> = None;
         for step in 0..pages {
-            let page = self.store.slab.classes[usize::from(class.0)].ring[(start.wrapping_add(step)) % pages];
+            let page = self.store.slab.classes[usize::from(class.0)].ring
+                [(start.wrapping_add(step)) % pages];
             if self.page_is_busy(page) {
                 continue;
             }
@@ -340,7 +352,8 @@ impl Shard {
                 return;
             }
             let old = self.store.slab.page_class(page).is_some()
-                && self.store.slab.flush_sequence_of(ChunkRef::new(page, 0)) != self.store.slab.flush_sequence;
+                && self.store.slab.flush_sequence_of(ChunkRef::new(page, 0))
+                    != self.store.slab.flush_sequence;
             if old {
                 self.refresh_page(page, ChunkRef::NONE);
                 done += 1;

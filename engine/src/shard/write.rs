@@ -3,7 +3,10 @@
 use super::Shard;
 use crate::chain::{self, PIECE_HEADER_BYTES, PieceLinks, Reservation};
 use crate::item::{self, CHAINED, Fields, HEADER_BYTES_MAX, STALE, TOKEN_SENT, TagList, View};
-use crate::{ChunkRef, ClassId, Expiry, KeyHash, Now, StoreError, Value, Version, Write, WriteMode, WriteOutcome};
+use crate::{
+    ChunkRef, ClassId, Expiry, KeyHash, Now, StoreError, Value, Version, Write, WriteMode,
+    WriteOutcome,
+};
 
 /// What a write does about the item that is there.
 enum Decision {
@@ -44,7 +47,10 @@ impl Shard {
         }
     }
 
-    pub(super) fn store_uncounted(&mut self, mut write: Write<'_>) -> Result<WriteOutcome, StoreError> {
+    pub(super) fn store_uncounted(
+        &mut self,
+        mut write: Write<'_>,
+    ) -> Result<WriteOutcome, StoreError> {
         let value = core::mem::replace(&mut write.value, Value::Bytes(&[]));
         let found = self.lookup(write.key, write.hash);
         let (state, expiry, extend) = match self.decide(&write, found.as_ref()) {
@@ -69,7 +75,8 @@ impl Shard {
         }
         let tagged = !write.tags.is_empty()
             || extend && found.as_ref().is_some_and(|(_, view)| view.has_tags(&self.store.slab));
-        let version = self.needs_version(write.key, tagged).then(|| self.clock.next(self.store.now));
+        let version =
+            self.needs_version(write.key, tagged).then(|| self.clock.next(self.store.now));
         let fields = match (&found, extend) {
             // Like memcached: what is appended to keeps its expiry and flags.
             (Some((_, view)), true) => Fields {
@@ -100,7 +107,8 @@ impl Shard {
                 self.put_reserved(write.key, write.hash, &fields, reservation, old)?
             }
             (value, true) => {
-                let (at, view) = found.ok_or(StoreError::OutOfMemory { value_bytes: value_bytes as u64 })?;
+                let (at, view) =
+                    found.ok_or(StoreError::OutOfMemory { value_bytes: value_bytes as u64 })?;
                 let front = write.mode == WriteMode::Prepend;
                 self.put_extended(write.key, write.hash, &fields, (at, view), value, front)?
             }
@@ -167,7 +175,9 @@ impl Shard {
                 }
             }
             (WriteMode::Append | WriteMode::Prepend, compare) => match compare {
-                Some(compare) if compare != 0 && compare != cas => Decision::Refuse(WriteOutcome::Exists),
+                Some(compare) if compare != 0 && compare != cas => {
+                    Decision::Refuse(WriteOutcome::Exists)
+                }
                 _ => Decision::Extend,
             },
         }
@@ -182,7 +192,12 @@ impl Shard {
     // ---- Into chunks.
 
     /// The class for an item, or none if it must be chained.
-    pub(super) fn class_for(&self, layout: &item::Layout, key_bytes: usize, value_bytes: usize) -> Option<ClassId> {
+    pub(super) fn class_for(
+        &self,
+        layout: &item::Layout,
+        key_bytes: usize,
+        value_bytes: usize,
+    ) -> Option<ClassId> {
         let table = &self.store.slab.table;
         let class = table.of(layout.bytes(0, key_bytes, value_bytes))?;
         let chunk_bytes = usize::from(table.get(class).chunk_bytes);
@@ -267,7 +282,13 @@ impl Shard {
     }
 
     /// Makes an encoded item the one that its key names.
-    pub(super) fn link(&mut self, at: ChunkRef, hash: KeyHash, fields: &Fields, old: Option<ChunkRef>) {
+    pub(super) fn link(
+        &mut self,
+        at: ChunkRef,
+        hash: KeyHash,
+        fields: &Fields,
+        old: Option<ChunkRef>,
+    ) {
         let class = self.store.slab.class_of(at);
         self.store.slab.set_live(at, true);
         match old {
@@ -349,7 +370,8 @@ impl Shard {
             // The old bytes move first: in place, the header may grow over them.
             let header = layout.bytes(usize::from(slab.table.get(class).chunk_bytes), key.len(), 0);
             let start = slab.offset(target) + header;
-            let (kept_at, added_at) = if front { (start + added, start) } else { (start, start + view.value_bytes) };
+            let (kept_at, added_at) =
+                if front { (start + added, start) } else { (start, start + view.value_bytes) };
             if !view.is_chained() {
                 slab.arena.copy(view.value, kept_at, view.value_bytes);
             } else {
@@ -400,7 +422,12 @@ impl Shard {
     // ---- Reservations.
 
     /// Takes chunks for a value that will arrive in pieces.
-    pub fn reserve(&mut self, key: &[u8], value_bytes: usize, now: Now) -> Result<Reservation, StoreError> {
+    pub fn reserve(
+        &mut self,
+        key: &[u8],
+        value_bytes: usize,
+        now: Now,
+    ) -> Result<Reservation, StoreError> {
         self.at(now);
         if value_bytes > self.config.value_bytes_max {
             return Err(StoreError::TooLarge {
@@ -437,7 +464,8 @@ impl Shard {
         let class = table.of(HEADER_BYTES_MAX + key_bytes + value_bytes).unwrap_or(table.largest());
         let head = self.take_chunk(class)?;
         let chunk_bytes = usize::from(self.store.slab.table.get(class).chunk_bytes);
-        let mut remaining = value_bytes - item::head_piece_bytes(chunk_bytes, key_bytes, value_bytes);
+        let mut remaining =
+            value_bytes - item::head_piece_bytes(chunk_bytes, key_bytes, value_bytes);
         let mut previous = head;
         self.set_reserved_next(head, ChunkRef::NONE);
         while remaining > 0 {
@@ -454,7 +482,11 @@ impl Shard {
                 self.set_reserved_next(head, piece);
             } else {
                 let links = chain::piece_links(&self.store.slab, previous);
-                chain::set_piece_links(&mut self.store.slab, previous, PieceLinks { next: piece, ..links });
+                chain::set_piece_links(
+                    &mut self.store.slab,
+                    previous,
+                    PieceLinks { next: piece, ..links },
+                );
             }
             previous = piece;
             let chunk_bytes = usize::from(self.store.slab.table.get(class).chunk_bytes);
@@ -526,7 +558,12 @@ struct ReservedParts<'a> {
 }
 
 impl<'a> ReservedParts<'a> {
-    fn of(slab: &'a crate::slab::Slab, head: ChunkRef, key_bytes: usize, value_bytes: usize) -> ReservedParts<'a> {
+    fn of(
+        slab: &'a crate::slab::Slab,
+        head: ChunkRef,
+        key_bytes: usize,
+        value_bytes: usize,
+    ) -> ReservedParts<'a> {
         let (offset, chunk_bytes) = slab.locate(head);
         let head_bytes = item::head_piece_bytes(chunk_bytes, key_bytes, value_bytes);
         ReservedParts {

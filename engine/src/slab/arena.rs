@@ -64,7 +64,8 @@ impl Arena {
         // little alignment, so that the allocator can hand out lazily zeroed
         // memory.
         let bytes = bytes.next_multiple_of(PAGE_BYTES).max(PAGE_BYTES);
-        let layout = Layout::from_size_align(bytes + PAGE_BYTES, 16).expect("an arena fits the address space");
+        let layout = Layout::from_size_align(bytes + PAGE_BYTES, 16)
+            .expect("an arena fits the address space");
         // SAFETY: the layout is not empty.
         let start = unsafe { alloc_zeroed(layout) };
         let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
@@ -80,7 +81,11 @@ impl Arena {
     /// `bytes` bytes from `base` are readable, writable and initialised (a
     /// fresh anonymous mapping is), nobody else touches them, and they stay so
     /// until `owner` is dropped.
-    pub unsafe fn from_raw(base: NonNull<u8>, bytes: usize, owner: Arc<dyn Any + Send + Sync>) -> Arena {
+    pub unsafe fn from_raw(
+        base: NonNull<u8>,
+        bytes: usize,
+        owner: Arc<dyn Any + Send + Sync>,
+    ) -> Arena {
         let skipped = base.as_ptr().align_offset(PAGE_BYTES).min(bytes);
         // SAFETY: `skipped` is at most `bytes`.
         let base = unsafe { base.add(skipped) };
@@ -99,7 +104,10 @@ impl Arena {
 
     #[inline(always)]
     fn check(&self, offset: usize, len: usize) {
-        assert!(offset <= self.bytes && len <= self.bytes - offset, "an access outside of the arena");
+        assert!(
+            offset <= self.bytes && len <= self.bytes - offset,
+            "an access outside of the arena"
+        );
     }
 
     /// The address of `len` bytes at `offset`.

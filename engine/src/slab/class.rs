@@ -78,7 +78,9 @@ impl ClassTable {
         while slots >= CHUNKS_MIN {
             let overhead = first_chunk(slots, link_words);
             let chunk_bytes = (PAGE_BYTES - overhead) / slots / 8 * 8;
-            if chunk_bytes * 1000 >= last * steps.factor || (slots == CHUNKS_MIN && chunk_bytes > last) {
+            if chunk_bytes * 1000 >= last * steps.factor
+                || (slots == CHUNKS_MIN && chunk_bytes > last)
+            {
                 classes.push(fit(chunk_bytes, link_words));
                 last = chunk_bytes;
             }
@@ -132,7 +134,11 @@ fn fit(chunk_bytes: usize, link_words: usize) -> Class {
     while first_chunk(slots, link_words) + slots * chunk_bytes > PAGE_BYTES {
         slots -= 1;
     }
-    Class { chunk_bytes: chunk_bytes as u16, first: first_chunk(slots, link_words) as u16, slots: slots as u16 }
+    Class {
+        chunk_bytes: chunk_bytes as u16,
+        first: first_chunk(slots, link_words) as u16,
+        slots: slots as u16,
+    }
 }
 
 #[cfg(test)]
@@ -147,7 +153,10 @@ mod tests {
                 for bytes in 1..=table.chunk_bytes_max() {
                     let class = table.of(bytes).unwrap();
                     assert!(usize::from(table.get(class).chunk_bytes) >= bytes);
-                    assert!(class.0 == 0 || usize::from(table.get(ClassId(class.0 - 1)).chunk_bytes) < bytes);
+                    assert!(
+                        class.0 == 0
+                            || usize::from(table.get(ClassId(class.0 - 1)).chunk_bytes) < bytes
+                    );
                 }
                 assert_eq!(table.of(table.chunk_bytes_max() + 4), None);
             }
@@ -164,7 +173,10 @@ mod tests {
                     let class = table.get(ClassId(number as u8));
                     let chunk_bytes = usize::from(class.chunk_bytes);
                     assert!(usize::from(class.slots) <= 4096);
-                    assert!(usize::from(class.first) + usize::from(class.slots) * chunk_bytes <= PAGE_BYTES);
+                    assert!(
+                        usize::from(class.first) + usize::from(class.slots) * chunk_bytes
+                            <= PAGE_BYTES
+                    );
                     let step = chunk_bytes - smaller;
                     // A slack below the wide bound must fit one byte.
                     if chunk_bytes < WIDE_CHUNK_BYTES {

@@ -79,8 +79,11 @@ impl Slab {
     pub fn new(arena: Arena, link_words: usize) -> Slab {
         let pages = (arena.bytes() / PAGE_BYTES).min(PAGES_MAX);
         let table = ClassTable::new(pages, link_words);
-        let info = PageInfo { chunk_bytes: 0, first: 0, class: NO_CLASS, dirty: false, flush_sequence: 0 };
-        let classes = (0..table.len()).map(|_| ClassPages { free_head: NO_PAGE, ..ClassPages::default() }).collect();
+        let info =
+            PageInfo { chunk_bytes: 0, first: 0, class: NO_CLASS, dirty: false, flush_sequence: 0 };
+        let classes = (0..table.len())
+            .map(|_| ClassPages { free_head: NO_PAGE, ..ClassPages::default() })
+            .collect();
         Slab {
             arena,
             table,
@@ -103,7 +106,8 @@ impl Slab {
 
     /// Bytes of heap beside the arena.
     pub fn heap_bytes(&self) -> usize {
-        self.infos.len() * (size_of::<PageInfo>() + 2 * size_of::<u32>()) + self.classes.len() * size_of::<ClassPages>()
+        self.infos.len() * (size_of::<PageInfo>() + 2 * size_of::<u32>())
+            + self.classes.len() * size_of::<ClassPages>()
     }
 
     // ---- Where things lie.
@@ -117,7 +121,9 @@ impl Slab {
     #[inline(always)]
     pub fn offset(&self, at: ChunkRef) -> usize {
         let info = self.infos[at.page() as usize];
-        Slab::page_start(at.page()) + usize::from(info.first) + at.slot() as usize * usize::from(info.chunk_bytes)
+        Slab::page_start(at.page())
+            + usize::from(info.first)
+            + at.slot() as usize * usize::from(info.chunk_bytes)
     }
 
     /// Offset and length of a chunk.
@@ -125,7 +131,12 @@ impl Slab {
     pub fn locate(&self, at: ChunkRef) -> (usize, usize) {
         let info = self.infos[at.page() as usize];
         let chunk_bytes = usize::from(info.chunk_bytes);
-        (Slab::page_start(at.page()) + usize::from(info.first) + at.slot() as usize * chunk_bytes, chunk_bytes)
+        (
+            Slab::page_start(at.page())
+                + usize::from(info.first)
+                + at.slot() as usize * chunk_bytes,
+            chunk_bytes,
+        )
     }
 
     /// The class of a chunk.
@@ -177,7 +188,8 @@ impl Slab {
     #[inline]
     pub fn map(&self, page: u32, map: Map, slots: usize) -> &[u64] {
         let words = Slab::words(slots);
-        self.arena.cast_slice(Slab::page_start(page) + HEADER_BYTES + map as usize * words * 8, words)
+        self.arena
+            .cast_slice(Slab::page_start(page) + HEADER_BYTES + map as usize * words * 8, words)
     }
 
     #[inline]
@@ -237,11 +249,17 @@ impl Slab {
     }
 
     pub fn set_link_words_of(&mut self, at: ChunkRef, links: [u32; 2]) {
-        *self.arena.cast_mut::<u64>(self.links_offset(at)) = u64::from(links[0]) | u64::from(links[1]) << 32;
+        *self.arena.cast_mut::<u64>(self.links_offset(at)) =
+            u64::from(links[0]) | u64::from(links[1]) << 32;
     }
 
     /// The next set bit of `word(live, hot)` after `after` in the class's ring.
-    pub fn next_in_ring(&self, class: ClassId, after: ChunkRef, select: impl Fn(u64, u64) -> u64) -> Option<ChunkRef> {
+    pub fn next_in_ring(
+        &self,
+        class: ClassId,
+        after: ChunkRef,
+        select: impl Fn(u64, u64) -> u64,
+    ) -> Option<ChunkRef> {
         let ring = &self.classes[usize::from(class.0)].ring;
         if ring.is_empty() {
             return None;
@@ -459,7 +477,9 @@ impl Slab {
     /// Gives a chunk back; it is neither live nor hot. True if its page holds
     /// nothing now.
     pub fn free_chunk(&mut self, at: ChunkRef) -> bool {
-        debug_assert!(self.bit(at, Map::Used) && !self.bit(at, Map::Live) && !self.bit(at, Map::Hot));
+        debug_assert!(
+            self.bit(at, Map::Used) && !self.bit(at, Map::Live) && !self.bit(at, Map::Hot)
+        );
         let slots = self.page_facts(at.page()).slots;
         *self.word_mut(at, Map::Used) &= !(1 << (at.slot() % 64));
         let header = self.header_mut(at.page());

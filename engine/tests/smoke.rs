@@ -1,0 +1,212 @@
+//! The verbs, one by one, on a small shard.
+
+use engine::*;
+
+fn config(eviction: Eviction, versions: bool, bytes: usize) -> ShardConfig {
+    ShardConfig {
+        seed: HashSeed::new(7),
+        memory_bytes_max: bytes,
+        value_bytes_max: 1 << 20,
+        items_max: None,
+        eviction,
+        versions,
+        access_times: false,
+        namespaces: vec!["user".into()],
+        namespace_delimiter: b':',
+        tag_generations_max: 100,
+        region: 0,
+    }
+}
+
+fn shard(eviction: Eviction, versions: bool, bytes: usize) -> Shard {
+    Shard::new(config(eviction, versions, bytes), Arena::heap(bytes))
+}
+
+fn hash(key: &[u8]) -> KeyHash {
+    KeyHash::of(key, &HashSeed::new(7))
+}
+
+fn set<'a>(key: &'a [u8], value: &'a [u8]) -> Write<'a> {
+    Write {
+        mode: WriteMode::Set,
+        key,
+        hash: hash(key),
+        value: Value::Bytes(value),
+        client_flags: 0,
+        expiry: Expiry::NEVER,
+        compare: None,
+        invalidate_older: false,
+        new_cas: None,
+        vivify: None,
+        tags: &[],
+        binary_key: false,
+    }
+}
+
+fn value_of(shard: &mut Shard, key: &[u8], now: Now) -> Option<Vec<u8>> {
+    let item = shard.get(key, hash(key), now)?;
+    let mut value = Vec::new();
+    item.copy_value_to(&mut value);
+    assert_eq!(value.len(), item.value_bytes as usize);
+    assert_eq!(item.key, key);
+    Some(value)
+}
+
+const NOW: Now = Now(1_700_000_000_000);
+
+#[test]
+fn set_get_delete() {
+    for versions in [true, false] {
+        let mut shard = shard(Eviction::ClockPro, versions, 4 << 20);
+        for len in [0usize, 1, 10, 255, 256, 1000, 5000, 16000, 17000, 40000, 1 << 20] {
+            let value: Vec<u8> = (0..len).map(|at| (at * 7 + at / 251) as u8).collect();
+            shard.write(set(b"key", &value), NOW).unwrap();
+            assert!(
+                value_of(&mut shard, b"key", NOW).is_some_and(|got| got == value),
+                "{len} bytes"
+            );
+        }
+        assert!(matches!(
+            shard.write(set(b"key", &vec![0; (1 << 20) + 1]), NOW),
+            Err(StoreError::TooLarge { .. })
+        ));
+        assert_eq!(
+            shard.delete(b"key", hash(b"key"), NOW, &Delete::default()),
+            DeleteOutcome::Deleted
+        );
+        assert_eq!(value_of(&mut shard, b"key", NOW), None);
+    }
+}
+
+#[test]
+fn filling_evicts_and_never_exceeds_memory() {
+    for eviction in [Eviction::ClockPro, Eviction::Lru, Eviction::Lfu, Eviction::S3Fifo] {
+        for bytes in [256 << 10, 1 << 20, 8 << 20] {
+            let mut shard = shard(eviction, true, bytes);
+            let mut kept = 0;
+            for number in 0..60_000u64 {
+                let key = format!("key-{number}");
+                let value = vec![number as u8; (number * 37 % 900) as usize];
+                shard
+                    .write(set(key.as_bytes(), &value), NOW)
+                    .unwrap_or_else(|error| panic!("{eviction:?} {bytes} {number} {error:?}"));
+                assert_eq!(value_of(&mut shard, key.as_bytes(), NOW), Some(value));
+            }
+            for number in 0..60_000u64 {
+                kept += u64::from(
+                    value_of(&mut shard, format!("key-{number}").as_bytes(), NOW).is_some(),
+                );
+            }
+            println!("{eviction:?} {bytes}: kept {kept}");
+            assert!(kept > 50, "{eviction:?} {bytes}: kept {kept}");
+        }
+    }
+}
+
+#[test]
+fn counting_and_appending() {
+    let mut shard = shard(Eviction::ClockPro, true, 4 << 20);
+    shard.write(set(b"n", b"10"), NOW).unwrap();
+    let down = Arithmetic {
+        delta: 1,
+        decrement: true,
+        compare: None,
+        create: None,
+        touch: None,
+        new_cas: None,
+        binary_key: false,
+    };
+    assert!(matches!(
+        shard.arithmetic(b"n", hash(b"n"), NOW, &down).unwrap(),
+        ArithmeticOutcome::Number { value: 9, .. }
+    ));
+    assert_eq!(value_of(&mut shard, b"n", NOW).unwrap(), b"9 ");
+    let up = Arithmetic { delta: 99_999, decrement: false, ..down };
+    shard.arithmetic(b"n", hash(b"n"), NOW, &up).unwrap();
+    assert_eq!(value_of(&mut shard, b"n", NOW).unwrap(), b"100008");
+    shard.write(Write { mode: WriteMode::Append, ..set(b"n", b"xyz") }, NOW).unwrap();
+    shard.write(Write { mode: WriteMode::Prepend, ..set(b"n", b"ab") }, NOW).unwrap();
+    assert_eq!(value_of(&mut shard, b"n", NOW).unwrap(), b"ab100008xyz");
+    let long = vec![b'q'; 30_000];
+    shard.write(Write { mode: WriteMode::Append, ..set(b"n", &long) }, NOW).unwrap();
+    let value = value_of(&mut shard, b"n", NOW).unwrap();
+    assert_eq!(value.len(), 30_011);
+    assert!(value.starts_with(b"ab100008xyzqq"));
+    shard.touch(b"n", hash(b"n"), NOW, Expiry(NOW.0 + 5000));
+    assert!(value_of(&mut shard, b"n", Now(NOW.0 + 4999)).is_some());
+    assert_eq!(value_of(&mut shard, b"n", Now(NOW.0 + 5000)), None);
+}
+
+#[test]
+fn reservations_and_pins() {
+    let mut shard = shard(Eviction::ClockPro, true, 4 << 20);
+    let mut reservation = shard.reserve(b"big", 100_000, NOW).unwrap();
+    let bytes: Vec<u8> = (0..100_000usize).map(|at| (at % 253) as u8).collect();
+    let mut at = 0;
+    while reservation.missing() > 0 {
+        at += reservation.fill(&bytes[at..(at + 777).min(bytes.len())]);
+    }
+    shard.write(Write { value: Value::Reserved(reservation), ..set(b"big", b"") }, NOW).unwrap();
+    let pin = shard.pin(b"big", hash(b"big"), NOW).unwrap();
+    shard.write(set(b"big", b"small"), NOW).unwrap();
+    for number in 0..20_000 {
+        shard.write(set(format!("k{number}").as_bytes(), &[1; 500]), NOW).unwrap();
+    }
+    let mut out = Vec::new();
+    for offset in (0..100_000).step_by(1000) {
+        pin.copy_to(offset, 1000, &mut out);
+    }
+    assert!(out == bytes);
+    shard.unpin(pin);
+    let reservation = shard.reserve(b"big", 100_000, NOW).unwrap();
+    shard.abort(reservation);
+}
+
+#[test]
+fn flush_and_invalidation() {
+    for versions in [true, false] {
+        let mut shard = shard(Eviction::ClockPro, versions, 4 << 20);
+        let tag = Tag(9.try_into().unwrap());
+        shard.write(Write { tags: &[tag], ..set(b"tagged", b"1") }, NOW).unwrap();
+        shard.write(set(b"user:1", b"1"), NOW).unwrap();
+        shard.write(set(b"other", b"1"), NOW).unwrap();
+        shard.invalidate_tag(tag, NOW);
+        assert_eq!(value_of(&mut shard, b"tagged", NOW), None);
+        shard.invalidate_namespace(b"user", NOW).unwrap();
+        assert_eq!(value_of(&mut shard, b"user:1", NOW), None);
+        assert!(value_of(&mut shard, b"other", NOW).is_some());
+        shard.flush(Now(NOW.0 + 2000), NOW);
+        shard.write(Write { tags: &[tag], ..set(b"tagged", b"2") }, NOW).unwrap();
+        assert!(value_of(&mut shard, b"tagged", Now(NOW.0 + 1999)).is_some());
+        assert_eq!(value_of(&mut shard, b"tagged", Now(NOW.0 + 2000)), None);
+        assert_eq!(value_of(&mut shard, b"other", Now(NOW.0 + 2000)), None);
+        shard.write(set(b"other", b"3"), Now(NOW.0 + 2000)).unwrap();
+        assert!(value_of(&mut shard, b"other", Now(NOW.0 + 2000)).is_some());
+    }
+}
+
+#[test]
+fn leases() {
+    let mut shard = shard(Eviction::ClockPro, true, 4 << 20);
+    let key = b"leased";
+    let vivify = ReadOptions { vivify: Some(Expiry(NOW.0 + 30_000)), ..ReadOptions::default() };
+    let read = shard.read(key, hash(key), NOW, &vivify).unwrap().unwrap();
+    assert!(read.won && read.vivified && !read.stale && !read.token_sent);
+    let read = shard.read(key, hash(key), NOW, &vivify).unwrap().unwrap();
+    assert!(!read.won && !read.vivified && read.token_sent);
+    let cas = read.item.cas;
+    let stale =
+        Delete { invalidate: true, expiry: Some(Expiry(NOW.0 + 60_000)), ..Delete::default() };
+    assert_eq!(shard.delete(key, hash(key), NOW, &stale), DeleteOutcome::Deleted);
+    let read = shard.read(key, hash(key), NOW, &ReadOptions::default()).unwrap().unwrap();
+    assert!(read.won && read.stale && !read.token_sent && read.item.cas > cas);
+    let read = shard.read(key, hash(key), NOW, &ReadOptions::default()).unwrap().unwrap();
+    assert!(!read.won && read.stale && read.token_sent);
+    let late = Write { compare: Some(cas), invalidate_older: true, ..set(key, b"late") };
+    assert!(matches!(shard.write(late, NOW), Ok(WriteOutcome::Stored { .. })));
+    let read = shard.read(key, hash(key), NOW, &ReadOptions::default()).unwrap().unwrap();
+    assert!(read.stale && read.token_sent && read.item.head == b"late");
+    shard.write(set(key, b"fresh"), NOW).unwrap();
+    let read = shard.read(key, hash(key), NOW, &ReadOptions::default()).unwrap().unwrap();
+    assert!(!read.stale && !read.token_sent && !read.won);
+}
