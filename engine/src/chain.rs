@@ -18,7 +18,7 @@
 
 use crate::item::View;
 use crate::slab::Slab;
-use crate::{ChunkRef, Expiry};
+use crate::{ChunkRef, ClassId, Expiry};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
@@ -139,6 +139,10 @@ pub struct Item<'a> {
     pub cas: u64,
     /// The key came in as base64 (meta `b`).
     pub binary_key: bool,
+    /// Its size class.
+    pub class: ClassId,
+    /// Bytes of header, key and value.
+    pub total_bytes: u32,
 }
 
 impl fmt::Debug for Item<'_> {
@@ -153,7 +157,7 @@ impl fmt::Debug for Item<'_> {
 
 impl<'a> Item<'a> {
     #[inline]
-    pub(crate) fn of(slab: &'a Slab, view: &View, versions: bool) -> Item<'a> {
+    pub(crate) fn of(slab: &'a Slab, view: &View, class: ClassId, versions: bool) -> Item<'a> {
         let rest = view.is_chained().then(|| {
             let mut parts = Parts::of(slab, view);
             parts.first = None;
@@ -168,6 +172,8 @@ impl<'a> Item<'a> {
             expiry: view.expiry(slab),
             cas: view.cas(slab, versions),
             binary_key: view.binary_key(),
+            class,
+            total_bytes: view.bytes() as u32,
         }
     }
 

@@ -10,6 +10,7 @@
 //! works in the background; `exchange` is for snapshots and replicas.
 
 mod change;
+mod count;
 mod read;
 mod space;
 mod write;
@@ -26,7 +27,7 @@ use crate::slab::Slab;
 use crate::slab::arena::{Arena, PAGE_BYTES};
 use crate::stats::{ClassCounters, Counters};
 use crate::store::Store;
-use crate::{ChunkRef, ClassId, Eviction, KeyHash, Now, ShardConfig, Tag, Version};
+use crate::{ChunkRef, ClassId, Eviction, HotKeys, KeyHash, Now, ShardConfig, Tag, Version};
 use alloc::vec::Vec;
 
 /// One core's cache.
@@ -40,6 +41,8 @@ pub struct Shard {
     config: ShardConfig,
     counters: Counters,
     class_counters: Vec<ClassCounters>,
+    /// The keys that take most requests.
+    hot: HotKeys,
     /// Bytes of all items.
     bytes: u64,
     /// Chunks of values that are still arriving.
@@ -73,6 +76,7 @@ impl Shard {
             clock: HybridClock::new(config.region),
             counters: Counters::default(),
             class_counters: alloc::vec![ClassCounters::default(); classes],
+            hot: HotKeys::new(KeyHash::of(&[], &config.seed).0),
             bytes: 0,
             reserved: 0,
             donor: 0,
@@ -200,7 +204,19 @@ impl Shard {
     /// Bounded background work of one loop turn. True if more is waiting.
     pub fn maintain(&mut self, now: Now) -> bool {
         self.at(now);
+        self.hot.decay(now);
         false
+    }
+
+    /// Removes an item without counting a delete (a refused write must not
+    /// leave the old value). True if there was one.
+    pub fn unlink_key(&mut self, key: &[u8], hash: KeyHash, now: Now) -> bool {
+        self.at(now);
+        let found = self.lookup(key, hash);
+        if let Some((at, _)) = found {
+            self.unlink(at, hash);
+        }
+        found.is_some()
     }
 
     /// Whether something is evicted when memory is full.

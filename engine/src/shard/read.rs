@@ -12,6 +12,7 @@ impl Shard {
     #[inline]
     pub fn get(&mut self, key: &[u8], hash: KeyHash, now: Now) -> Option<Item<'_>> {
         self.at(now);
+        self.hot.record(key, hash);
         self.counters.cmd_get += 1;
         let Some((at, mut view)) = self.lookup(key, hash) else {
             self.counters.get_misses += 1;
@@ -20,7 +21,7 @@ impl Shard {
         self.counters.get_hits += 1;
         self.class_mut(at).get_hits += 1;
         self.bump(at, &mut view);
-        Some(Item::of(&self.store.slab, &view, self.config.versions))
+        Some(self.item(at, &view))
     }
 
     /// Notes an access to an item.
@@ -45,6 +46,7 @@ impl Shard {
         options: &ReadOptions,
     ) -> Result<Option<Read<'_>>, StoreError> {
         self.at(now);
+        self.hot.record(key, hash);
         let mut vivified = false;
         let found = match (self.lookup(key, hash), options.vivify) {
             (Some(found), _) => Some(found),
@@ -82,7 +84,7 @@ impl Shard {
             None => self.class_mut(at).get_hits += 1,
         }
 
-        let expiry_before = view.expiry(&self.store.slab);
+        let expiry_before = if vivified { Expiry::NEVER } else { view.expiry(&self.store.slab) };
         let hit_before = view.flags & FETCHED != 0;
         let idle_seconds = self.idle_seconds(&view);
         if let Some(expiry) = options.touch
@@ -111,7 +113,7 @@ impl Shard {
         if !options.no_bump {
             self.bump(at, &mut view);
         }
-        let item = Item::of(&self.store.slab, &view, self.config.versions);
+        let item = self.item(at, &view);
         Ok(Some(Read {
             item,
             won,
@@ -149,6 +151,12 @@ impl Shard {
         self.store_uncounted(write).map(|_| ())
     }
 
+    #[inline]
+    fn item(&self, at: ChunkRef, view: &View) -> Item<'_> {
+        let class = self.store.slab.class_of(at);
+        Item::of(&self.store.slab, view, class, self.config.versions)
+    }
+
     /// Seconds since the item was last read, or written.
     fn idle_seconds(&self, view: &View) -> u32 {
         let now = self.store.now.seconds();
@@ -163,8 +171,8 @@ impl Shard {
     /// An item as it is: no counting, no bump.
     pub fn peek(&mut self, key: &[u8], hash: KeyHash, now: Now) -> Option<Item<'_>> {
         self.at(now);
-        let (_, view) = self.lookup(key, hash)?;
-        Some(Item::of(&self.store.slab, &view, self.config.versions))
+        let (at, view) = self.lookup(key, hash)?;
+        Some(self.item(at, &view))
     }
 
     /// Everything that meta debug shows: no counting, no bump.
@@ -172,13 +180,11 @@ impl Shard {
         self.at(now);
         let (at, view) = self.lookup(key, hash)?;
         Some(Inspection {
-            item: Item::of(&self.store.slab, &view, self.config.versions),
+            item: self.item(at, &view),
             stale: view.flags & STALE != 0,
             token_sent: view.flags & TOKEN_SENT != 0,
             fetched: view.flags & FETCHED != 0,
             idle_seconds: self.idle_seconds(&view),
-            class: self.store.slab.class_of(at).0,
-            size_bytes: view.bytes(),
         })
     }
 
@@ -225,8 +231,4 @@ pub struct Inspection<'a> {
     pub fetched: bool,
     /// Seconds since its last access.
     pub idle_seconds: u32,
-    /// Number of its size class.
-    pub class: u8,
-    /// Bytes of header, key and value.
-    pub size_bytes: usize,
 }

@@ -24,6 +24,7 @@ impl Shard {
     /// Stores.
     pub fn write(&mut self, write: Write<'_>, now: Now) -> Result<WriteOutcome, StoreError> {
         self.at(now);
+        self.hot.record(write.key, write.hash);
         self.counters.cmd_set += 1;
         let result = self.store_uncounted(write);
         match result {
