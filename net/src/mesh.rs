@@ -35,6 +35,7 @@ use crossbeam::utils::CachePadded;
 use rtrb::{Consumer, Producer, RingBuffer};
 
 use crate::control::{ControlAnswer, ControlOp};
+use crate::core::Core;
 use crate::hop::Message;
 use crate::sys::socket::WakeFd;
 
@@ -59,16 +60,24 @@ pub enum Parcel {
 
 /// A call of the control thread. Its answer is delivered on the core's thread,
 /// so the callback must be short and must not wait.
-pub struct NodeCall {
-    /// What to do.
-    pub op: ControlOp,
-    /// Takes the answer.
-    pub reply: Box<dyn FnOnce(ControlAnswer) + Send>,
+pub enum NodeCall {
+    /// One of the operations that clients can ask for, too.
+    Op {
+        /// What to do.
+        op: ControlOp,
+        /// Takes the answer.
+        reply: Box<dyn FnOnce(ControlAnswer) + Send>,
+    },
+    /// Anything else (a slice of a snapshot): it answers by itself.
+    Task(Box<dyn FnOnce(&mut Core) + Send>),
 }
 
 impl std::fmt::Debug for NodeCall {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("NodeCall").field("op", &self.op).finish_non_exhaustive()
+        match self {
+            NodeCall::Op { op, .. } => formatter.debug_tuple("Op").field(op).finish(),
+            NodeCall::Task(_) => formatter.write_str("Task"),
+        }
     }
 }
 
@@ -76,12 +85,14 @@ impl std::fmt::Debug for NodeCall {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Life {
+    /// The cores answer calls; nobody can connect yet.
+    Closed = 0,
     /// Serving.
-    Running = 0,
+    Running = 1,
     /// No new connections; what is under way is finished, idle ones are closed.
-    Draining = 1,
+    Draining = 2,
     /// The cores end their loops.
-    Stopping = 2,
+    Stopping = 3,
 }
 
 /// A core as the others see it.
@@ -112,8 +123,9 @@ impl Doors {
     /// Where the node stands.
     pub fn life(&self) -> Life {
         match self.life.load(Ordering::Acquire) {
-            0 => Life::Running,
-            1 => Life::Draining,
+            0 => Life::Closed,
+            1 => Life::Running,
+            2 => Life::Draining,
             _ => Life::Stopping,
         }
     }
@@ -203,7 +215,7 @@ pub fn build(cores: u32) -> io::Result<(Arc<Doors>, Vec<Post>)> {
             }))
         })
         .collect::<io::Result<Box<[_]>>>()?;
-    let doors = Arc::new(Doors { doors, life: AtomicU8::new(Life::Running as u8) });
+    let doors = Arc::new(Doors { doors, life: AtomicU8::new(Life::Closed as u8) });
     let none = |_| (0..cores).map(|_| None).collect::<Vec<_>>();
     let mut to: Vec<Vec<Option<Producer<Parcel>>>> = (0..cores).map(none).collect();
     let mut from: Vec<Vec<Option<Consumer<Parcel>>>> =
@@ -415,7 +427,7 @@ mod tests {
     #[test]
     fn a_call_to_a_core_that_left_comes_back() {
         let (doors, mut posts) = build(1).unwrap();
-        let call = || NodeCall { op: ControlOp::Stats, reply: Box::new(|_| {}) };
+        let call = || NodeCall::Op { op: ControlOp::Stats, reply: Box::new(|_| {}) };
         doors.call(0, call()).unwrap();
         assert!(posts[0].has_mail());
         posts[0].leave();

@@ -209,8 +209,16 @@ pub struct CoreInfo {
 pub struct Node;
 
 impl Node {
-    /// Starts every core; returns when all of them serve.
+    /// Starts every core and lets clients in.
     pub fn start(config: NodeConfig) -> Result<NodeHandle, NodeError> {
+        let node = Node::start_closed(config)?;
+        node.open();
+        Ok(node)
+    }
+
+    /// Starts every core and binds every address, but lets nobody in before
+    /// [`NodeHandle::open`]: time to load a snapshot.
+    pub fn start_closed(config: NodeConfig) -> Result<NodeHandle, NodeError> {
         let processors = affinity::usable_processors();
         let cores = config.cores.unwrap_or_else(|| affinity::usable_cores() as u32);
         check_settings(&config, cores)?;
@@ -469,7 +477,7 @@ fn serve(
 
 fn serve_over<B: Backend>(
     plan: &Plan,
-    mut backend: B,
+    backend: B,
     core: Core,
     post: Post,
     sockets: CoreSockets,
@@ -479,13 +487,11 @@ fn serve_over<B: Backend>(
 ) -> Result<(), NodeError> {
     let id = core.id;
     let failed = |what: &'static str| move |error| NodeError::Core { core: id, what, error };
-    for (number, socket) in sockets {
-        backend.listen(number, socket).map_err(failed("listen"))?;
-    }
     let kind = backend.kind();
     let listeners = Arc::clone(&plan.listeners);
-    let reactor = Reactor::new(core, backend, post, plan.clock, plan.reactor, listeners, memory)
-        .map_err(failed("watch its eventfd"))?;
+    let reactor =
+        Reactor::new(core, backend, post, plan.clock, plan.reactor, listeners, sockets, memory)
+            .map_err(failed("watch its eventfd"))?;
     let _ = report.send((id, Ok(info(kind))));
     reactor.run().map_err(failed("wait for events"))
 }
@@ -593,7 +599,7 @@ impl NodeHandle {
         op: ControlOp,
         reply: impl FnOnce(ControlAnswer) + Send + 'static,
     ) -> Result<(), NodeCall> {
-        self.doors.call(core, NodeCall { op, reply: Box::new(reply) })
+        self.doors.call(core, NodeCall::Op { op, reply: Box::new(reply) })
     }
 
     /// Executes an operation on one core and waits for its answer. Blocks: from
@@ -633,7 +639,28 @@ impl NodeHandle {
         let reply = Box::new(move |answer| {
             let _ = sender.try_send(answer);
         });
-        let mut call = NodeCall { op, reply };
+        self.post(core, NodeCall::Op { op, reply }, deadline)?;
+        Ok(receiver)
+    }
+
+    /// Runs `task` on a core's thread and waits for what it returns. The core
+    /// serves nobody meanwhile: a task takes well below a millisecond.
+    pub fn on_core<T: Send + 'static>(
+        &self,
+        core: u32,
+        patience: Duration,
+        task: impl FnOnce(&mut Core) -> T + Send + 'static,
+    ) -> Result<T, CallError> {
+        let deadline = Instant::now() + patience;
+        let (sender, receiver) = mpsc::sync_channel(1);
+        let task = Box::new(move |core: &mut Core| {
+            let _ = sender.try_send(task(core));
+        });
+        self.post(core, NodeCall::Task(task), deadline)?;
+        wait_for(&receiver, deadline)
+    }
+
+    fn post(&self, core: u32, mut call: NodeCall, deadline: Instant) -> Result<(), CallError> {
         while let Err(back) = self.doors.call(core, call) {
             if self.doors.life() == Life::Stopping {
                 return Err(CallError::Stopped);
@@ -644,7 +671,12 @@ impl NodeHandle {
             std::thread::sleep(CALL_RETRY);
             call = back;
         }
-        Ok(receiver)
+        Ok(())
+    }
+
+    /// Lets clients in.
+    pub fn open(&self) {
+        self.doors.advance(Life::Running);
     }
 
     /// Stops accepting, lets requests under way finish, closes connections that
@@ -673,10 +705,7 @@ impl NodeHandle {
     }
 }
 
-fn wait_for(
-    answer: &mpsc::Receiver<ControlAnswer>,
-    deadline: Instant,
-) -> Result<ControlAnswer, CallError> {
+fn wait_for<T>(answer: &mpsc::Receiver<T>, deadline: Instant) -> Result<T, CallError> {
     let left = deadline.saturating_duration_since(Instant::now());
     answer.recv_timeout(left).map_err(|error| match error {
         mpsc::RecvTimeoutError::Timeout => CallError::TimedOut,

@@ -12,7 +12,7 @@ use super::table::Table;
 use crate::control::{self, ConnSummary, Connections, ControlCall};
 use crate::hop::{self, Batch, Message};
 use crate::listener::ListenAddress;
-use crate::mesh::{Life, Parcel};
+use crate::mesh::{NodeCall, Life, Parcel};
 use crate::reactor::ListenerInfo;
 use crate::sys::{Backend, Slot, socket};
 
@@ -42,8 +42,10 @@ impl<B: Backend> Reactor<B> {
         for _ in 0..CALLS_PER_TURN {
             let Some(call) = self.post.pop_call() else { break };
             self.busy = true;
-            let answer = self.execute_control(&call.op);
-            (call.reply)(answer);
+            match call {
+                NodeCall::Op { op, reply } => reply(self.execute_control(&op)),
+                NodeCall::Task(task) => task(&mut self.core),
+            }
         }
     }
 

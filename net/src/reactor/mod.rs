@@ -27,6 +27,7 @@ mod mail;
 mod table;
 mod upkeep;
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -86,6 +87,8 @@ pub struct Reactor<B: Backend> {
     clock: Clock,
     options: ReactorOptions,
     listeners: Arc<[ListenerInfo]>,
+    /// Bound sockets that nobody can connect to yet, with their listener's number.
+    unopened: Vec<(u32, OwnedFd)>,
     /// The shard's memory, to give pages back.
     memory: Arc<Mapping>,
     buffers: Buffers,
@@ -115,6 +118,7 @@ impl<B: Backend> Reactor<B> {
         clock: Clock,
         options: ReactorOptions,
         listeners: Arc<[ListenerInfo]>,
+        sockets: Vec<(u32, OwnedFd)>,
         memory: Arc<Mapping>,
     ) -> std::io::Result<Reactor<B>> {
         backend.watch_wake(post.wake_fd())?;
@@ -127,6 +131,7 @@ impl<B: Backend> Reactor<B> {
             clock,
             options,
             listeners,
+            unopened: sockets,
             memory,
             buffers: Buffers::new(options.spare_buffer_bytes_max, buffer_bytes_max),
             table: Table::default(),
@@ -149,7 +154,8 @@ impl<B: Backend> Reactor<B> {
             self.core.stats.turns += 1;
             self.busy = false;
             match self.post.doors().life() {
-                Life::Running => {}
+                Life::Closed => {}
+                Life::Running => self.open()?,
                 Life::Draining => self.drain_idle(instant),
                 Life::Stopping => break,
             }
@@ -165,6 +171,14 @@ impl<B: Backend> Reactor<B> {
         }
         self.post.leave();
         self.shut_down()
+    }
+
+    /// Starts accepting, once.
+    fn open(&mut self) -> std::io::Result<()> {
+        for (number, socket) in std::mem::take(&mut self.unopened) {
+            self.backend.listen(number, socket)?;
+        }
+        Ok(())
     }
 
     /// Hands the turn's sends to the kernel and waits for the next thing.
