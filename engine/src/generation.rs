@@ -11,7 +11,6 @@
 //! That costs misses, never a stale answer. A sweep that has freed every dead
 //! item lets old entries go before it comes to that (see `shard::sweep`).
 
-use crate::clock::HybridClock;
 use crate::item::View;
 use crate::slab::Slab;
 use crate::{Now, Tag, Version};
@@ -202,6 +201,16 @@ impl Generations {
         Some(raised)
     }
 
+    /// Raises the generation of a namespace known by its number.
+    pub fn merge_namespace_id(&mut self, id: u64, version: Version) {
+        for entry in &mut self.namespaces {
+            if crate::shard::namespace_id(entry.0.as_bytes()) == id && entry.1 < version {
+                entry.1 = version;
+                self.changes += 1;
+            }
+        }
+    }
+
     /// Raises the flush version.
     pub fn merge_flush(&mut self, version: Version) -> bool {
         let raised = self.flush < version;
@@ -227,18 +236,6 @@ impl Generations {
         if self.floor < version {
             self.floor = version;
             self.changes += 1;
-        }
-    }
-
-    /// The newest generation of all, for the clock.
-    pub fn observe_all(&self, clock: &mut HybridClock) {
-        clock.observe(self.flush);
-        clock.observe(self.floor);
-        for entry in &self.namespaces {
-            clock.observe(entry.1);
-        }
-        for entry in &self.tags {
-            clock.observe(entry.1);
         }
     }
 }

@@ -84,6 +84,14 @@ impl TagList {
         list
     }
 
+    /// Adds a tag, if there is room.
+    pub fn push(&mut self, tag: Tag) {
+        if usize::from(self.len) < TAGS_MAX {
+            self.tags[usize::from(self.len)] = tag.0.get();
+            self.len += 1;
+        }
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = Tag> + '_ {
         self.tags[..usize::from(self.len)].iter().filter_map(|tag| NonZeroU64::new(*tag).map(Tag))
     }
@@ -458,6 +466,13 @@ impl View {
 
     pub fn has_tags(&self, slab: &Slab) -> bool {
         self.extended_flags(slab) >> 3 != 0
+    }
+
+    /// The tags as they lie there, eight bytes each.
+    pub fn tag_bytes<'a>(&self, slab: &'a Slab) -> &'a [u8] {
+        let extended = self.extended_flags(slab);
+        let offset = self.extended + 1 + extended_bytes(extended & 7);
+        slab.arena.slice(offset, 8 * usize::from(extended >> 3))
     }
 
     pub fn tags(&self, slab: &Slab) -> TagList {

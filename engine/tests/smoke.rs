@@ -210,3 +210,87 @@ fn leases() {
     let read = shard.read(key, hash(key), NOW, &ReadOptions::default()).unwrap().unwrap();
     assert!(!read.stale && !read.token_sent && !read.won);
 }
+
+#[test]
+fn a_walk_restores_everything_elsewhere() {
+    for versions in [true, false] {
+        let mut from = shard(Eviction::ClockPro, versions, 8 << 20);
+        let mut to = shard(Eviction::Lru, versions, 8 << 20);
+        let tag = Tag(9.try_into().unwrap());
+        for number in 0..5000u32 {
+            let key = format!("key-{number}");
+            let value = vec![number as u8; (number as usize * 13) % 700];
+            let tags = [tag];
+            from.write(
+                Write {
+                    client_flags: number % 3,
+                    tags: &tags[..(number % 2) as usize],
+                    expiry: if number % 5 == 0 { Expiry(NOW.0 + 1250) } else { Expiry::NEVER },
+                    ..set(key.as_bytes(), &value)
+                },
+                NOW,
+            )
+            .unwrap();
+        }
+        let long = vec![3; 200_000];
+        from.write(set(b"long", &long), NOW).unwrap();
+        let mut cursor = ScanCursor::default();
+        let mut keys = Vec::new();
+        while !cursor.is_done() {
+            let mut longs = Vec::new();
+            let limits = ScanLimits { items: 100, bytes: 10_000 };
+            from.scan(&mut cursor, limits, NOW, &mut |record| {
+                keys.push(record.key.to_vec());
+                match record.value {
+                    RecordValue::Inline(_) => assert!(to.restore(record, None, NOW).unwrap()),
+                    RecordValue::Elsewhere => longs.push((record.key.to_vec(), record.version)),
+                }
+            });
+            for (key, version) in longs {
+                let pin = from.pin(&key, hash(&key), NOW).unwrap();
+                let mut reservation = to.reserve(&key, pin.value_bytes(), NOW).unwrap();
+                while reservation.missing() > 0 {
+                    let at = reservation.value_bytes() - reservation.missing();
+                    reservation.fill(pin.piece(at));
+                }
+                let record = Record {
+                    key: &key,
+                    value_bytes: pin.value_bytes() as u32,
+                    value: RecordValue::Elsewhere,
+                    client_flags: 0,
+                    expiry: Expiry::NEVER,
+                    version,
+                    explicit_cas: None,
+                    tags: TagBytes::default(),
+                    stale: false,
+                    token_sent: false,
+                    fetched: false,
+                    binary_key: false,
+                };
+                from.unpin(pin);
+                assert!(to.restore(&record, Some(reservation), NOW).unwrap());
+            }
+        }
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), 5001);
+        for generation in from.generations() {
+            to.merge_generation(generation);
+        }
+        for key in &keys {
+            let (a, b) =
+                (from.peek(key, hash(key), NOW).unwrap(), to.peek(key, hash(key), NOW).unwrap());
+            assert_eq!(
+                (a.value_bytes, a.client_flags, a.expiry, a.cas),
+                (b.value_bytes, b.client_flags, b.expiry, b.cas)
+            );
+            let (mut value_a, mut value_b) = (Vec::new(), Vec::new());
+            a.copy_value_to(&mut value_a);
+            b.copy_value_to(&mut value_b);
+            assert!(value_a == value_b);
+        }
+        to.invalidate_tag(tag, NOW);
+        assert!(to.peek(b"key-1", hash(b"key-1"), NOW).is_none());
+        assert!(to.peek(b"key-2", hash(b"key-2"), NOW).is_some());
+    }
+}

@@ -11,10 +11,13 @@
 
 mod change;
 mod count;
+mod exchange;
 mod read;
 mod space;
 mod write;
 
+pub(crate) use exchange::namespace_id;
+pub use exchange::{ScanCursor, ScanItem, ScanLimits};
 pub use read::Inspection;
 
 use crate::clock::HybridClock;

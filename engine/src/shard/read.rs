@@ -86,7 +86,7 @@ impl Shard {
 
         let expiry_before = if vivified { Expiry::NEVER } else { view.expiry(&self.store.slab) };
         let hit_before = view.flags & FETCHED != 0;
-        let idle_seconds = self.idle_seconds(&view);
+        let idle_seconds = self.idle_seconds(&view, self.store.now);
         if let Some(expiry) = options.touch
             && let Some(moved) = self.set_expiry(at, hash, expiry)
         {
@@ -152,14 +152,14 @@ impl Shard {
     }
 
     #[inline]
-    fn item(&self, at: ChunkRef, view: &View) -> Item<'_> {
+    pub(super) fn item(&self, at: ChunkRef, view: &View) -> Item<'_> {
         let class = self.store.slab.class_of(at);
         Item::of(&self.store.slab, view, class, self.config.versions)
     }
 
     /// Seconds since the item was last read, or written.
-    fn idle_seconds(&self, view: &View) -> u32 {
-        let now = self.store.now.seconds();
+    pub(super) fn idle_seconds(&self, view: &View, now: Now) -> u32 {
+        let now = now.seconds();
         let then = match (view.access_second(&self.store.slab), view.version(&self.store.slab)) {
             (Some(second), _) => u64::from(second),
             (None, Some(version)) => version.unix_ms() / 1000,
@@ -184,7 +184,7 @@ impl Shard {
             stale: view.flags & STALE != 0,
             token_sent: view.flags & TOKEN_SENT != 0,
             fetched: view.flags & FETCHED != 0,
-            idle_seconds: self.idle_seconds(&view),
+            idle_seconds: self.idle_seconds(&view, self.store.now),
         })
     }
 

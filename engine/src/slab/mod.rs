@@ -104,6 +104,11 @@ impl Slab {
         self.infos.len() as u32
     }
 
+    /// Pages from here on were never used.
+    pub fn pages_touched(&self) -> u32 {
+        self.fresh
+    }
+
     /// Bytes of heap beside the arena.
     pub fn heap_bytes(&self) -> usize {
         self.infos.len() * (size_of::<PageInfo>() + 2 * size_of::<u32>())

@@ -1,0 +1,320 @@
+//! What a snapshot, a dump or a replica takes out of a shard and puts in.
+//!
+//! A walk goes by page and slot, a slice at a time, while requests go on in
+//! between. It shows every item that stays where it is from begin to end. One
+//! that is written anew meanwhile may be shown twice or not at all: whoever
+//! needs every write follows the writes too.
+
+use super::Shard;
+use crate::chain::{Item, Reservation};
+use crate::generation::Liveness;
+use crate::item::{FETCHED, Fields, STALE, TOKEN_SENT, TagList, View};
+use crate::slab::page::Map;
+use crate::snapshot::{Generation, GenerationScope};
+use crate::{
+    ChunkRef, Expiry, HashSeed, KeyHash, Now, Record, RecordValue, StoreError, Tag, TagBytes,
+    Version,
+};
+use alloc::vec::Vec;
+use core::num::NonZeroU64;
+
+/// How far a walk has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScanCursor {
+    page: u32,
+    slot: u32,
+    pages: u32,
+    done: bool,
+}
+
+impl ScanCursor {
+    /// Whether everything was shown.
+    pub fn is_done(&self) -> bool {
+        self.done
+    }
+
+    /// The part of the pages that was walked, 0 to 1.
+    pub fn fraction(&self) -> f64 {
+        if self.done { 1.0 } else { f64::from(self.page) / f64::from(self.pages.max(1)) }
+    }
+}
+
+/// How much one slice of a walk shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScanLimits {
+    /// Items.
+    pub items: usize,
+    /// Bytes of keys and values; the last item may exceed it. Values that are
+    /// not shown inline do not count.
+    pub bytes: usize,
+}
+
+/// Chunks that a slice looks at for each item it may show, so that dead items
+/// and empty pages do not make it long.
+const LOOKS_PER_ITEM: usize = 8;
+
+/// An item of a dump.
+#[derive(Clone, Copy, Debug)]
+pub struct ScanItem<'a> {
+    /// The item.
+    pub item: Item<'a>,
+    /// It has been read.
+    pub fetched: bool,
+    /// Seconds since its last access (since its write, where that is not kept).
+    pub idle_seconds: u32,
+    /// Its version; [`Version::ZERO`] where none is kept.
+    pub version: Version,
+    /// It is stale.
+    pub stale: bool,
+    /// Somebody holds the right to refill it.
+    pub token_sent: bool,
+}
+
+impl Shard {
+    /// The hash of a key, by this node's seed.
+    pub fn hash_of(&self, key: &[u8]) -> KeyHash {
+        KeyHash::of(key, &self.config.seed)
+    }
+
+    /// Shows the next live items as records. A value in several pieces is
+    /// `Elsewhere`: pin it by its key.
+    pub fn scan(
+        &self,
+        cursor: &mut ScanCursor,
+        limits: ScanLimits,
+        now: Now,
+        each: &mut dyn FnMut(&Record<'_>),
+    ) {
+        self.walk(cursor, limits, now, &mut |_, view| {
+            let slab = &self.store.slab;
+            let inline = !view.is_chained();
+            each(&Record {
+                key: view.key(slab),
+                value_bytes: view.value_bytes as u32,
+                value: if inline {
+                    RecordValue::Inline(view.head(slab))
+                } else {
+                    RecordValue::Elsewhere
+                },
+                client_flags: view.client_flags(slab),
+                expiry: view.expiry(slab),
+                version: view.version(slab).unwrap_or(Version::ZERO),
+                explicit_cas: view.explicit_cas(slab),
+                tags: TagBytes::new(view.tag_bytes(slab)).unwrap_or_default(),
+                stale: view.flags & STALE != 0,
+                token_sent: view.flags & TOKEN_SENT != 0,
+                fetched: view.flags & FETCHED != 0,
+                binary_key: view.binary_key(),
+            });
+            view.key_bytes + if inline { view.value_bytes } else { 0 }
+        });
+    }
+
+    /// Shows the next live items for a dump.
+    pub fn scan_items(
+        &self,
+        cursor: &mut ScanCursor,
+        items_max: usize,
+        now: Now,
+        each: &mut dyn FnMut(&ScanItem<'_>),
+    ) {
+        let limits = ScanLimits { items: items_max, bytes: usize::MAX };
+        self.walk(cursor, limits, now, &mut |at, view| {
+            each(&ScanItem {
+                item: self.item(at, view),
+                fetched: view.flags & FETCHED != 0,
+                idle_seconds: self.idle_seconds(view, now),
+                version: view.version(&self.store.slab).unwrap_or(Version::ZERO),
+                stale: view.flags & STALE != 0,
+                token_sent: view.flags & TOKEN_SENT != 0,
+            });
+            0
+        });
+    }
+
+    /// The walk behind both. `each` says how many bytes it showed.
+    fn walk(
+        &self,
+        cursor: &mut ScanCursor,
+        limits: ScanLimits,
+        now: Now,
+        each: &mut dyn FnMut(ChunkRef, &View) -> usize,
+    ) {
+        let slab = &self.store.slab;
+        cursor.pages = slab.pages_touched();
+        let (mut items, mut bytes) = (0, 0);
+        let mut looks = limits.items.max(1) * LOOKS_PER_ITEM;
+        while cursor.page < cursor.pages {
+            if slab.page_class(cursor.page).is_some() {
+                while let Some(at) = slab.next_in_page(cursor.page, cursor.slot, Map::Live) {
+                    if items >= limits.items.max(1) || bytes >= limits.bytes.max(1) || looks == 0 {
+                        return;
+                    }
+                    cursor.slot = at.slot() + 1;
+                    looks -= 1;
+                    let view = View::of(slab, at);
+                    if self.store.generations.liveness(slab, at, &view, now) == Liveness::Live {
+                        items += 1;
+                        bytes += each(at, &view);
+                    }
+                }
+            }
+            cursor.page += 1;
+            cursor.slot = 0;
+            looks = looks.saturating_sub(1);
+            if looks == 0 && cursor.page < cursor.pages {
+                return;
+            }
+        }
+        cursor.done = true;
+    }
+
+    /// Stores a record with all its state, unless what is there is as new, or
+    /// it is expired or invalidated here. `value` is the filled reservation of
+    /// a value that the record does not hold. True if it was stored.
+    pub fn restore(
+        &mut self,
+        record: &Record<'_>,
+        value: Option<Reservation>,
+        now: Now,
+    ) -> Result<bool, StoreError> {
+        self.at(now);
+        let hash = self.hash_of(record.key);
+        let found = self.lookup(record.key, hash);
+        let versioned = record.version != Version::ZERO;
+        self.clock.observe(record.version);
+        let newer = found.as_ref().is_some_and(|(_, view)| {
+            view.version(&self.store.slab)
+                .is_some_and(|version| versioned && version >= record.version)
+        });
+        let dead = record.expiry.is_past(now)
+            || versioned
+                && self.store.generations.reaches(record.key, record.tags.iter(), record.version);
+        if newer || dead || record.key.is_empty() || record.key.len() > crate::KEY_BYTES_MAX {
+            self.counters.merges_refused += u64::from(newer || dead);
+            if let Some(reservation) = value {
+                self.abort(reservation);
+            }
+            return Ok(false);
+        }
+        let mut tags = TagList::NONE;
+        for tag in record.tags.iter() {
+            tags.push(tag);
+        }
+        let needs_version = self.needs_version(record.key, !tags.is_empty());
+        let version = match (needs_version, versioned) {
+            (true, true) => Some(record.version),
+            (true, false) => Some(self.clock.next(now)),
+            (false, _) => {
+                self.clock.next(now);
+                None
+            }
+        };
+        let mark = |on: bool, flag: u8| if on { flag } else { 0 };
+        let fields = Fields {
+            state: mark(record.stale, STALE)
+                | mark(record.token_sent, TOKEN_SENT)
+                | mark(record.fetched, FETCHED),
+            mark: 0,
+            binary_key: record.binary_key,
+            expiry: record.expiry,
+            version,
+            client_flags: record.client_flags,
+            cas: record.explicit_cas,
+            access_second: self.access_second(),
+            tags,
+        };
+        let old = found.map(|(at, _)| at);
+        match (value, record.value) {
+            (Some(reservation), _) => {
+                self.put_reserved(record.key, hash, &fields, reservation, old)?
+            }
+            (None, RecordValue::Inline(bytes)) if bytes.len() <= self.config.value_bytes_max => {
+                self.put(record.key, hash, &fields, bytes, old)?
+            }
+            (None, _) => {
+                return Err(StoreError::TooLarge {
+                    value_bytes: u64::from(record.value_bytes),
+                    value_bytes_max: self.config.value_bytes_max as u64,
+                });
+            }
+        };
+        self.counters.total_items += 1;
+        Ok(true)
+    }
+
+    /// Every invalidation that is remembered.
+    pub fn generations(&self) -> Vec<Generation> {
+        let generations = &self.store.generations;
+        let mut all = Vec::with_capacity(generations.tags() + 2);
+        let mut add = |scope, id, version: Version| {
+            if version != Version::ZERO {
+                all.push(Generation { scope, id, version });
+            }
+        };
+        add(GenerationScope::Flush, 0, generations.flush);
+        add(GenerationScope::TagFloor, 0, generations.floor);
+        for (name, version) in generations.namespaces() {
+            add(GenerationScope::Namespace, namespace_id(name.as_bytes()), version);
+        }
+        for (tag, version) in generations.tag_entries() {
+            add(GenerationScope::Tag, tag.0.get(), version);
+        }
+        all
+    }
+
+    /// Takes over an invalidation from elsewhere. Later writes here are past it.
+    pub fn merge_generation(&mut self, generation: Generation) {
+        let news = generation.version > self.clock.last();
+        self.clock.observe(generation.version);
+        let generations = &mut self.store.generations;
+        match generation.scope {
+            // Items without a version only die by a flush that is later than
+            // all that happened here (not by one that a snapshot remembers).
+            GenerationScope::Flush if news => self.flush_up_to(generation.version),
+            GenerationScope::Flush => {
+                generations.merge_flush(generation.version);
+            }
+            GenerationScope::TagFloor => generations.merge_floor(generation.version),
+            GenerationScope::Tag => {
+                if let Some(tag) = NonZeroU64::new(generation.id) {
+                    generations.merge_tag(Tag(tag), generation.version);
+                }
+            }
+            GenerationScope::Namespace => {
+                generations.merge_namespace_id(generation.id, generation.version);
+            }
+        }
+    }
+
+    /// Takes over a tag's generation.
+    pub fn merge_tag_generation(&mut self, tag: Tag, version: Version) {
+        self.merge_generation(Generation { scope: GenerationScope::Tag, id: tag.0.get(), version });
+    }
+
+    /// Takes over a namespace's generation; false if it is not configured here.
+    pub fn merge_namespace_generation(&mut self, name: &[u8], version: Version) -> bool {
+        self.clock.observe(version);
+        self.store.generations.merge_namespace(name, version).is_some()
+    }
+
+    /// Takes over a flush: everything up to `version` is dead.
+    pub fn merge_flush(&mut self, version: Version) {
+        self.merge_generation(Generation { scope: GenerationScope::Flush, id: 0, version });
+    }
+
+    /// The latest version given or seen.
+    pub fn last_version(&self) -> Version {
+        self.clock.last()
+    }
+
+    /// When everything dies next, if a flush is to come.
+    pub fn flush_pending(&self) -> Expiry {
+        self.store.generations.flush_at.map_or(Expiry::NEVER, |at| Expiry(at.0))
+    }
+}
+
+/// A namespace by number, the same on every node.
+pub(crate) fn namespace_id(name: &[u8]) -> u64 {
+    KeyHash::of(name, &HashSeed::new(0)).0
+}
