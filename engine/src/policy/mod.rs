@@ -20,7 +20,11 @@ mod list;
 mod lru;
 mod s3_fifo;
 
-use self::{clock_pro::ClockPro, ghosts::Ghosts, lfu::Lfu, lru::Lru, s3_fifo::S3Fifo};
+use self::clock_pro::ClockPro;
+use self::ghosts::{GhostRules, Ghosts};
+use self::lfu::Lfu;
+use self::lru::Lru;
+use self::s3_fifo::S3Fifo;
 use crate::{ChunkRef, ClassId, Eviction, KeyHash};
 use alloc::vec::Vec;
 
@@ -108,20 +112,16 @@ macro_rules! rules {
 impl AnyPolicy {
     /// A policy for a slab of `classes` size classes.
     pub fn new(eviction: Eviction, classes: usize) -> AnyPolicy {
-        let (rules, ghost_life, ghost_slots) = match eviction {
-            Eviction::ClockPro => (Rules::ClockPro(ClockPro::new(classes)), 100, 100),
-            Eviction::Lru => (Rules::Lru(Lru::new(classes)), 100, 100),
-            Eviction::Lfu => (Rules::Lfu(Lfu::new(classes)), 100, 100),
-            Eviction::S3Fifo => (
-                Rules::S3Fifo(S3Fifo::new(classes)),
-                s3_fifo::GHOST_LIFE_PERCENT,
-                s3_fifo::GHOST_SLOTS_PERCENT,
-            ),
-            Eviction::None => (Rules::None, 0, 0),
+        let (rules, ghosts) = match eviction {
+            Eviction::ClockPro => (Rules::ClockPro(ClockPro::new(classes)), GhostRules::PLAIN),
+            Eviction::Lru => (Rules::Lru(Lru::new(classes)), GhostRules::PLAIN),
+            Eviction::Lfu => (Rules::Lfu(Lfu::new(classes)), GhostRules::PLAIN),
+            Eviction::S3Fifo => (Rules::S3Fifo(S3Fifo::new(classes)), s3_fifo::GHOSTS),
+            Eviction::None => (Rules::None, GhostRules::PLAIN),
         };
         AnyPolicy {
             rules,
-            ghosts: Ghosts::new(ghost_life, ghost_slots),
+            ghosts: Ghosts::new(ghosts),
             ghost_hits: alloc::vec![0; classes],
             items: 0,
         }
