@@ -44,9 +44,13 @@ const COLD_MIN: u64 = 16;
 const TICKS: u32 = 6;
 /// Hits do not count in the tick of insertion and this many after it.
 const WINDOW_TICKS: u8 = 1;
-/// Most items that a hand looks at in one call. Then the next one goes,
-/// whatever its counter.
-const STEPS_MAX: usize = 32;
+/// Most items that HAND_cold looks at before it takes the next one whatever its
+/// counter. As many again for those that are pinned.
+const COLD_STEPS_MAX: u32 = 32;
+/// Most items that HAND_hot looks at in one call from outside, however often it
+/// is set in motion. Then the one with the least counter goes, and what is left
+/// of the excess is for the next call.
+const HOT_STEPS_MAX: u32 = 64;
 
 #[derive(Clone, Debug)]
 struct Clock {
@@ -106,10 +110,12 @@ impl Clock {
         self.items -= 1;
     }
 
-    /// HAND_hot: demotes one item. False if there is none that may be.
-    fn demote_one<C: Cells>(&mut self, cells: &mut C, class: ClassId) -> bool {
+    /// HAND_hot: demotes one item. False if there is none that may be, or no
+    /// step is left.
+    fn demote_one<C: Cells>(&mut self, cells: &mut C, class: ClassId, steps: &mut u32) -> bool {
         let mut least: Option<(u8, ChunkRef)> = None;
-        for _ in 0..STEPS_MAX {
+        while *steps > 0 {
+            *steps -= 1;
             let Some(at) = cells.next_hot(class, self.hand_hot) else { break };
             self.hand_hot = at;
             let mark = cells.mark(at);
@@ -135,9 +141,9 @@ impl Clock {
 
     /// Makes room among the hot. Two at most, so that a changed share is
     /// reached in small steps.
-    fn balance<C: Cells>(&mut self, cells: &mut C, class: ClassId) {
+    fn balance<C: Cells>(&mut self, cells: &mut C, class: ClassId, steps: &mut u32) {
         for _ in 0..2 {
-            if !self.hot_excess() || !self.demote_one(cells, class) {
+            if !self.hot_excess() || !self.demote_one(cells, class, steps) {
                 return;
             }
         }
@@ -145,10 +151,11 @@ impl Clock {
 
     /// HAND_cold: the item that leaves, and whether as a ghost.
     fn evict<C: Cells>(&mut self, cells: &mut C, class: ClassId) -> Option<Victim> {
-        for step in 0..2 * STEPS_MAX {
+        let mut hot_steps = HOT_STEPS_MAX;
+        for step in 0..2 * COLD_STEPS_MAX {
             let at = match cells.next_cold(class, self.hand_cold) {
                 Some(at) => at,
-                None if self.demote_one(cells, class) => continue,
+                None if self.demote_one(cells, class, &mut hot_steps) => continue,
                 None => return None,
             };
             self.hand_cold = at;
@@ -157,12 +164,12 @@ impl Clock {
                 CellState::Dead => return Some(Victim { at, ghost: false }),
                 // Perhaps all of the cold are pinned: let some others in.
                 CellState::Busy if step % 8 == 7 => {
-                    self.demote_one(cells, class);
+                    self.demote_one(cells, class, &mut hot_steps);
                 }
                 CellState::Busy => {}
-                CellState::Live if mark & COUNTER > 0 && step < STEPS_MAX => {
+                CellState::Live if mark & COUNTER > 0 && step < COLD_STEPS_MAX => {
                     self.promote(cells, at);
-                    self.balance(cells, class);
+                    self.balance(cells, class, &mut hot_steps);
                 }
                 CellState::Live => return Some(Victim { at, ghost: mark & DEMOTED == 0 }),
             }
@@ -206,7 +213,7 @@ impl ClockPro {
         if returning || (!clock.full && clock.hot + 1 + clock.cold_target() <= clock.items) {
             clock.promote(cells, at);
             if clock.full {
-                clock.balance(cells, class);
+                clock.balance(cells, class, &mut { HOT_STEPS_MAX });
             }
         } else {
             clock.count_cold_insert();

@@ -15,6 +15,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use replay::{Capacity, CapacityText, Outcome, Setup, replay};
 use report::{Reference, Row, against_lru, table, thousands};
 use std::path::PathBuf;
+use std::process::ExitCode;
 use trace::Trace;
 
 /// Simulates Seawall.
@@ -28,13 +29,12 @@ struct Options {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Replay traces through the engine and print the miss ratios.
+    ///
+    /// Every request is a read and a miss is filled at once; the cache starts
+    /// cold and every request counts.
     Replay(ReplayOptions),
 }
 
-/// Replay traces through the engine and print the miss ratios.
-///
-/// Every request is a read and a miss is filled at once; the cache starts cold
-/// and every request counts.
 #[derive(Debug, clap::Args)]
 struct ReplayOptions {
     /// Trace files (*.swtr.zst).
@@ -134,9 +134,16 @@ impl Policy {
     }
 }
 
-fn main() -> Result<()> {
-    match Options::parse().command {
+fn main() -> ExitCode {
+    let result = match Options::parse().command {
         Command::Replay(options) => replay_all(&options),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("seawall-sim: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }
 
@@ -152,7 +159,11 @@ fn policies(options: &ReplayOptions) -> Result<Vec<Policy>> {
             PolicyOption::S3Fifo => &[Policy::S3Fifo],
             PolicyOption::Belady => &[Policy::Belady],
         };
-        policies.extend(chosen);
+        for &policy in chosen {
+            if !policies.contains(&policy) {
+                policies.push(policy);
+            }
+        }
     }
     let belady = options.bytes && policies.contains(&Policy::Belady);
     ensure!(!belady, "Belady's rule is no limit where objects differ in size: leave it out");

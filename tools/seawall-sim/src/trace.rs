@@ -47,7 +47,7 @@ impl Trace {
     pub fn open(path: &Path) -> Result<Trace> {
         let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         let mut trace = Trace::read(zstd::Decoder::new(BufReader::new(file))?)
-            .with_context(|| format!("{} is not a trace that can be read", path.display()))?;
+            .with_context(|| format!("{} is no trace that can be read", path.display()))?;
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         trace.name = name.split('.').next().unwrap_or_default().to_owned();
         Ok(trace)
@@ -55,7 +55,7 @@ impl Trace {
 
     fn read(mut stream: impl Read) -> Result<Trace> {
         let mut header = [0; HEADER_BYTES];
-        stream.read_exact(&mut header).context("its header is cut short")?;
+        stream.read_exact(&mut header).context("it has no whole header")?;
         ensure!(header[..4] == MAGIC, "it does not begin with SWTR");
         let version = u16::from_le_bytes(header[4..6].try_into()?);
         ensure!(version == VERSION, "it has version {version}; this program knows {VERSION}");
@@ -130,7 +130,7 @@ mod tests {
     fn refuses_what_is_broken() {
         let says = |bytes: &[u8]| format!("{:#}", Trace::read(bytes).unwrap_err());
         let good = file(2, &[0, 1, 0], 2, &[100, 200]);
-        assert!(says(b"").contains("header is cut short"));
+        assert!(says(b"").contains("no whole header"));
         assert!(says(&good[..good.len() - 1]).contains("sizes are cut short"));
         assert!(says(&file(0, &[], 0, &[1])).contains("more after its end"));
         assert!(says(&file(0, &[0, 7], 2, &[])).contains("object 7 of 2"));
