@@ -111,7 +111,7 @@ pub struct Values {
 impl Values {
     /// Values with lengths in `span`.
     pub fn new(span: Span) -> Values {
-        let mut rng = Rng::new(0x5ea3_a11);
+        let mut rng = Rng::new(0x05ea_3a11);
         let mut pool = Vec::with_capacity(POOL_BYTES);
         while pool.len() < POOL_BYTES {
             pool.extend_from_slice(&rng.bits().to_le_bytes());

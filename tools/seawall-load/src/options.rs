@@ -104,6 +104,10 @@ pub struct LoopOptions {
     /// Most outstanding requests a connection.
     #[arg(long, value_name = "DEPTH", default_value_t = 1)]
     pub pipeline: u32,
+    /// Fill a pipeline again only when all its answers have come [default: with
+    /// every answer].
+    #[arg(long)]
+    pub batch: bool,
     /// Which system calls carry the bytes.
     #[arg(long, value_enum, default_value = "auto")]
     pub io: Io,
@@ -219,6 +223,7 @@ fn shared(workload: &WorkloadOptions, connections: &LoopOptions) -> Plan {
         threads: connections.threads,
         cpus: connections.cpus.clone(),
         pipeline: connections.pipeline,
+        batch: connections.batch,
         io: connections.io,
         arrivals: connections.arrivals,
         duration: connections.duration,

@@ -218,6 +218,9 @@ pub struct Plan {
     pub cpus: Vec<u32>,
     /// Most outstanding requests a connection.
     pub pipeline: u32,
+    /// Whether a pipeline is filled again only when it is empty, not as soon as
+    /// an answer has come.
+    pub batch: bool,
     /// Keys of one get.
     pub multiget: u32,
     /// Gets and sets in proportion.
@@ -270,6 +273,7 @@ impl Default for Plan {
             threads: 1,
             cpus: Vec::new(),
             pipeline: 1,
+            batch: false,
             multiget: 1,
             ratio: Ratio { gets: 90, sets: 10 },
             keys: 1_000_000,

@@ -33,6 +33,10 @@ fn percent(ratio: Option<f64>) -> String {
     ratio.map_or("-".into(), |ratio| format!("{:.2}%", ratio * 100.0))
 }
 
+fn plural(count: u32, noun: &str) -> String {
+    format!("{} {noun}{}", grouped(count.into()), if count == 1 { "" } else { "s" })
+}
+
 /// One line about what the run does.
 pub fn describe(plan: &Plan) -> String {
     let what = match (plan.ratio.gets, plan.ratio.sets) {
@@ -58,13 +62,13 @@ pub fn describe(plan: &Plan) -> String {
     };
     format!(
         "{} {}: {what}{multiget}, {} {distribution} keys of {} B, values of {value} B\n\
-         {} connections on {} threads, {} deep, {pace}",
+         {} on {}, {} deep, {pace}",
         plan.target,
         plan.protocol.name(),
         grouped(plan.keys as f64),
         plan.key_bytes,
-        plan.connections,
-        plan.threads,
+        plural(plan.connections, "connection"),
+        plural(plan.threads, "thread"),
         plan.pipeline,
     )
 }

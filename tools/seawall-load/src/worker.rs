@@ -105,6 +105,7 @@ impl Source {
             }
         }
         match self.mode {
+            Mode::Closed { .. } if self.plan.batch && !connection.pending.is_empty() => {}
             Mode::Closed { mut left } => {
                 while left > 0 && connection.pending.len() < self.plan.pipeline as usize {
                     let request = self.request(Some(index));

@@ -5,7 +5,7 @@ mod fake;
 use std::time::Duration;
 
 use fake::{Fake, Faults};
-use seawall_load::plan::{Arrivals, Distribution, Io, Plan, Protocol, Ratio, Span};
+use seawall_load::plan::{Arrivals, CorePorts, Distribution, Io, Plan, Protocol, Ratio, Span};
 use seawall_load::{LoadError, Report, run};
 
 fn plan(fake: &Fake) -> Plan {
@@ -143,6 +143,37 @@ fn an_open_loop_keeps_its_rate() {
             assert!(report.errors == 0 && report.corrupt == 0, "{:?}", report.warnings());
             let sent = report.latency.count + report.unanswered + report.unsent;
             assert!((1700..2300).contains(&sent), "{io:?} {arrivals:?}: {sent}");
+        }
+    }
+}
+
+#[test]
+fn keys_go_to_the_port_of_their_core() {
+    // Two neighbouring ports that are free.
+    let (base, first, second) = (0..100)
+        .find_map(|_| {
+            let first = std::net::TcpListener::bind("127.0.0.1:0").ok()?;
+            let port = first.local_addr().ok()?.port();
+            let second = std::net::TcpListener::bind(("127.0.0.1", port.checked_add(1)?)).ok()?;
+            Some((port, first, second))
+        })
+        .expect("two neighbouring ports");
+    let cores = [Fake::on(first, Faults::default()), Fake::on(second, Faults::default())];
+    for rate in [None, Some(20_000.0)] {
+        let report = report(&Plan {
+            rate,
+            core_ports: Some(CorePorts { base, cores: 2, seed: 77 }),
+            preload: false,
+            ratio: Ratio { gets: 0, sets: 1 },
+            ..plan(&cores[0])
+        });
+        assert!(report.is_clean(), "{:?}", report.warnings());
+    }
+    let seed = engine::HashSeed::new(77);
+    for (core, fake) in cores.iter().enumerate() {
+        assert!(fake.items() > 150, "core {core} has {} keys", fake.items());
+        for key in fake.keys() {
+            assert_eq!(engine::KeyHash::of(&key, &seed).core(2), core as u32);
         }
     }
 }

@@ -66,7 +66,7 @@ mod tests {
             stream.write_all(&all).expect("everything");
         });
         driver.add(1, target.connect().expect("it listens")).expect("watched");
-        let bytes: Vec<u8> = (0..total).map(|at| (at * 31 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..total).map(|at| ((at * 31) >> 3) as u8).collect();
         let (mut first, mut second) = (bytes[..total / 2].to_vec(), bytes[total / 2..].to_vec());
         driver.send(1, &mut first);
         assert!(first.is_empty());

@@ -37,7 +37,10 @@ struct State {
 
 impl Fake {
     pub fn start(faults: Faults) -> Fake {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Fake::on(TcpListener::bind("127.0.0.1:0").expect("a free port"), faults)
+    }
+
+    pub fn on(listener: TcpListener, faults: Faults) -> Fake {
         let address = listener.local_addr().expect("bound").to_string();
         let state = Arc::new(State { faults, ..State::default() });
         let shared = state.clone();
@@ -53,6 +56,10 @@ impl Fake {
 
     pub fn items(&self) -> usize {
         self.state.items.lock().expect("no panic").len()
+    }
+
+    pub fn keys(&self) -> Vec<Vec<u8>> {
+        self.state.items.lock().expect("no panic").keys().cloned().collect()
     }
 
     pub fn requests(&self) -> u64 {
@@ -97,10 +104,11 @@ impl State {
     fn read(&self, key: &[u8]) -> Option<Vec<u8>> {
         let mut value = self.items.lock().expect("no panic").get(key).cloned()?;
         let number = self.reads.fetch_add(1, Ordering::Relaxed) + 1;
-        if self.faults.corrupt_every > 0 && number % self.faults.corrupt_every == 0 {
-            if let Some(byte) = value.last_mut() {
-                *byte ^= 1;
-            }
+        if self.faults.corrupt_every > 0
+            && number.is_multiple_of(self.faults.corrupt_every)
+            && let Some(byte) = value.last_mut()
+        {
+            *byte ^= 1;
         }
         Some(value)
     }
