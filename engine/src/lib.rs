@@ -23,6 +23,7 @@ extern crate std;
 
 mod chain;
 mod clock;
+mod expiry;
 mod generation;
 mod index;
 mod item;

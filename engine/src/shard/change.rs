@@ -73,7 +73,7 @@ impl Shard {
         let Some((at, view)) = self.lookup(key, hash) else {
             return self.create_number(key, hash, options);
         };
-        if view.value_bytes == 0 || view.is_chained() {
+        if view.value_bytes == 0 || view.next != ChunkRef::NONE {
             return Ok(ArithmeticOutcome::NotNumeric);
         }
         let cas = view.cas(&self.store.slab, self.config.versions);

@@ -14,6 +14,7 @@ mod count;
 mod exchange;
 mod read;
 mod space;
+mod upkeep;
 mod write;
 
 pub(crate) use exchange::namespace_id;
@@ -21,6 +22,7 @@ pub use exchange::{ScanCursor, ScanItem, ScanLimits};
 pub use read::Inspection;
 
 use crate::clock::HybridClock;
+use crate::expiry::Wheel;
 use crate::generation::Generations;
 use crate::index::Index;
 use crate::item::View;
@@ -50,8 +52,14 @@ pub struct Shard {
     bytes: u64,
     /// Chunks of values that are still arriving.
     reserved: u64,
+    wheel: Wheel,
+    upkeep: upkeep::Upkeep,
+    /// Evictions by class since it was last asked whether it needs a page.
+    pressure: Vec<u16>,
     /// Where the last page that another class gave up was looked for.
     donor: usize,
+    /// Where dead items were last looked for when nothing may be evicted.
+    dead_page: u32,
 }
 
 impl Shard {
@@ -82,7 +90,11 @@ impl Shard {
             hot: HotKeys::new(KeyHash::of(&[], &config.seed).0),
             bytes: 0,
             reserved: 0,
+            wheel: Wheel::new(),
+            upkeep: upkeep::Upkeep::default(),
+            pressure: alloc::vec![0; classes],
             donor: 0,
+            dead_page: 0,
             config,
         };
         shard.apply_memory_limit();
@@ -100,7 +112,8 @@ impl Shard {
             + self.policy.bytes()
             + self.index.heap_bytes()
             + self.store.generations.heap_bytes()
-            + self.class_counters.len() * size_of::<ClassCounters>()
+            + self.class_counters.len() * (size_of::<ClassCounters>() + size_of::<u16>())
+            + Wheel::bytes()
     }
 
     /// Pages in use and tables together stay below the limit; so pages may use
@@ -202,13 +215,6 @@ impl Shard {
         self.at(now);
         let version = self.clock.next(now);
         self.store.generations.merge_namespace(name, version).map(|_| version)
-    }
-
-    /// Bounded background work of one loop turn. True if more is waiting.
-    pub fn maintain(&mut self, now: Now) -> bool {
-        self.at(now);
-        self.hot.decay(now);
-        false
     }
 
     /// Removes an item without counting a delete (a refused write must not

@@ -5,13 +5,16 @@
 //! of another class that is emptied for it.
 
 use super::Shard;
-use crate::chain::{self, ChunkKind};
+use crate::chain::{self, ChunkKind, PieceLinks};
 use crate::generation::Liveness;
 use crate::index::Room;
-use crate::item::{FETCHED, TTL, View};
+use crate::item::{self, FETCHED, TTL, View};
 use crate::slab::page::Map;
-use crate::{ChunkRef, ClassId, Eviction, Expiry, KeyHash};
+use crate::{ChunkRef, ClassId, Eviction, KeyHash};
+use alloc::vec::Vec;
 
+/// Longer chains are evicted when their head must move: every piece names it.
+const CHAIN_MOVED_BYTES_MAX: usize = 1 << 20;
 /// Pages looked at for the one that loses least.
 const PAGES_COMPARED: usize = 8;
 
@@ -33,6 +36,7 @@ impl Shard {
                     return Some(at);
                 }
             }
+            self.apply_memory_limit();
             if self.store.slab.add_page(class) {
                 continue;
             }
@@ -44,13 +48,14 @@ impl Shard {
 
     /// Frees something in the class, or a page for it.
     fn free_some(&mut self, class: ClassId) -> bool {
-        if self.evicts() && self.evict_from(class) {
+        if !self.evicts() {
+            return self.free_dead();
+        }
+        if self.evict_from(class) {
+            self.consider_move(class);
             return true;
         }
-        if !self.evicts() {
-            return self.free_dead_for(class);
-        }
-        self.free_page_of_another(Some(class))
+        self.free_page_of_another()
     }
 
     /// Evicts one item of the class.
@@ -108,11 +113,12 @@ impl Shard {
                 Room::Full => return None,
                 Room::NeedsPage => {}
             }
+            self.apply_memory_limit();
             match self.store.slab.take_index_page() {
                 // SAFETY: the slab gave the page away for good, and the arena
                 // outlives the index (the order of the shard's fields).
                 Some(page) => unsafe { self.index.donate(page) },
-                None if self.evicts() && self.free_page_of_another(None) => {}
+                None if self.evicts() && self.free_page_of_another() => {}
                 None => return None,
             }
         }
@@ -199,8 +205,9 @@ impl Shard {
     }
 
     /// Gives an empty page back.
-    fn release_page(&mut self, page: u32) {
+    pub(super) fn release_page(&mut self, page: u32) {
         self.forget_due(page);
+        self.counters.slabs_moved += u64::from(self.store.slab.header(page).closed);
         self.store.slab.release_page(page);
     }
 
@@ -221,59 +228,51 @@ impl Shard {
 
     // ---- Whole pages.
 
-    /// Empties a page of another class (of any, for the index).
-    pub(super) fn free_page_of_another(&mut self, class: Option<ClassId>) -> bool {
-        let classes = self.store.slab.classes.len();
+    /// Empties a page of some class, whoever loses least by it.
+    pub(super) fn free_page_of_another(&mut self) -> bool {
         // First the classes whose evicted items were missed least, for the
-        // pages that they have; then whoever has any page that can go.
-        let mut order: alloc::vec::Vec<(u64, usize)> = (0..classes)
-            .filter(|other| !self.store.slab.classes[*other].ring.is_empty())
-            .map(|other| {
-                let pages = self.store.slab.classes[other].ring.len() as u64;
-                let ghost_hits = u64::from(self.policy.ghost_hits(ClassId(other as u8)));
-                let last_page = if pages == 1 { 1 << 40 } else { 0 };
-                (last_page + ((ghost_hits + 1) << 16) / pages, other)
-            })
-            .collect();
-        order.sort_unstable();
-        for (_, donor) in order {
-            if class == Some(ClassId(donor as u8))
-                && self.store.slab.classes[donor].ring.len() == 1
-                && classes > 1
-            {
-                // Emptying its own only page helps only if nobody else can.
+        // pages that they have; last those that have a single one.
+        let mut order: Vec<(bool, u64, u8)> = Vec::with_capacity(self.store.slab.classes.len());
+        for (number, pages) in self.store.slab.classes.iter().enumerate() {
+            let count = pages.ring.len() as u64;
+            if count > 0 {
+                let ghost_hits = u64::from(self.policy.ghost_hits(ClassId(number as u8)));
+                order.push((count == 1, ((ghost_hits + 1) << 16) / count, number as u8));
             }
-            if self.free_page_of(ClassId(donor as u8)) {
+        }
+        order.sort_unstable();
+        for (_, _, class) in order {
+            if let Some(page) = self.cheapest_page(ClassId(class)) {
+                self.empty_page(page);
                 return true;
             }
         }
         false
     }
 
-    /// Empties the page of the class that loses least.
-    fn free_page_of(&mut self, class: ClassId) -> bool {
+    /// The page of the class that loses least, among some; none of whose
+    /// chunks is busy.
+    pub(super) fn cheapest_page(&mut self, class: ClassId) -> Option<u32> {
         let pages = self.store.slab.classes[usize::from(class.0)].ring.len();
         let start = self.donor;
         self.donor = self.donor.wrapping_add(PAGES_COMPARED);
         let mut best: Option<(u32, u32)> = None;
         for step in 0..pages {
-            let page = self.store.slab.classes[usize::from(class.0)].ring
-                [(start.wrapping_add(step)) % pages];
-            if self.page_is_busy(page) {
-                continue;
-            }
+            let ring = &self.store.slab.classes[usize::from(class.0)].ring;
+            let page = ring[start.wrapping_add(step) % pages];
             let header = self.store.slab.header(page);
             let worth = u32::from(header.hot) * 4 + u32::from(header.used);
-            if best.is_none_or(|(least, _)| worth < least) {
+            if best.is_none_or(|(least, _)| worth < least)
+                && header.closed == 0
+                && !self.page_is_busy(page)
+            {
                 best = Some((worth, page));
             }
             if step >= PAGES_COMPARED && best.is_some() {
                 break;
             }
         }
-        let Some((_, page)) = best else { return false };
-        self.empty_page(page);
-        true
+        best.map(|(_, page)| page)
     }
 
     /// Whether something in the page can be neither freed nor moved now.
@@ -288,25 +287,116 @@ impl Shard {
         false
     }
 
-    /// Frees everything in a page and the page itself. Nothing in it is busy.
+    /// Frees or moves everything in a page, and frees it. Nothing in it is busy.
     fn empty_page(&mut self, page: u32) {
-        self.store.slab.close_page(page);
-        self.counters.slabs_moved += 1;
-        let mut slot = 0;
-        while self.store.slab.page_class(page).is_some() {
-            let Some(at) = self.store.slab.next_used(page, slot) else { break };
-            slot = at.slot() + 1;
-            let head = match chain::kind(&self.store.slab, at) {
-                ChunkKind::Item => at,
-                ChunkKind::Piece => chain::piece_links(&self.store.slab, at).head,
-                ChunkKind::Taken => continue,
-            };
-            let view = View::of(&self.store.slab, head);
-            match self.store.liveness(head, &view) {
-                Liveness::Live => self.evict_from_moved_page(head),
-                dead => self.sweep_dead(head, dead),
-            }
+        if self.store.slab.header(page).used == 0 {
+            return self.release_page(page);
         }
+        self.store.slab.close_page(page);
+        let mut slot = 0;
+        while self.store.slab.page_class(page).is_some() && self.store.slab.header(page).closed == 1
+        {
+            let Some(at) = self.store.slab.next_used(page, slot) else {
+                debug_assert!(false, "an emptied page is released with its last chunk");
+                self.store.slab.open_page(page);
+                return;
+            };
+            slot = at.slot() + 1;
+            self.vacate(at);
+        }
+    }
+
+    /// Empties a chunk of a closed page: what is dead or was not asked for
+    /// goes, the rest moves to free chunks of its class as long as there are.
+    pub(super) fn vacate(&mut self, at: ChunkRef) {
+        if self.store.is_busy(at) {
+            return;
+        }
+        let piece = chain::kind(&self.store.slab, at) == ChunkKind::Piece;
+        let head = if piece { chain::piece_links(&self.store.slab, at).head } else { at };
+        let view = View::of(&self.store.slab, head);
+        match self.store.liveness(head, &view) {
+            Liveness::Live => {}
+            dead => return self.sweep_dead(head, dead),
+        }
+        let wanted = self.is_wanted(head);
+        let moved = wanted && if piece { self.move_piece(at) } else { self.move_item(at, &view) };
+        if moved {
+            self.counters.slab_move_rescues += 1;
+        } else {
+            self.evict_from_moved_page(head);
+        }
+    }
+
+    /// Whether the item was asked for lately, as far as the policy can tell
+    /// without its own order (an LRU has nothing else: then everything is).
+    fn is_wanted(&self, at: ChunkRef) -> bool {
+        self.config.eviction == Eviction::Lru
+            || self.store.slab.bit(at, Map::Hot)
+            || item::mark(&self.store.slab, at) & 3 != 0
+    }
+
+    /// Copies an item into a free chunk of its class, if there is one.
+    fn move_item(&mut self, at: ChunkRef, view: &View) -> bool {
+        if view.is_chained() && view.value_bytes > CHAIN_MOVED_BYTES_MAX {
+            return false;
+        }
+        let hash = self.store.hash_of(at);
+        let class = self.store.slab.class_of(at);
+        let Some(to) = self.take_free_chunk(class) else { return false };
+        let slab = &mut self.store.slab;
+        let ((from_offset, chunk_bytes), to_offset) = (slab.locate(at), slab.offset(to));
+        slab.arena.copy(from_offset, to_offset, chunk_bytes);
+        let mut piece = view.next;
+        if piece != ChunkRef::NONE {
+            let links = chain::piece_links(slab, piece);
+            chain::set_piece_links(slab, piece, PieceLinks { previous: to, ..links });
+        }
+        while piece != ChunkRef::NONE {
+            let links = chain::piece_links(slab, piece);
+            chain::set_piece_links(slab, piece, PieceLinks { head: to, ..links });
+            piece = links.next;
+        }
+        slab.set_live(to, true);
+        self.index.replace(hash, at, to);
+        self.policy.moved(&mut self.store, class, at, class, to);
+        self.note_expiry(to, view.expiry(&self.store.slab));
+        self.store.slab.set_live(at, false);
+        self.free_chunk(at);
+        true
+    }
+
+    /// Copies a piece of a chain into a free chunk of its class, if there is one.
+    fn move_piece(&mut self, at: ChunkRef) -> bool {
+        let class = self.store.slab.class_of(at);
+        let Some(to) = self.take_free_chunk(class) else { return false };
+        let slab = &mut self.store.slab;
+        let ((from_offset, chunk_bytes), to_offset) = (slab.locate(at), slab.offset(to));
+        slab.arena.copy(from_offset, to_offset, chunk_bytes);
+        let links = chain::piece_links(slab, to);
+        if links.previous == links.head {
+            View::of(slab, links.head).set_next(slab, to);
+        } else {
+            let before = chain::piece_links(slab, links.previous);
+            chain::set_piece_links(slab, links.previous, PieceLinks { next: to, ..before });
+        }
+        if links.next != ChunkRef::NONE {
+            let after = chain::piece_links(slab, links.next);
+            chain::set_piece_links(slab, links.next, PieceLinks { previous: to, ..after });
+        }
+        self.free_chunk(at);
+        true
+    }
+
+    /// A free chunk of the class, if there is one: nothing is freed for it.
+    fn take_free_chunk(&mut self, class: ClassId) -> Option<ChunkRef> {
+        let page = self.store.slab.page_with_room(class)?;
+        if self.store.slab.flush_sequence_of(ChunkRef::new(page, 0))
+            != self.store.slab.flush_sequence
+        {
+            return None;
+        }
+        self.store.slab.take_chunk(class)
     }
 
     fn evict_from_moved_page(&mut self, at: ChunkRef) {
@@ -327,18 +417,16 @@ impl Shard {
     /// `except` is already new.
     pub(super) fn refresh_page(&mut self, page: u32, except: ChunkRef) {
         let mut slot = 0;
-        let mut kept = false;
         while self.store.slab.page_class(page).is_some() {
             let Some(at) = self.store.slab.next_in_page(page, slot, Map::Live) else { break };
             slot = at.slot() + 1;
             let view = View::of(&self.store.slab, at);
             match self.store.liveness(at, &view) {
                 _ if at == except => {}
-                Liveness::Live => kept = true,
+                Liveness::Live => {}
                 dead => self.sweep_dead(at, dead),
             }
         }
-        let _ = kept;
         if self.store.slab.page_class(page).is_some() {
             self.store.slab.set_flush_sequence(page);
         }
@@ -361,19 +449,28 @@ impl Shard {
         }
     }
 
-    /// For shards that evict nothing: frees dead items of the class.
-    fn free_dead_for(&mut self, class: ClassId) -> bool {
-        debug_assert_eq!(self.config.eviction, Eviction::None);
-        let _ = class;
+    /// For shards that evict nothing: looks for dead items in a few pages (the
+    /// wheel finds most of them ahead). False if there were none.
+    fn free_dead(&mut self) -> bool {
+        let pages = self.store.slab.pages_touched();
+        for _ in 0..pages.min(PAGES_COMPARED as u32) {
+            self.dead_page = if self.dead_page + 1 < pages { self.dead_page + 1 } else { 0 };
+            let swept = self.counters.swept;
+            let (page, mut slot) = (self.dead_page, 0);
+            while self.store.slab.page_class(page).is_some() {
+                let Some(at) = self.store.slab.next_in_page(page, slot, Map::Live) else { break };
+                slot = at.slot() + 1;
+                let view = View::of(&self.store.slab, at);
+                match self.store.liveness(at, &view) {
+                    Liveness::Live => {}
+                    _ if self.store.is_busy(at) => {}
+                    dead => self.sweep_dead(at, dead),
+                }
+            }
+            if self.counters.swept != swept {
+                return true;
+            }
+        }
         false
-    }
-
-    /// Tells the expiry wheel when an item dies.
-    pub(super) fn note_expiry(&mut self, at: ChunkRef, expiry: Expiry) {
-        let _ = (at, expiry);
-    }
-
-    fn forget_due(&mut self, page: u32) {
-        let _ = page;
     }
 }

@@ -171,15 +171,6 @@ impl Arena {
         unsafe { core::slice::from_raw_parts(at.cast::<T>().as_ptr(), count) }
     }
 
-    /// `count` writable values of `T` from `offset`, which must be aligned for it.
-    #[inline(always)]
-    pub(crate) fn cast_slice_mut<T: Plain>(&mut self, offset: usize, count: usize) -> &mut [T] {
-        debug_assert!(offset.is_multiple_of(align_of::<T>()));
-        let at = self.pointer(offset, size_of::<T>() * count);
-        // SAFETY: as in `cast_mut`.
-        unsafe { core::slice::from_raw_parts_mut(at.cast::<T>().as_ptr(), count) }
-    }
-
     /// Asks the processor to load the cache line at `offset`.
     #[inline(always)]
     pub(crate) fn prefetch(&self, offset: usize) {

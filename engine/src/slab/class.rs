@@ -118,6 +118,7 @@ impl ClassTable {
     }
 
     /// Bytes of the largest chunk.
+    #[cfg(test)]
     pub fn chunk_bytes_max(&self) -> usize {
         usize::from(self.get(self.largest()).chunk_bytes)
     }

@@ -301,11 +301,6 @@ impl Slab {
 
     // ---- Pages.
 
-    /// Whether one more page may be taken.
-    pub fn page_available(&self) -> bool {
-        self.pages_used < self.pages_max && (!self.free.is_empty() || self.fresh < self.pages())
-    }
-
     fn take_page(&mut self) -> Option<u32> {
         if self.pages_used >= self.pages_max {
             return None;
@@ -361,7 +356,8 @@ impl Slab {
             early: 0,
             early_last: 0,
             closed: 0,
-            reserved: [0; 5],
+            wheel_place: 0,
+            reserved: [0; 4],
         };
         self.join_free_list(page);
         true

@@ -14,7 +14,8 @@
 //! 32  early       u32   items that die before `due`
 //! 36  early_last  u32   the last second at which one of those dies
 //! 40  closed      u32   1 while the page is being emptied: no new chunks
-//! 44  reserved
+//! 44  wheel_place u32   which slot of the wheel lists it
+//! 48  reserved
 //! ```
 //!
 //! The bitmaps let a hand pass 64 chunks a word. They are small numbers next
@@ -43,7 +44,8 @@ pub(crate) struct PageHeader {
     pub early: u32,
     pub early_last: u32,
     pub closed: u32,
-    pub reserved: [u32; 5],
+    pub wheel_place: u32,
+    pub reserved: [u32; 4],
 }
 
 const _: () = assert!(size_of::<PageHeader>() == HEADER_BYTES);

@@ -1,0 +1,314 @@
+//! The work between requests, in slices.
+//!
+//! - *Expiry*: pages that are due are looked at, and their dead items freed.
+//! - *Sweep*: after a flush or an invalidation, a walk frees what is dead, and
+//!   lets generations go that no item needs any more.
+//! - *Rebalancing*: pages go from the class that would miss them least to one
+//!   that evicts items which are asked for again.
+//! - *Limit*: pages beyond the memory limit are emptied and given back.
+//!
+//! A slice reads at most [`LOOKS`] items, and there is at most one a
+//! millisecond: what is behind in background work costs a core some percent,
+//! never its latency.
+
+use super::Shard;
+use crate::expiry::Outlook;
+use crate::generation::Liveness;
+use crate::item::View;
+use crate::slab::page::Map;
+use crate::{ChunkRef, ClassId, Expiry, Now, Version};
+
+/// Items that a slice looks at: some 50 microseconds if none is in the cache.
+const LOOKS: u32 = 512;
+/// Seconds by which the wheel turns in a slice.
+const WHEEL_STEPS: u32 = 4096;
+/// Milliseconds between the beginnings of two sweeps. A flush does not wait.
+const SWEEP_EVERY_MS: u64 = 10_000;
+/// Generations dropped in a slice.
+const DROPS: usize = 256;
+/// Evictions after which ghost hits are halved, in parts of the items.
+const DECAY_ITEMS: u64 = 4;
+/// A class gets a page only if its pages miss this many times more than those
+/// of the class which gives it; less would move pages to and fro.
+const GAIN_MIN: u64 = 2;
+
+/// Background work under way.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    /// The last slice's millisecond.
+    last: Now,
+    /// The page that expiry is in, and how far.
+    expiring: Option<PageWalk>,
+    /// The sweep under way.
+    sweep: Option<Sweep>,
+    /// Invalidations that a sweep has dealt with.
+    swept_changes: u64,
+    swept_up_to: Version,
+    sweep_not_before: Now,
+    swept_flush: u16,
+    /// The page that is being emptied.
+    moving: Option<Move>,
+    /// Evictions at the last decay of the ghost hits.
+    decayed_at: u64,
+}
+
+#[derive(Debug)]
+struct PageWalk {
+    page: u32,
+    slot: u32,
+    outlook: Outlook,
+}
+
+#[derive(Debug)]
+struct Sweep {
+    page: u32,
+    slot: u32,
+    changes: u64,
+    /// Everything invalidated up to here is gone when it ends.
+    up_to: Version,
+}
+
+#[derive(Debug)]
+struct Move {
+    page: u32,
+    slot: u32,
+    from: ClassId,
+    /// Who gets the page; nobody if the limit shrank.
+    to: Option<ClassId>,
+}
+
+impl Shard {
+    /// Bounded background work of one loop turn. True if more is waiting.
+    pub fn maintain(&mut self, now: Now) -> bool {
+        self.at(now);
+        if self.upkeep.last == now {
+            return self.is_behind();
+        }
+        self.upkeep.last = now;
+        self.hot.decay(now);
+        let mut looks = LOOKS;
+        self.apply_memory_limit();
+        self.continue_move(&mut looks);
+        self.expire(&mut looks);
+        self.sweep(&mut looks);
+        self.decay_ghost_hits();
+        self.is_behind()
+    }
+
+    fn is_behind(&self) -> bool {
+        let upkeep = &self.upkeep;
+        upkeep.expiring.is_some()
+            || upkeep.sweep.is_some()
+            || upkeep.moving.is_some()
+            || self.wheel.is_behind(self.second())
+            || self.store.slab.pages_used > self.store.slab.pages_max
+    }
+
+    fn second(&self) -> u32 {
+        self.store.now.seconds().min(u64::from(u32::MAX - 1)) as u32
+    }
+
+    // ---- Expiry.
+
+    /// Tells the wheel when an item dies.
+    #[inline]
+    pub(super) fn note_expiry(&mut self, at: ChunkRef, expiry: Expiry) {
+        if expiry != Expiry::NEVER {
+            let second = expiry.0.div_ceil(1000).min(u64::from(u32::MAX - 1)) as u32;
+            self.wheel.note(&mut self.store.slab, at.page(), second);
+        }
+    }
+
+    /// Takes a page that is given up off the wheel.
+    pub(super) fn forget_due(&mut self, page: u32) {
+        self.wheel.remove(&mut self.store.slab, page);
+    }
+
+    fn expire(&mut self, looks: &mut u32) {
+        let second = self.second();
+        let mut steps = WHEEL_STEPS;
+        while *looks > 0 {
+            let walk = match self.upkeep.expiring.take() {
+                Some(walk) => walk,
+                None => match self.wheel.next_due(&mut self.store.slab, second, &mut steps) {
+                    Some(page) => PageWalk { page, slot: 0, outlook: Outlook::new(second) },
+                    None => return,
+                },
+            };
+            self.expire_page(walk, looks);
+        }
+    }
+
+    fn expire_page(&mut self, mut walk: PageWalk, looks: &mut u32) {
+        // Between slices the page may have been given up, and taken again.
+        while self.store.slab.page_class(walk.page).is_some() {
+            let Some(at) = self.store.slab.next_in_page(walk.page, walk.slot, Map::Live) else {
+                if let Some(due) = walk.outlook.due() {
+                    // Items that came in meanwhile have asked for a time of their own.
+                    let asked = self.store.slab.header(walk.page).due;
+                    let due = if asked == 0 { due } else { due.min(asked) };
+                    self.wheel.schedule(&mut self.store.slab, walk.page, due);
+                }
+                return;
+            };
+            if *looks == 0 {
+                self.upkeep.expiring = Some(walk);
+                return;
+            }
+            *looks -= 1;
+            walk.slot = at.slot() + 1;
+            let view = View::of(&self.store.slab, at);
+            match self.store.liveness(at, &view) {
+                Liveness::Live => walk.outlook.add(view.expiry_second(&self.store.slab)),
+                dead => self.sweep_dead(at, dead),
+            }
+        }
+    }
+
+    // ---- Sweep.
+
+    fn sweep(&mut self, looks: &mut u32) {
+        let now = self.store.now;
+        let upkeep = &mut self.upkeep;
+        let changes = self.store.generations.changes;
+        let flushed = upkeep.swept_flush != self.store.slab.flush_sequence;
+        if upkeep.sweep.is_none()
+            && (flushed || changes != upkeep.swept_changes && now >= upkeep.sweep_not_before)
+        {
+            upkeep.sweep_not_before = Now(now.0 + SWEEP_EVERY_MS);
+            upkeep.swept_flush = self.store.slab.flush_sequence;
+            upkeep.sweep = Some(Sweep { page: 0, slot: 0, changes, up_to: self.clock.last() });
+        }
+        if let Some(sweep) = self.upkeep.sweep.take() {
+            self.sweep_on(sweep, looks);
+        }
+        self.store.generations.drop_swept(self.upkeep.swept_up_to, now, DROPS);
+    }
+
+    fn sweep_on(&mut self, mut sweep: Sweep, looks: &mut u32) {
+        while sweep.page < self.store.slab.pages_touched() {
+            while self.store.slab.page_class(sweep.page).is_some() {
+                let Some(at) = self.store.slab.next_in_page(sweep.page, sweep.slot, Map::Live)
+                else {
+                    break;
+                };
+                if *looks == 0 {
+                    self.upkeep.sweep = Some(sweep);
+                    return;
+                }
+                *looks -= 1;
+                sweep.slot = at.slot() + 1;
+                let view = View::of(&self.store.slab, at);
+                match self.store.liveness(at, &view) {
+                    Liveness::Live => {}
+                    dead => self.sweep_dead(at, dead),
+                }
+            }
+            *looks = looks.saturating_sub(1);
+            sweep.page += 1;
+            sweep.slot = 0;
+            if *looks == 0 && sweep.page < self.store.slab.pages_touched() {
+                self.upkeep.sweep = Some(sweep);
+                return;
+            }
+        }
+        self.upkeep.swept_changes = sweep.changes;
+        self.upkeep.swept_up_to = sweep.up_to;
+    }
+
+    // ---- Rebalancing.
+
+    /// An item of the class was evicted for want of memory. After a page's
+    /// worth of them, another class may have to give a page.
+    pub(super) fn consider_move(&mut self, class: ClassId) {
+        let facts = self.store.slab.table.get(class);
+        let pressure = &mut self.pressure[usize::from(class.0)];
+        *pressure += 1;
+        if *pressure < facts.slots {
+            return;
+        }
+        *pressure = 0;
+        if self.upkeep.moving.is_some() {
+            return;
+        }
+        let hits = u64::from(self.policy.ghost_hits(class));
+        let pages = self.store.slab.classes[usize::from(class.0)].ring.len() as u64;
+        let mut donor: Option<(u64, u64, ClassId)> = None;
+        for (number, other) in self.store.slab.classes.iter().enumerate() {
+            let other_pages = other.ring.len() as u64;
+            let other_class = ClassId(number as u8);
+            if other_class == class || other_pages < 2 {
+                continue;
+            }
+            let other_hits = u64::from(self.policy.ghost_hits(other_class));
+            let fewer = donor.is_none_or(|(least, of, _)| other_hits * of < least * other_pages);
+            if fewer {
+                donor = Some((other_hits, other_pages, other_class));
+            }
+        }
+        let Some((donor_hits, donor_pages, donor)) = donor else { return };
+        // Hits per page, compared without a division.
+        if hits * donor_pages > GAIN_MIN * (donor_hits + 1) * pages
+            && let Some(page) = self.cheapest_page(donor)
+        {
+            self.store.slab.close_page(page);
+            self.upkeep.moving = Some(Move { page, slot: 0, from: donor, to: Some(class) });
+        }
+    }
+
+    /// Goes on with the page that is being emptied, or begins with one that is
+    /// beyond the limit.
+    fn continue_move(&mut self, looks: &mut u32) {
+        if self.upkeep.moving.is_none()
+            && self.store.slab.pages_used > self.store.slab.pages_max
+            && self.evicts()
+        {
+            let largest = (0..self.store.slab.classes.len())
+                .max_by_key(|class| self.store.slab.classes[*class].ring.len())
+                .map(|class| ClassId(class as u8));
+            if let Some(class) = largest
+                && let Some(page) = self.cheapest_page(class)
+            {
+                self.store.slab.close_page(page);
+                self.upkeep.moving = Some(Move { page, slot: 0, from: class, to: None });
+            }
+        }
+        let Some(mut moving) = self.upkeep.moving.take() else { return };
+        loop {
+            // It may have emptied itself.
+            if self.store.slab.page_class(moving.page) != Some(moving.from)
+                || self.store.slab.header(moving.page).closed == 0
+            {
+                break;
+            }
+            if self.store.slab.header(moving.page).used == 0 {
+                self.release_page(moving.page);
+                break;
+            }
+            let Some(at) = self.store.slab.next_used(moving.page, moving.slot) else {
+                // Something in it is pinned; the page stays.
+                self.store.slab.open_page(moving.page);
+                return;
+            };
+            if *looks == 0 {
+                self.upkeep.moving = Some(moving);
+                return;
+            }
+            *looks -= 1;
+            moving.slot = at.slot() + 1;
+            self.vacate(at);
+        }
+        if let Some(class) = moving.to {
+            self.store.slab.add_page(class);
+        }
+    }
+
+    fn decay_ghost_hits(&mut self) {
+        let evictions = self.counters.evictions;
+        let since = evictions.wrapping_sub(self.upkeep.decayed_at);
+        if since > self.index.len() / DECAY_ITEMS + 1000 {
+            self.upkeep.decayed_at = evictions;
+            self.policy.decay_ghost_hits();
+        }
+    }
+}
