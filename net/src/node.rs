@@ -6,6 +6,7 @@
 //! end: calls to cores, draining, stopping. A core that panics ends the process,
 //! for a shard that may be half changed must not answer.
 
+use std::any::Any;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use engine::{HashSeed, Shard, ShardConfig};
+use engine::{Arena, HashSeed, Shard, ShardConfig};
 
 use crate::auth::Users;
 use crate::clock::Clock;
@@ -518,7 +519,16 @@ fn build_core(plan: &Plan, id: u32, memory: &Arc<Mapping>) -> Core {
     config.seed = plan.seed.clone();
     config.memory_bytes_max = plan.memory_bytes as usize;
     config.items_max = config.items_max.map(|items| items.div_ceil(u64::from(plan.cores)));
-    let arena = engine::Arena::heap(memory.bytes().min(plan.memory_bytes as usize));
+    // SAFETY: the mapping is zeroed, readable and writable, and lives as long as
+    // the `Arc` handed along. Nobody else touches it: the reactor, which also
+    // holds it, only gives back ranges that the shard has declared free.
+    let arena = unsafe {
+        Arena::from_raw(
+            memory.base(),
+            memory.bytes(),
+            Arc::clone(memory) as Arc<dyn Any + Send + Sync>,
+        )
+    };
     let shard = Shard::new(config, arena);
     Core::new(id, plan.cores, shard, plan.seed.clone(), Arc::clone(&plan.shared))
 }

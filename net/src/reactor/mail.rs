@@ -10,9 +10,9 @@ use std::os::fd::RawFd;
 use super::Reactor;
 use super::table::Table;
 use crate::control::{self, ConnSummary, Connections, ControlCall};
-use crate::hop::{self, Batch, Message};
+use crate::hop::{self, Batch, ConnToken, Message};
 use crate::listener::ListenAddress;
-use crate::mesh::{NodeCall, Life, Parcel};
+use crate::mesh::{Life, NodeCall, Parcel};
 use crate::reactor::ListenerInfo;
 use crate::sys::{Backend, Slot, socket};
 
@@ -73,17 +73,24 @@ impl<B: Backend> Reactor<B> {
     }
 
     fn on_answers(&mut self, mut batch: Box<Batch>) {
+        // Answers of one connection mostly follow each other: what it does next
+        // is looked at once for all of them.
+        let mut last = None;
         while let Some(answer) = batch.next_answer() {
             let token = answer.conn;
+            if last.is_some_and(|last| last != token) {
+                self.settle_token(last.take());
+            }
             match self.table.by_token(token) {
                 Some(connection) => {
                     connection.prepare_out(&mut self.buffers);
                     connection.conn.on_answer(answer, &mut self.core, &mut connection.out);
-                    self.settle(token.index);
+                    last = Some(token);
                 }
                 None => hop::discard(answer, &mut self.core),
             }
         }
+        self.settle_token(last);
         self.core.outbox.recycle(batch);
         // There is room toward that peer again.
         let mut list = std::mem::take(&mut self.stalled);
@@ -97,6 +104,12 @@ impl<B: Backend> Reactor<B> {
             }
         }
         self.stalled = list;
+    }
+
+    fn settle_token(&mut self, token: Option<ConnToken>) {
+        if let Some(token) = token {
+            self.settle(token.index);
+        }
     }
 
     fn on_control_done(&mut self, call: Box<ControlCall>) {

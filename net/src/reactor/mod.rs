@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::clock::Clock;
-use crate::conn::{CloseReason, Next};
+use crate::conn::{CloseReason, Next, Progress};
 use crate::core::Core;
 use crate::listener::ListenAddress;
 use crate::mesh::{Life, Post};
@@ -250,11 +250,11 @@ impl<B: Backend> Reactor<B> {
             let progress = connection.conn.on_bytes(&mut self.core, bytes, &mut connection.out);
             connection.backlog.append(&bytes[progress.consumed..], &mut self.buffers);
             self.backend.release(received);
-            return self.after_bytes(slot, progress.next);
+            return self.after_bytes(slot, progress);
         }
         connection.backlog.append(bytes, &mut self.buffers);
         self.backend.release(received);
-        if !waits && connection.backlog.len() >= connection.need {
+        if !waits && connection.has_enough(self.options.backlog_bytes_max) {
             return self.run_backlog(slot);
         }
         if waits && !connection.paused && connection.backlog.len() > self.options.backlog_bytes_max
@@ -277,10 +277,11 @@ impl<B: Backend> Reactor<B> {
         let backlog = connection.backlog.bytes();
         let progress = connection.conn.on_bytes(&mut self.core, backlog, &mut connection.out);
         connection.backlog.consume(progress.consumed, &mut self.buffers);
-        self.after_bytes(slot, progress.next);
+        self.after_bytes(slot, progress);
     }
 
-    fn after_bytes(&mut self, slot: Slot, next: Next) {
+    fn after_bytes(&mut self, slot: Slot, progress: Progress) {
+        let next = progress.next;
         let Some(connection) = self.table.get(slot) else { return };
         connection.blocked = false;
         connection.need = 0;
@@ -297,25 +298,32 @@ impl<B: Backend> Reactor<B> {
                     connection.begin_close(CloseReason::Normal, self.core.now);
                 }
             }
-            Next::Yield => {
+            Next::Yield if progress.consumed > 0 || !is_congested(&self.core) => {
                 self.core.stats.conn_yields += 1;
                 if !connection.ready {
                     connection.ready = true;
                     self.ready.push(slot);
                 }
             }
-            Next::Blocked => {
+            // A yield without progress while a peer is too far behind: trying
+            // again before a batch comes home would only burn time.
+            Next::Yield | Next::Blocked => {
                 connection.blocked = true;
-                let cores = self.core.cores;
-                let full = (0..cores).any(|peer| self.core.outbox.is_full(peer));
-                if full && !connection.stalled {
-                    connection.stalled = true;
-                    self.stalled.push(slot);
+                if !connection.stalled && is_congested(&self.core) {
+                    self.stall(slot);
                 }
             }
             Next::Close => connection.begin_close(CloseReason::Normal, self.core.now),
         }
         self.note_output(slot);
+    }
+
+    /// Remembers a connection to be tried again when a batch comes home.
+    fn stall(&mut self, slot: Slot) {
+        if let Some(connection) = self.table.get(slot) {
+            connection.stalled = true;
+            self.stalled.push(slot);
+        }
     }
 
     /// After an event that is not `on_bytes`: go on with the input if the
@@ -391,7 +399,8 @@ impl<B: Backend> Reactor<B> {
         // A short send may have kept input waiting that needs nothing else.
         let waiting = !connection.blocked
             && !connection.ready
-            && (connection.backlog.len() >= connection.need.max(1) || connection.paused);
+            && !connection.backlog.is_empty()
+            && connection.has_enough(self.options.backlog_bytes_max);
         if waiting { self.run_backlog(slot) } else { self.settle(slot) }
     }
 
@@ -421,8 +430,9 @@ impl<B: Backend> Reactor<B> {
                 // `on_sent` brings it back.
                 continue;
             }
-            if !connection.out.is_empty() {
-                self.core.stats.bytes_written += connection.out.len() as u64;
+            let bytes = connection.out.len();
+            if bytes > 0 {
+                self.core.stats.bytes_written += bytes as u64;
                 self.backend.send(slot, std::mem::take(&mut connection.out), &mut self.buffers);
             }
             if connection.closing.is_some() {
@@ -483,4 +493,9 @@ impl<B: Backend> Reactor<B> {
         }
         Ok(())
     }
+}
+
+/// Whether some peer takes no more requests for now.
+fn is_congested(core: &Core) -> bool {
+    (0..core.cores).any(|peer| core.outbox.is_full(peer))
 }

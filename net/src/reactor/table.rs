@@ -199,6 +199,13 @@ impl Connection {
         }
     }
 
+    /// Whether the backlog is long enough to be worth offering. What needs more
+    /// than a backlog may hold (a large value) is taken in pieces.
+    #[inline]
+    pub fn has_enough(&self, backlog_bytes_max: usize) -> bool {
+        self.backlog.len() >= self.need.min(backlog_bytes_max)
+    }
+
     /// No more of its input will be executed; its output still goes out.
     pub fn begin_close(&mut self, reason: CloseReason, now: Now) {
         self.closing.get_or_insert((reason, now));

@@ -74,7 +74,19 @@ impl<B: Backend> Reactor<B> {
     }
 
     /// Gives pages that the shard does not use any more back to the kernel.
-    fn release_memory(&mut self) {}
+    fn release_memory(&mut self) {
+        let page = 4096;
+        while let Some((offset, bytes)) = self.core.shard.take_released() {
+            // Whole pages of the kernel inside the range.
+            let from = offset.next_multiple_of(page);
+            let to = (offset + bytes) / page * page;
+            if from < to {
+                // SAFETY: the shard has declared the range free and expects
+                // nothing of its contents.
+                unsafe { self.memory.release(from, to - from) };
+            }
+        }
+    }
 
     /// memcached's rules: a client that has sent no command for longer than the
     /// timeout is closed, unless its last one is still being answered or its
@@ -118,7 +130,10 @@ impl<B: Backend> Reactor<B> {
     /// requests are closed.
     pub(super) fn drain_idle(&mut self, turn: Instant) {
         match self.upkeep.drained {
-            None => self.backend.close_listeners(),
+            None => {
+                self.unopened.clear();
+                self.backend.close_listeners();
+            }
             Some(at) if turn.saturating_duration_since(at) < DRAIN_EVERY => return,
             Some(_) => {}
         }
