@@ -86,9 +86,10 @@ fn healthy_admin() -> String {
         let body = match request {
             "GET /readyz" => r#"{"ready":true,"reasons":[]}"#,
             "GET /cores" => {
-                r#"[{"core":0,"requests":10,"get_hits":5,"get_misses":1,"sets":2,"evictions":0,"hops":4,
-                    "items":7,"used_bytes":1024,"limit_bytes":4096,"connections":3,"backend":"io_uring"},
-                   {"core":1,"requests":20,"connections":2,"backend":"io_uring"}]"#
+                r#"[{"core":0,"local_requests_total":6,"hops_sent_total":4,"gets_total":6,"get_hits_total":5,
+                    "sets_total":2,"evictions_total":0,"items":7,"memory_bytes":1024,
+                    "memory_limit_bytes":4096,"connections":3,"backend":"io_uring"},
+                   {"core":1,"local_requests_total":20,"connections":2,"backend":"io_uring"}]"#
             }
             "GET /hot" => {
                 r#"[{"core":0,"key":"user:1","share":0.02,"requests_per_second":10.4},
@@ -98,8 +99,12 @@ fn healthy_admin() -> String {
                 r#"[{"key":"listen.port","value":"11311","source":"flag -p","default":"11211"},
                     {"key":"memory.limit","value":"64","source":"default","default":"64"}]"#
             }
-            "POST /snapshot" => r#"{"state":"writing","items":1,"bytes":100,"error":null}"#,
-            "GET /snapshot" => r#"{"state":"done","items":1200,"bytes":204800,"error":null}"#,
+            "POST /snapshot" => {
+                r#"{"state":"saving","items":1,"value_bytes":100,"fraction":0.1,"seconds":0.1,"error":null}"#
+            }
+            "GET /snapshot" => {
+                r#"{"state":"done","items":1200,"value_bytes":204800,"fraction":1.0,"seconds":2.0,"error":null}"#
+            }
             _ => return (404, "no such page\n".into()),
         };
         (200, body.into())
@@ -142,7 +147,7 @@ fn every_command_shows_a_table_and_json() {
         (&["config"], "listen.port   11311  flag -p  11211"),
         (&["config", "--changed"], "listen.port"),
         (&["check"], "ok    socket loop  io_uring on 2 cores"),
-        (&["snapshot"], "snapshot done: 1,200 items, 200.0 KiB"),
+        (&["snapshot"], "snapshot done: 1,200 items, 200.0 KiB of values, 2.0 s"),
         (&["top", "--once", "--interval", "0.1"], "of limit  connections"),
     ] {
         let shown = text(&ctl(&server, &admin, args));

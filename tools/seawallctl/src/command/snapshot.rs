@@ -43,20 +43,28 @@ pub(super) fn run(
 }
 
 fn is_under_way(report: &Value) -> bool {
-    matches!(text(report, "state").as_str(), "writing" | "running" | "starting" | "loading")
+    matches!(text(report, "state").as_str(), "saving" | "loading")
 }
 
 fn describe(report: &Value) -> String {
-    let error = text(report, "error");
     let state = text(report, "state");
-    let amount = format!(
-        "{} items, {}",
+    if state == "idle" {
+        return "no snapshot was written or loaded since the node started".into();
+    }
+    let float = |name: &str| report.get(name).and_then(Value::as_f64).unwrap_or(0.0);
+    let share = match is_under_way(report) {
+        true => format!(" {:.0}%", 100.0 * float("fraction")),
+        false => String::new(),
+    };
+    let line = format!(
+        "snapshot {state}{share}: {} items, {} of values, {:.1} s",
         format::grouped(count(report, "items")),
-        format::bytes(count(report, "bytes"))
+        format::bytes(count(report, "value_bytes")),
+        float("seconds")
     );
-    match error.as_str() {
-        "" => format!("snapshot {state}: {amount}"),
-        error => format!("snapshot {state}: {amount}; {error}"),
+    match text(report, "error").as_str() {
+        "" => line,
+        error => format!("{line}\n  {error}"),
     }
 }
 
@@ -67,10 +75,15 @@ mod tests {
 
     #[test]
     fn progress_is_described() {
-        let report = json!({"state": "writing", "items": 1200, "bytes": 2048, "error": null});
+        let report = json!({"state": "saving", "items": 1200, "value_bytes": 2048, "fraction": 0.25,
+            "seconds": 1.5, "error": null});
         assert!(is_under_way(&report));
-        assert_eq!(describe(&report), "snapshot writing: 1,200 items, 2.0 KiB");
-        let report = json!({"state": "failed", "items": 0, "bytes": 0, "error": "disk full"});
-        assert_eq!(describe(&report), "snapshot failed: 0 items, 0 B; disk full");
+        assert_eq!(describe(&report), "snapshot saving 25%: 1,200 items, 2.0 KiB of values, 1.5 s");
+        let report = json!({"state": "failed", "items": 0, "value_bytes": 0, "seconds": 0.0, "error": "disk full"});
+        assert_eq!(
+            describe(&report),
+            "snapshot failed: 0 items, 0 B of values, 0.0 s\n  disk full"
+        );
+        assert!(describe(&json!({"state": "idle"})).starts_with("no snapshot"));
     }
 }

@@ -99,7 +99,7 @@ fn read(client: &mut Client, admin: &Admin) -> Result<Reading, CtlError> {
             misses: number("get_misses"),
             sets: number("cmd_set"),
             evictions: number("evictions"),
-            hops: number("hops"),
+            hops: number("seawall_hops_sent"),
             items: number("curr_items"),
             used_bytes: number("bytes"),
             limit_bytes: number("limit_maxbytes"),
@@ -109,18 +109,22 @@ fn read(client: &mut Client, admin: &Admin) -> Result<Reading, CtlError> {
     Ok(Reading { at, uptime_seconds: number("uptime"), version: text("version").into(), cores })
 }
 
+/// One row of `GET /cores`. A client's request is either executed on the core
+/// of its connection, or hops to another; keys are counted where they live.
 fn of_core(core: &Value) -> Counters {
+    let hops = count(core, "hops_sent_total");
+    let hits = count(core, "get_hits_total");
     Counters {
         name: count(core, "core").to_string(),
-        requests: count(core, "requests"),
-        hits: count(core, "get_hits"),
-        misses: count(core, "get_misses"),
-        sets: count(core, "sets"),
-        evictions: count(core, "evictions"),
-        hops: count(core, "hops"),
+        requests: count(core, "local_requests_total") + hops,
+        hits,
+        misses: count(core, "gets_total").saturating_sub(hits),
+        sets: count(core, "sets_total"),
+        evictions: count(core, "evictions_total"),
+        hops,
         items: count(core, "items"),
-        used_bytes: count(core, "used_bytes"),
-        limit_bytes: count(core, "limit_bytes"),
+        used_bytes: count(core, "memory_bytes"),
+        limit_bytes: count(core, "memory_limit_bytes"),
         connections: count(core, "connections"),
     }
 }
@@ -239,9 +243,10 @@ mod tests {
 
     fn reading(at: Instant, requests: [u64; 2]) -> Reading {
         let cores = requests.iter().enumerate().map(|(index, requests)| {
-            of_core(&json!({"core": index, "requests": requests, "get_hits": requests / 2,
-                "get_misses": requests / 4, "hops": requests / 2, "items": 5, "used_bytes": 1024,
-                "limit_bytes": 4096, "connections": 3}))
+            of_core(&json!({"core": index, "local_requests_total": requests / 2,
+                "hops_sent_total": requests / 2, "gets_total": requests * 3 / 4,
+                "get_hits_total": requests / 2, "items": 5, "memory_bytes": 1024,
+                "memory_limit_bytes": 4096, "connections": 3}))
         });
         Reading { at, uptime_seconds: 90, version: "1.6".into(), cores: cores.collect() }
     }
