@@ -1,6 +1,7 @@
 //! What a data core owns, and the little that all cores share.
 
 use crate::auth::Users;
+use crate::detail::Detail;
 use crate::hop::Outbox;
 use crate::limits;
 use crate::stats::CoreStats;
@@ -31,11 +32,16 @@ pub struct Core {
     pub stats: CoreStats,
     /// Events that somebody watches.
     pub watch: WatchLog,
+    /// `stats detail`.
+    pub detail: Detail,
+    /// Values read that are longer are pinned instead of copied.
+    pub copy_bytes_max: usize,
 }
 
 impl Core {
     /// A core around its shard.
     pub fn new(id: u32, cores: u32, shard: Shard, seed: HashSeed, shared: Arc<Shared>) -> Core {
+        let watch = WatchLog { buffer_bytes_max: shared.settings.watcher_log_bytes, ..WatchLog::default() };
         Core {
             id,
             cores,
@@ -45,7 +51,9 @@ impl Core {
             outbox: Outbox::new(id, cores),
             shared,
             stats: CoreStats::default(),
-            watch: WatchLog::default(),
+            watch,
+            detail: Detail::default(),
+            copy_bytes_max: limits::PIN_VALUE_BYTES_MIN,
         }
     }
 }

@@ -2,14 +2,26 @@
 //!
 //! A [`Batch`] is a box that goes to a peer full of requests and comes home
 //! full of answers; its buffers are reused, so a hop allocates nothing in
-//! steady state. The [`Outbox`] holds the batch being filled for each peer and
-//! everything that the mesh could not take yet.
+//! steady state.
+//!
+//! ```text
+//! requests  | conn seq hash op lengths | conn seq hash op lengths | ...   (scalars)
+//! bytes     | key flags value | key flags value | ...                     (in the same order)
+//! lent      | chunks or values that go along, in the order of use
+//! ```
+//!
+//! The [`Outbox`] holds the batch being filled for each peer and everything
+//! that the mesh could not take yet. It refuses new requests for a peer that
+//! is too far behind ([`Outbox::is_full`]); what gives memory back (an unpin,
+//! an abort) always finds room, its number being bounded by what was lent.
 
 use crate::control::ControlCall;
 use crate::core::Core;
+use crate::exec::{self, Tail};
 use crate::limits;
+use crate::proto::{Op, Request};
 use crate::watch::LogChunk;
-use engine::{Pin, Reservation};
+use engine::{KeyHash, Pin, Reservation};
 use std::collections::VecDeque;
 
 /// Names a connection of one core. Slots are reused; the generation tells an
@@ -32,7 +44,7 @@ pub enum Message {
     Requests(Box<Batch>),
     /// The box comes home.
     Answers(Box<Batch>),
-    /// Execute on your core and send back as `ControlDone`, unless it is one-way.
+    /// Execute on your core and send back as `ControlDone`.
     Control(Box<ControlCall>),
     /// The answer.
     ControlDone(Box<ControlCall>),
@@ -47,11 +59,54 @@ pub struct Batch {
     pub from: u32,
     /// The core that owns the keys.
     pub to: u32,
+    requests: Vec<HopRequest>,
     bytes: Vec<u8>,
-    reservations: Vec<Option<Reservation>>,
-    pins: Vec<Option<Pin>>,
+    lent: VecDeque<Lent>,
+    answers: Vec<HopAnswer>,
     answer_bytes: Vec<u8>,
-    requests: u32,
+    taken: usize,
+    taken_bytes: usize,
+}
+
+/// Memory of the owner's arena that another core works with.
+#[derive(Debug)]
+enum Lent {
+    Pin(Pin),
+    Reservation(Reservation),
+}
+
+#[derive(Clone, Copy, Debug)]
+struct HopRequest {
+    conn: ConnToken,
+    seq: u32,
+    hash: KeyHash,
+    kind: Kind,
+    key_bytes: u32,
+    flags_bytes: u32,
+    value_bytes: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    /// Execute it.
+    Execute(Op),
+    /// Take chunks for a value of this length.
+    Reserve(Op, usize),
+    /// Execute it with the chunks that come along.
+    Commit(Op),
+    /// Take the chunks back. No answer.
+    Abort,
+    /// Take the value back. No answer.
+    Unpin,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct HopAnswer {
+    conn: ConnToken,
+    seq: u32,
+    bytes: u32,
+    lent: bool,
+    tail: Tail,
 }
 
 /// One answer out of a batch.
@@ -67,36 +122,185 @@ pub struct Answer<'a> {
     pub bytes: &'a [u8],
     /// A value to be sent after `bytes`.
     pub pin: Option<Pin>,
+    /// What follows the value.
+    pub tail: Tail,
     /// Chunks for a value that is arriving.
     pub reservation: Option<Reservation>,
 }
 
 impl Batch {
-    /// The next answer; `None` when all have been taken.
-    pub fn next_answer(&mut self) -> Option<Answer<'_>> {
-        todo!()
+    fn new(from: u32, to: u32) -> Batch {
+        Batch { from, to, ..Batch::default() }
     }
+
     /// Number of requests in it.
     pub fn len(&self) -> usize {
-        self.requests as usize
+        self.requests.len()
     }
+
     /// Whether it holds none.
     pub fn is_empty(&self) -> bool {
-        self.requests == 0
+        self.requests.is_empty()
+    }
+
+    /// The next answer; `None` when all have been taken.
+    pub fn next_answer(&mut self) -> Option<Answer<'_>> {
+        let answer = *self.answers.get(self.taken)?;
+        self.taken += 1;
+        let start = self.taken_bytes;
+        self.taken_bytes += answer.bytes as usize;
+        let (mut pin, mut reservation) = (None, None);
+        if answer.lent {
+            match self.lent.pop_front() {
+                Some(Lent::Pin(lent)) => pin = Some(lent),
+                Some(Lent::Reservation(lent)) => reservation = Some(lent),
+                None => {}
+            }
+        }
+        Some(Answer {
+            conn: answer.conn,
+            seq: answer.seq,
+            from: self.to,
+            bytes: &self.answer_bytes[start..self.taken_bytes],
+            pin,
+            tail: answer.tail,
+            reservation,
+        })
+    }
+
+    fn is_filled(&self) -> bool {
+        self.requests.len() >= limits::BATCH_REQUESTS_MAX || self.bytes.len() >= limits::BATCH_BYTES_MAX
+    }
+
+    fn push(&mut self, conn: ConnToken, seq: u32, hash: KeyHash, kind: Kind, request: &Request<'_>) {
+        self.bytes.extend_from_slice(request.key);
+        self.bytes.extend_from_slice(request.flags);
+        self.bytes.extend_from_slice(request.value);
+        self.requests.push(HopRequest {
+            conn,
+            seq,
+            hash,
+            kind,
+            key_bytes: request.key.len() as u32,
+            flags_bytes: request.flags.len() as u32,
+            value_bytes: request.value.len() as u32,
+        });
+    }
+
+    fn clear(&mut self) {
+        self.requests.clear();
+        self.bytes.clear();
+        self.lent.clear();
+        self.answers.clear();
+        self.answer_bytes.clear();
+        self.taken = 0;
+        self.taken_bytes = 0;
+        // One huge multiget must not cost its memory forever.
+        self.answer_bytes.shrink_to(4 * limits::BATCH_BYTES_MAX);
+        self.bytes.shrink_to(2 * limits::BATCH_BYTES_MAX);
     }
 }
 
+/// Requests prefetched ahead while a batch is executed.
+const PREFETCH_DISTANCE: usize = 6;
+
+/// Above this many bytes of answers, values are pinned rather than copied.
+const ANSWER_BYTES_COPIED_MAX: usize = 512 * 1024;
+
 /// Executes all requests of `batch` on this core and leaves the answers in it.
 pub fn execute_batch(batch: &mut Batch, core: &mut Core) {
-    let _ = (batch, core);
-    todo!()
+    let Batch { requests, bytes, lent, answers, answer_bytes, .. } = batch;
+    for request in requests.iter().take(PREFETCH_DISTANCE) {
+        core.shard.prefetch(request.hash);
+    }
+    let mut rest = &bytes[..];
+    // What came along is in front, what goes back is put behind it.
+    for (index, hop) in requests.iter().enumerate() {
+        if let Some(ahead) = requests.get(index + PREFETCH_DISTANCE) {
+            core.shard.prefetch(ahead.hash);
+        }
+        let (key, behind) = rest.split_at(hop.key_bytes as usize);
+        let (flags, behind) = behind.split_at(hop.flags_bytes as usize);
+        let (value, behind) = behind.split_at(hop.value_bytes as usize);
+        rest = behind;
+        core.stats.hops_served += 1;
+        core.watch.connection = hop.conn.index;
+        core.copy_bytes_max = if answer_bytes.len() < ANSWER_BYTES_COPIED_MAX {
+            limits::PIN_VALUE_BYTES_MIN
+        } else {
+            limits::PIN_VALUE_BYTES_MIN_CROWDED
+        };
+        let start = answer_bytes.len();
+        let mut goes_back = None;
+        let mut tail = Tail::Nothing;
+        match hop.kind {
+            Kind::Execute(op) => {
+                let request = Request { op, key, value, flags };
+                if let Some(held) = exec::execute(&request, hop.hash, None, core, answer_bytes) {
+                    goes_back = Some(Lent::Pin(held.pin));
+                    tail = held.tail;
+                }
+            }
+            Kind::Reserve(op, value_bytes) => {
+                let request = Request { op, key, value, flags };
+                goes_back =
+                    exec::reserve(&request, hop.hash, value_bytes, core, answer_bytes).map(Lent::Reservation);
+            }
+            Kind::Commit(op) => {
+                let Some(Lent::Reservation(reservation)) = lent.pop_front() else {
+                    unreachable!("a commit brings its chunks")
+                };
+                let request = Request { op, key, value, flags };
+                exec::execute(&request, hop.hash, Some(reservation), core, answer_bytes);
+            }
+            Kind::Abort | Kind::Unpin => {
+                match lent.pop_front() {
+                    Some(Lent::Reservation(reservation)) => core.shard.abort(reservation),
+                    Some(Lent::Pin(pin)) => core.shard.unpin(pin),
+                    None => unreachable!("it brings what it gives back"),
+                }
+                continue;
+            }
+        }
+        answers.push(HopAnswer {
+            conn: hop.conn,
+            seq: hop.seq,
+            bytes: (answer_bytes.len() - start) as u32,
+            lent: goes_back.is_some(),
+            tail,
+        });
+        lent.extend(goes_back);
+    }
+    core.copy_bytes_max = limits::PIN_VALUE_BYTES_MIN;
 }
 
 /// Puts away an answer whose connection is gone: chunks and pins go back to
 /// the core that lent them.
 pub fn discard(answer: Answer<'_>, core: &mut Core) {
-    let _ = (answer, core);
-    todo!()
+    if let Some(pin) = answer.pin {
+        give_back_pin(pin, answer.from, core);
+    }
+    if let Some(reservation) = answer.reservation {
+        give_back_reservation(reservation, answer.from, core);
+    }
+}
+
+/// Returns a value to its owner.
+pub(crate) fn give_back_pin(pin: Pin, owner: u32, core: &mut Core) {
+    if owner == core.id {
+        core.shard.unpin(pin);
+    } else {
+        core.outbox.give_back(owner, Kind::Unpin, Lent::Pin(pin));
+    }
+}
+
+/// Returns chunks to their owner.
+pub(crate) fn give_back_reservation(reservation: Reservation, owner: u32, core: &mut Core) {
+    if owner == core.id {
+        core.shard.abort(reservation);
+    } else {
+        core.outbox.give_back(owner, Kind::Abort, Lent::Reservation(reservation));
+    }
 }
 
 /// What waits to be sent to each peer.
@@ -104,6 +308,8 @@ pub fn discard(answer: Answer<'_>, core: &mut Core) {
 pub struct Outbox {
     id: u32,
     peers: Vec<Peer>,
+    // Boxes, because they travel as such.
+    #[allow(clippy::vec_box)]
     spare: Vec<Box<Batch>>,
 }
 
@@ -111,8 +317,8 @@ pub struct Outbox {
 struct Peer {
     filling: Option<Box<Batch>>,
     ready: VecDeque<Message>,
-    /// Batches handed to the mesh that have not come home.
-    travelling: u32,
+    /// Batches of requests that have not come home, those in `ready` included.
+    away: usize,
 }
 
 impl Outbox {
@@ -122,20 +328,28 @@ impl Outbox {
     }
 
     /// The next message for `peer`, oldest first; closes the batch being
-    /// filled. `peer == id` yields control calls for this very core, which the
-    /// reactor executes and answers itself. The mesh takes what it has room
-    /// for; what it can't take goes back with [`Outbox::put_back`].
+    /// filled. `peer == id` yields control calls and logs for this very core,
+    /// which the reactor handles itself. What the mesh has no room for goes
+    /// back with [`Outbox::put_back`].
     pub fn take(&mut self, peer: u32) -> Option<Message> {
         let peer = &mut self.peers[peer as usize];
-        if let Some(message) = peer.ready.pop_front() {
-            return Some(message);
+        if peer.ready.is_empty() {
+            peer.close();
         }
-        peer.filling.take().map(Message::Requests)
+        peer.ready.pop_front()
     }
 
     /// Returns a message that the mesh had no room for to the front.
     pub fn put_back(&mut self, peer: u32, message: Message) {
         self.peers[peer as usize].ready.push_front(message);
+    }
+
+    /// Appends a message. Batches of requests are closed before it, so that it
+    /// can't overtake them.
+    pub fn post(&mut self, peer: u32, message: Message) {
+        let peer = &mut self.peers[peer as usize];
+        peer.close();
+        peer.ready.push_back(message);
     }
 
     /// Whether something waits for `peer`.
@@ -144,20 +358,97 @@ impl Outbox {
         peer.filling.is_some() || !peer.ready.is_empty()
     }
 
+    /// How many messages wait for `peer`.
+    pub fn waiting(&self, peer: u32) -> usize {
+        self.peers[peer as usize].ready.len()
+    }
+
     /// Whether connections that need `peer` must wait.
+    #[inline]
     pub fn is_full(&self, peer: u32) -> bool {
         let peer = &self.peers[peer as usize];
-        peer.ready.len() + peer.travelling as usize >= limits::BATCHES_PER_PEER_MAX
+        peer.away >= limits::BATCHES_PER_PEER_MAX && peer.filling.as_ref().is_none_or(|batch| batch.is_filled())
     }
 
     /// A batch that came home, its answers taken, is kept for reuse.
-    pub fn recycle(&mut self, batch: Box<Batch>) {
-        let _ = batch;
-        todo!()
+    pub fn recycle(&mut self, mut batch: Box<Batch>) {
+        let peer = &mut self.peers[batch.to as usize];
+        peer.away = peer.away.saturating_sub(1);
+        if self.spare.len() < 2 * self.peers.len() {
+            batch.clear();
+            self.spare.push(batch);
+        }
     }
 
     /// This core.
     pub fn id(&self) -> u32 {
         self.id
+    }
+
+    /// The batch to fill for `peer`.
+    fn filling(&mut self, to: u32) -> &mut Batch {
+        let peer = &mut self.peers[to as usize];
+        if peer.filling.as_ref().is_some_and(|batch| batch.is_filled()) {
+            peer.close();
+        }
+        peer.filling.get_or_insert_with(|| match self.spare.pop() {
+            Some(mut batch) => {
+                batch.from = self.id;
+                batch.to = to;
+                batch
+            }
+            None => Box::new(Batch::new(self.id, to)),
+        })
+    }
+
+    /// A request to be executed by `owner`.
+    #[inline]
+    pub(crate) fn request(&mut self, owner: u32, conn: ConnToken, seq: u32, hash: KeyHash, request: &Request<'_>) {
+        self.filling(owner).push(conn, seq, hash, Kind::Execute(request.op), request);
+    }
+
+    /// A store that needs chunks from `owner` first.
+    pub(crate) fn reserve(
+        &mut self,
+        owner: u32,
+        conn: ConnToken,
+        seq: u32,
+        hash: KeyHash,
+        request: &Request<'_>,
+        value_bytes: usize,
+    ) {
+        self.filling(owner).push(conn, seq, hash, Kind::Reserve(request.op, value_bytes), request);
+    }
+
+    /// A store whose chunks are filled.
+    pub(crate) fn commit(
+        &mut self,
+        owner: u32,
+        conn: ConnToken,
+        seq: u32,
+        hash: KeyHash,
+        request: &Request<'_>,
+        reservation: Reservation,
+    ) {
+        let batch = self.filling(owner);
+        batch.push(conn, seq, hash, Kind::Commit(request.op), request);
+        batch.lent.push_back(Lent::Reservation(reservation));
+    }
+
+    fn give_back(&mut self, owner: u32, kind: Kind, lent: Lent) {
+        let batch = self.filling(owner);
+        let nothing = Request { op: Op::MetaDebug, key: &[], value: &[], flags: &[] };
+        batch.push(ConnToken::default(), 0, KeyHash(0), kind, &nothing);
+        batch.lent.push_back(lent);
+    }
+}
+
+impl Peer {
+    /// The batch being filled joins the queue.
+    fn close(&mut self) {
+        if let Some(batch) = self.filling.take() {
+            self.away += 1;
+            self.ready.push_back(Message::Requests(batch));
+        }
     }
 }

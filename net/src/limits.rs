@@ -16,6 +16,9 @@ pub const INLINE_VALUE_BYTES_MAX: usize = 16 * 1024;
 /// than the bytes it keeps out of the output.
 pub const PIN_VALUE_BYTES_MIN: usize = 64 * 1024;
 
+/// The same in a batch whose answers take much room already.
+pub const PIN_VALUE_BYTES_MIN_CROWDED: usize = 2 * 1024;
+
 /// A piece of a pinned value that is copied into the output at once.
 pub const PIECE_BYTES_MAX: usize = 64 * 1024;
 

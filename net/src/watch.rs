@@ -1,6 +1,14 @@
 //! `watch`: events streamed to clients, lossy and bounded.
+//!
+//! Every core writes the events that somebody watches into one buffer per
+//! watcher; at the end of a turn the buffers travel to the watcher's core as a
+//! [`LogChunk`]. A buffer that is full drops lines and counts them: a watcher
+//! who does not read costs nothing but his own lines.
 
-use crate::hop::ConnToken;
+use crate::conn::{CloseReason, Transport};
+use crate::hop::{ConnToken, Message, Outbox};
+use crate::proto::number;
+use engine::{Now, WriteMode};
 
 /// Log lines for one watcher.
 #[derive(Debug)]
@@ -11,6 +19,377 @@ pub struct LogChunk {
     pub bytes: Vec<u8>,
 }
 
+/// Kinds of events, as bits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Events(u16);
+
+impl Events {
+    /// Commands as they came. Accepted; memcached 1.6 writes none either.
+    pub const RAW: Events = Events(1);
+    /// Items evicted.
+    pub const EVICTIONS: Events = Events(2);
+    /// Items read.
+    pub const FETCHERS: Events = Events(4);
+    /// Items written.
+    pub const MUTATIONS: Events = Events(8);
+    /// Background work.
+    pub const SYSTEM: Events = Events(16);
+    /// Connections opened and closed.
+    pub const CONNECTIONS: Events = Events(32);
+
+    /// The kind that `watch` calls so.
+    pub fn named(name: &[u8]) -> Option<Events> {
+        match name {
+            b"rawcmds" => Some(Events::RAW),
+            b"evictions" => Some(Events::EVICTIONS),
+            b"fetchers" => Some(Events::FETCHERS),
+            b"mutations" => Some(Events::MUTATIONS),
+            b"sysevents" => Some(Events::SYSTEM),
+            b"connevents" => Some(Events::CONNECTIONS),
+            // Of memcached's proxy; never written here.
+            b"proxyreqs" | b"proxyevents" | b"proxyuser" => Some(Events(64)),
+            _ => None,
+        }
+    }
+
+    /// Both.
+    pub fn and(self, other: Events) -> Events {
+        Events(self.0 | other.0)
+    }
+
+    fn overlap(self, other: Events) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// Who watches what.
+#[derive(Clone, Copy, Debug)]
+pub struct Watcher {
+    /// The core of its connection.
+    pub core: u32,
+    /// The connection.
+    pub conn: ConnToken,
+    /// What it wants.
+    pub events: Events,
+}
+
+/// How a read ended.
+#[derive(Clone, Copy, Debug)]
+pub enum Found {
+    /// Nothing there.
+    No,
+    /// A hit.
+    Yes,
+}
+
+/// How a write ended.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub enum StoreStatus {
+    NotStored,
+    Stored,
+    Exists,
+    NotFound,
+    TooLarge,
+    NoMemory,
+}
+
+/// What a write was.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)]
+pub enum StoreCommand {
+    Add,
+    Set,
+    Replace,
+    Append,
+    Prepend,
+    Cas,
+}
+
+impl StoreCommand {
+    /// The command of a mode.
+    pub fn of(mode: WriteMode, compares: bool) -> StoreCommand {
+        match mode {
+            WriteMode::Set if compares => StoreCommand::Cas,
+            WriteMode::Set => StoreCommand::Set,
+            WriteMode::Add => StoreCommand::Add,
+            WriteMode::Replace => StoreCommand::Replace,
+            WriteMode::Append => StoreCommand::Append,
+            WriteMode::Prepend => StoreCommand::Prepend,
+        }
+    }
+}
+
+/// Counters of the logs.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct LogStats {
+    /// Lines written into buffers.
+    pub written: u64,
+    /// Lines that found no room.
+    pub dropped: u64,
+    /// Chunks that a watcher's connection had no room for.
+    pub skipped: u64,
+    /// Chunks handed to watchers.
+    pub sent: u64,
+}
+
+#[derive(Debug)]
+struct Feed {
+    watcher: Watcher,
+    buffer: Vec<u8>,
+}
+
 /// The watchers that this core feeds.
 #[derive(Debug, Default)]
-pub struct WatchLog {}
+pub struct WatchLog {
+    wanted: Events,
+    feeds: Vec<Feed>,
+    sequence: u64,
+    /// The connection whose request is being executed, for `cfd=`.
+    pub connection: u32,
+    /// What a feed's buffer may hold.
+    pub buffer_bytes_max: usize,
+    /// Counters.
+    pub stats: LogStats,
+}
+
+/// Messages for a peer above which log chunks wait in their buffers.
+const WAITING_MESSAGES_MAX: usize = 8;
+
+impl WatchLog {
+    /// Starts to feed a watcher.
+    pub fn add(&mut self, watcher: Watcher) {
+        self.feeds.push(Feed { watcher, buffer: Vec::new() });
+        self.wanted = self.wanted.and(watcher.events);
+    }
+
+    /// Stops.
+    pub fn remove(&mut self, core: u32, conn: ConnToken) {
+        self.feeds.retain(|feed| !(feed.watcher.core == core && feed.watcher.conn == conn));
+        self.wanted = self.feeds.iter().fold(Events::default(), |sum, feed| sum.and(feed.watcher.events));
+    }
+
+    /// Somebody wants reads.
+    #[inline]
+    pub fn fetchers(&self) -> bool {
+        self.wanted.overlap(Events::FETCHERS)
+    }
+
+    /// Somebody wants writes.
+    #[inline]
+    pub fn mutations(&self) -> bool {
+        self.wanted.overlap(Events::MUTATIONS)
+    }
+
+    /// Somebody wants connections.
+    pub fn connections(&self) -> bool {
+        self.wanted.overlap(Events::CONNECTIONS)
+    }
+
+    /// Somebody wants evictions.
+    pub fn evictions(&self) -> bool {
+        self.wanted.overlap(Events::EVICTIONS)
+    }
+
+    /// A key was read.
+    #[cold]
+    pub fn item_get(&mut self, now: Now, key: &[u8], found: Found, value_bytes: u32) {
+        let connection = self.connection;
+        self.line(Events::FETCHERS, now, |out| {
+            out.extend_from_slice(b"type=item_get key=");
+            uri_encode(key, out);
+            out.extend_from_slice(match found {
+                Found::No => b" status=not_found clsid=0 cfd=",
+                Found::Yes => b" status=found clsid=0 cfd=",
+            });
+            number::put(out, u64::from(connection));
+            out.extend_from_slice(b" size=");
+            number::put(out, u64::from(value_bytes));
+        });
+    }
+
+    /// A key was written.
+    #[cold]
+    pub fn item_store(
+        &mut self,
+        now: Now,
+        key: &[u8],
+        status: StoreStatus,
+        command: StoreCommand,
+        value_bytes: usize,
+        ttl_seconds: u64,
+    ) {
+        let connection = self.connection;
+        self.line(Events::MUTATIONS, now, |out| {
+            out.extend_from_slice(b"type=item_store key=");
+            uri_encode(key, out);
+            out.extend_from_slice(b" status=");
+            out.extend_from_slice(match status {
+                StoreStatus::NotStored => b"not_stored",
+                StoreStatus::Stored => b"stored",
+                StoreStatus::Exists => b"exists",
+                StoreStatus::NotFound => b"not_found",
+                StoreStatus::TooLarge => b"too_large",
+                StoreStatus::NoMemory => b"no_memory",
+            });
+            out.extend_from_slice(b" cmd=");
+            out.extend_from_slice(match command {
+                StoreCommand::Add => b"add",
+                StoreCommand::Set => b"set",
+                StoreCommand::Replace => b"replace",
+                StoreCommand::Append => b"append",
+                StoreCommand::Prepend => b"prepend",
+                StoreCommand::Cas => b"cas",
+            });
+            out.extend_from_slice(b" ttl=");
+            number::put(out, ttl_seconds);
+            out.extend_from_slice(b" clsid=0 cfd=");
+            number::put(out, u64::from(connection));
+            out.extend_from_slice(b" size=");
+            number::put(out, value_bytes as u64);
+        });
+    }
+
+    /// An item left for want of room.
+    #[cold]
+    pub fn eviction(&mut self, now: Now, key: &[u8], fetched: bool, ttl: i64, idle_seconds: u32, value_bytes: u32) {
+        self.line(Events::EVICTIONS, now, |out| {
+            out.extend_from_slice(b"type=eviction key=");
+            uri_encode(key, out);
+            out.extend_from_slice(if fetched { b" fetch=yes ttl=" } else { b" fetch=no ttl=" });
+            number::put_signed(out, ttl);
+            out.extend_from_slice(b" la=");
+            number::put(out, u64::from(idle_seconds));
+            out.extend_from_slice(b" clsid=0 size=");
+            number::put(out, u64::from(value_bytes));
+        });
+    }
+
+    /// A connection was accepted. `address` is `ip` and port, or `unix` and 0.
+    #[cold]
+    pub fn connection_opened(&mut self, now: Now, ip: &str, port: u16, transport: Transport, descriptor: u32) {
+        self.line(Events::CONNECTIONS, now, |out| {
+            out.extend_from_slice(b"type=conn_new ");
+            remote(out, ip, port, transport);
+            out.extend_from_slice(b" cfd=");
+            number::put(out, u64::from(descriptor));
+        });
+    }
+
+    /// A connection ended.
+    #[cold]
+    pub fn connection_closed(
+        &mut self,
+        now: Now,
+        ip: &str,
+        port: u16,
+        transport: Transport,
+        reason: CloseReason,
+        descriptor: u32,
+    ) {
+        self.line(Events::CONNECTIONS, now, |out| {
+            out.extend_from_slice(b"type=conn_close ");
+            remote(out, ip, port, transport);
+            out.extend_from_slice(b" reason=");
+            out.extend_from_slice(match reason {
+                CloseReason::Error => b"error",
+                CloseReason::Normal => b"normal",
+                CloseReason::IdleTimeout => b"idle_timeout",
+                CloseReason::Shutdown => b"shutdown",
+            });
+            out.extend_from_slice(b" cfd=");
+            number::put(out, u64::from(descriptor));
+        });
+    }
+
+    fn line(&mut self, event: Events, now: Now, write: impl Fn(&mut Vec<u8>)) {
+        self.sequence += 1;
+        for feed in &mut self.feeds {
+            if !feed.watcher.events.overlap(event) {
+                continue;
+            }
+            if feed.buffer.len() >= self.buffer_bytes_max {
+                self.stats.dropped += 1;
+                continue;
+            }
+            let out = &mut feed.buffer;
+            out.extend_from_slice(b"ts=");
+            number::put(out, now.seconds());
+            out.push(b'.');
+            number::put(out, now.0 % 1000 * 1000);
+            out.extend_from_slice(b" gid=");
+            number::put(out, self.sequence);
+            out.push(b' ');
+            write(out);
+            out.push(b'\n');
+            self.stats.written += 1;
+        }
+    }
+
+    /// Sends what was written this turn on its way.
+    #[inline]
+    pub fn flush(&mut self, outbox: &mut Outbox) {
+        if self.feeds.is_empty() {
+            return;
+        }
+        for feed in &mut self.feeds {
+            if feed.buffer.is_empty() || outbox.waiting(feed.watcher.core) > WAITING_MESSAGES_MAX {
+                continue;
+            }
+            let chunk = LogChunk { conn: feed.watcher.conn, bytes: std::mem::take(&mut feed.buffer) };
+            outbox.post(feed.watcher.core, Message::Log(Box::new(chunk)));
+            self.stats.sent += 1;
+        }
+    }
+}
+
+fn remote(out: &mut Vec<u8>, ip: &str, port: u16, transport: Transport) {
+    out.extend_from_slice(b"rip=");
+    out.extend_from_slice(ip.as_bytes());
+    out.extend_from_slice(b" rport=");
+    number::put(out, u64::from(port));
+    out.extend_from_slice(match transport {
+        Transport::Tcp => b" transport=tcp",
+        Transport::Unix => b" transport=local",
+    });
+}
+
+/// Keys in logs and dumps, as memcached writes them.
+pub fn uri_encode(key: &[u8], out: &mut Vec<u8>) {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    for byte in key {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(*byte);
+        } else {
+            out.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_go_to_those_who_want_them_and_no_further_than_the_bound() {
+        let mut log = WatchLog { buffer_bytes_max: 200, ..WatchLog::default() };
+        let conn = ConnToken { index: 7, generation: 1 };
+        log.add(Watcher { core: 0, conn, events: Events::FETCHERS });
+        assert!(log.fetchers() && !log.mutations());
+        for _ in 0..10 {
+            log.item_get(Now(1_500), b"a b", Found::Yes, 3);
+        }
+        assert!(log.stats.dropped > 0);
+        let mut outbox = Outbox::new(0, 1);
+        log.flush(&mut outbox);
+        let Some(Message::Log(chunk)) = outbox.take(0) else { panic!("no chunk") };
+        let text = String::from_utf8(chunk.bytes).unwrap();
+        assert_eq!(
+            text.lines().next(),
+            Some("ts=1.500000 gid=1 type=item_get key=a%20b status=found clsid=0 cfd=0 size=3")
+        );
+        assert!(text.len() < 300);
+        log.remove(0, conn);
+        assert!(!log.fetchers());
+    }
+}

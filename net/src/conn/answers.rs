@@ -1,0 +1,193 @@
+//! Answers in the order of their requests.
+//!
+//! While nothing is outstanding this is empty and answers go straight to the
+//! output. The first request that hops, or the first value too long to copy,
+//! opens a queue: holes for what is still to come, finished bytes behind them
+//! in one shared buffer.
+
+use crate::core::Core;
+use crate::exec::Tail;
+use crate::hop::give_back_pin;
+use crate::limits::PIECE_BYTES_MAX;
+use engine::Pin;
+use std::collections::VecDeque;
+
+/// A value on its way out.
+#[derive(Debug)]
+pub(super) struct Sending {
+    pin: Pin,
+    owner: u32,
+    offset: usize,
+    tail: Tail,
+}
+
+#[derive(Debug)]
+enum Slot {
+    /// A hole: the answer is still to come.
+    Waiting,
+    /// Bytes in the shared buffer, and perhaps a value behind them.
+    Ready { start: usize, end: usize, value: Option<Box<Sending>> },
+}
+
+/// The queue.
+#[derive(Debug, Default)]
+pub(super) struct Answers {
+    slots: VecDeque<Slot>,
+    /// Number of the first slot.
+    head: u32,
+    held: Vec<u8>,
+}
+
+/// A shared buffer that grew beyond this is given back when it empties.
+const HELD_BYTES_KEPT: usize = 64 * 1024;
+
+impl Answers {
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// Slots outstanding.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Bytes waiting behind holes.
+    pub(super) fn held_bytes(&self) -> usize {
+        self.held.len()
+    }
+
+    /// A hole for an answer to come; its number.
+    #[inline]
+    pub(super) fn hole(&mut self) -> u32 {
+        let seq = self.head.wrapping_add(self.slots.len() as u32);
+        self.slots.push_back(Slot::Waiting);
+        seq
+    }
+
+    /// Where answers behind a hole are written: write there, then
+    /// [`Answers::written`] with the length before.
+    #[inline]
+    pub(super) fn held(&mut self) -> &mut Vec<u8> {
+        &mut self.held
+    }
+
+    /// What was appended to the shared buffer since it had `start` bytes is an
+    /// answer.
+    #[inline]
+    pub(super) fn written(&mut self, start: usize) {
+        let now = self.held.len();
+        if start == now {
+            return;
+        }
+        if let Some(Slot::Ready { end, value: None, .. }) = self.slots.back_mut()
+            && *end == start
+        {
+            *end = now;
+            return;
+        }
+        self.slots.push_back(Slot::Ready { start, end: now, value: None });
+    }
+
+    /// The same with a value behind it.
+    pub(super) fn written_with_value(&mut self, start: usize, pin: Pin, owner: u32, tail: Tail) {
+        let value = Some(Box::new(Sending { pin, owner, offset: 0, tail }));
+        self.slots.push_back(Slot::Ready { start, end: self.held.len(), value });
+    }
+
+    /// Fills the hole `seq`. Bytes go straight to `out` if it is the first.
+    pub(super) fn fill(&mut self, seq: u32, bytes: &[u8], pin: Option<(Pin, u32, Tail)>, out: &mut Vec<u8>) {
+        let index = seq.wrapping_sub(self.head) as usize;
+        debug_assert!(matches!(self.slots.get(index), Some(Slot::Waiting)), "answer {seq} has no hole");
+        let start = self.held.len();
+        if index == 0 {
+            out.extend_from_slice(bytes);
+        } else {
+            self.held.extend_from_slice(bytes);
+        }
+        let value = pin.map(|(pin, owner, tail)| Box::new(Sending { pin, owner, offset: 0, tail }));
+        if let Some(slot) = self.slots.get_mut(index) {
+            *slot = Slot::Ready { start, end: self.held.len(), value };
+        }
+    }
+
+    /// Moves what is ready, in order, into `out`, until a hole or until `out`
+    /// holds `out_bytes_max`.
+    pub(super) fn drain(&mut self, out_bytes_max: usize, core: &mut Core, out: &mut Vec<u8>) {
+        while let Some(Slot::Ready { start, end, value }) = self.slots.front_mut() {
+            out.extend_from_slice(&self.held[*start..*end]);
+            *start = *end;
+            if let Some(sending) = value {
+                let length = sending.pin.value_bytes();
+                while sending.offset < length && out.len() < out_bytes_max {
+                    let piece = PIECE_BYTES_MAX.min(length - sending.offset);
+                    sending.pin.copy_to(sending.offset, piece, out);
+                    sending.offset += piece;
+                }
+                if sending.offset < length {
+                    return;
+                }
+                out.extend_from_slice(sending.tail.bytes());
+                if let Some(sending) = value.take() {
+                    give_back_pin(sending.pin, sending.owner, core);
+                }
+            }
+            self.slots.pop_front();
+            self.head = self.head.wrapping_add(1);
+        }
+        if self.slots.is_empty() {
+            self.held.clear();
+            if self.held.capacity() > HELD_BYTES_KEPT {
+                self.held = Vec::new();
+            }
+            if self.slots.capacity() > 1024 {
+                self.slots = VecDeque::new();
+            }
+        } else {
+            self.compact();
+        }
+    }
+
+    /// A connection that never falls silent would never empty the buffer: what
+    /// was sent is cut off when it is the larger part.
+    fn compact(&mut self) {
+        let used = self.slots.iter().find_map(|slot| match slot {
+            Slot::Ready { start, .. } => Some(*start),
+            Slot::Waiting => None,
+        });
+        // Answers that fill holes are appended: the lowest start need not be
+        // the first slot's.
+        let Some(first) = used else {
+            self.held.clear();
+            return;
+        };
+        if self.held.len() < HELD_BYTES_KEPT || first < self.held.len() / 2 {
+            return;
+        }
+        let lowest = self
+            .slots
+            .iter()
+            .filter_map(|slot| match slot {
+                Slot::Ready { start, .. } => Some(*start),
+                Slot::Waiting => None,
+            })
+            .min()
+            .unwrap_or(0);
+        self.held.drain(..lowest);
+        for slot in &mut self.slots {
+            if let Slot::Ready { start, end, .. } = slot {
+                *start -= lowest;
+                *end -= lowest;
+            }
+        }
+    }
+
+    /// Gives back all values, and forgets the rest.
+    pub(super) fn abandon(&mut self, core: &mut Core) {
+        for slot in self.slots.drain(..) {
+            if let Slot::Ready { value: Some(sending), .. } = slot {
+                give_back_pin(sending.pin, sending.owner, core);
+            }
+        }
+        self.held = Vec::new();
+    }
+}

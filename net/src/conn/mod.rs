@@ -1,0 +1,596 @@
+//! A connection as a state machine, without its socket.
+//!
+//! The reactor hands in received bytes and takes out bytes to send. What the
+//! connection needs from other cores goes into [`Core::outbox`]; what comes
+//! back is handed in by [`Conn::on_answer`] and [`Conn::on_control`].
+//!
+//! Requests are read a window ahead, so that the cache lines of the later ones
+//! are on their way while the first are executed. A request executes at once
+//! if this core owns its key; otherwise it hops, and the answers behind it
+//! wait their turn in [`answers`].
+//!
+//! After any event but `on_bytes`, ask [`Conn::is_ready`]: if it says yes, the
+//! connection wants `on_bytes` with what it left unconsumed, be it empty.
+
+mod answers;
+mod command;
+mod frame;
+mod gather;
+mod large;
+mod login;
+
+use crate::control::ControlCall;
+use crate::core::{Binding, Core};
+use crate::exec::{self, Held};
+use crate::hop::{self, Answer, ConnToken};
+use crate::limits::PREFETCH_WINDOW;
+use crate::proto::binary::MAGIC_REQUEST;
+use crate::proto::meta::KeyBuffer;
+use crate::proto::text::Position;
+use crate::proto::{Context, Request, Step, binary, text};
+use answers::Answers;
+use engine::{KEY_BYTES_MAX, KeyHash, Now};
+use gather::{Dump, Gather};
+use large::Large;
+
+/// What the reactor does next for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Receive more. `need` more bytes at least make the next step possible;
+    /// calling with fewer is allowed and does nothing.
+    Read {
+        /// Bytes missing beyond the unconsumed ones, at least 1.
+        need: usize,
+    },
+    /// Its share of this turn is used up: call again next turn with the rest.
+    Yield,
+    /// Keep the rest; it waits for an answer or for its output to drain.
+    Blocked,
+    /// Send what is in `out`, then close.
+    Close,
+}
+
+/// What `on_bytes` did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of the input that are done with. The rest is offered again.
+    pub consumed: usize,
+    /// What next.
+    pub next: Next,
+}
+
+/// Where a connection came in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// TCP, IPv4 or IPv6.
+    Tcp,
+    /// A Unix socket.
+    Unix,
+}
+
+/// Why a connection ended, for watchers of `connevents`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseReason {
+    /// An error of the socket or of the protocol.
+    Error,
+    /// The client left, or said `quit`.
+    Normal,
+    /// It was silent for too long.
+    IdleTimeout,
+    /// `shutdown`, or the node drains.
+    Shutdown,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Protocol {
+    /// The first byte will tell.
+    Unknown,
+    Text,
+    Binary,
+}
+
+/// What the connection is doing.
+#[derive(Debug)]
+enum Phase {
+    /// Reading requests.
+    Requests,
+    /// Throwing away what belongs to a request that was refused.
+    Swallow(usize),
+    /// A large value: waiting for chunks from another core.
+    Reserving(Box<Large>),
+    /// A large value: filling its chunks.
+    Filling(Box<Large>),
+    /// Waiting for all cores.
+    Gathering(Box<Gather>),
+    /// Passing a dump through.
+    Dumping(Box<Dump>),
+    /// A watcher: whatever it sends is ignored.
+    Watching,
+    /// Nothing more is read; open answers are still sent.
+    Closing,
+}
+
+/// What a blocked connection waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Wait {
+    Nothing,
+    /// Its output to drain.
+    Output,
+    /// Fewer answers outstanding.
+    Room,
+    /// No answer outstanding.
+    Empty,
+    /// A reply to something special; whoever brings it clears this.
+    Reply,
+}
+
+/// One client.
+#[derive(Debug)]
+pub struct Conn {
+    token: ConnToken,
+    protocol: Protocol,
+    position: Position,
+    phase: Phase,
+    wait: Wait,
+    /// Logged in, or no login is asked for.
+    trusted: bool,
+    answers: Answers,
+    /// Bytes in `out` after the last event.
+    out_bytes: usize,
+    last_command: Now,
+}
+
+/// A request of the window.
+struct Entry<'a> {
+    request: Request<'a>,
+    hash: KeyHash,
+    owner: u32,
+    /// Where it starts in the input, and in which position.
+    start: usize,
+    position: Position,
+}
+
+/// How far a step got.
+enum Flow {
+    /// Go on.
+    On,
+    /// Stop here without having consumed the step.
+    Stop(Next),
+}
+
+impl Conn {
+    /// A fresh connection on `core`.
+    pub fn new(token: ConnToken, core: &Core) -> Conn {
+        let settings = &core.shared.settings;
+        // As with memcached, SASL implies the binary protocol and the auth
+        // file the text protocol.
+        let protocol = match settings.binding {
+            _ if settings.sasl => Protocol::Binary,
+            _ if settings.auth_file.is_some() => Protocol::Text,
+            Binding::Auto => Protocol::Unknown,
+            Binding::Ascii => Protocol::Text,
+            Binding::Binary => Protocol::Binary,
+        };
+        Conn {
+            token,
+            protocol,
+            position: Position::Line,
+            phase: Phase::Requests,
+            wait: Wait::Nothing,
+            trusted: !settings.sasl && settings.auth_file.is_none(),
+            answers: Answers::default(),
+            out_bytes: 0,
+            last_command: core.now,
+        }
+    }
+
+    /// Received bytes: what was left last time, then what is new.
+    pub fn on_bytes(&mut self, core: &mut Core, input: &[u8], out: &mut Vec<u8>) -> Progress {
+        self.wait = Wait::Nothing;
+        let mut consumed = 0;
+        let mut budget = core.shared.settings.requests_per_turn.max(1);
+        let next = loop {
+            let rest = &input[consumed..];
+            match &mut self.phase {
+                Phase::Requests => {
+                    let (used, flow) = self.requests(core, rest, out, &mut budget);
+                    consumed += used;
+                    if let Flow::Stop(next) = flow {
+                        break next;
+                    }
+                }
+                Phase::Swallow(left) => {
+                    let used = rest.len().min(*left);
+                    *left -= used;
+                    consumed += used;
+                    if *left > 0 {
+                        break Next::Read { need: *left };
+                    }
+                    self.phase = Phase::Requests;
+                }
+                Phase::Filling(_) => {
+                    let (used, flow) = self.fill(core, rest, out);
+                    consumed += used;
+                    if let Flow::Stop(next) = flow {
+                        break next;
+                    }
+                }
+                Phase::Reserving(_) | Phase::Gathering(_) | Phase::Dumping(_) => {
+                    self.wait = Wait::Reply;
+                    break Next::Blocked;
+                }
+                Phase::Watching => {
+                    consumed = input.len();
+                    break Next::Read { need: 1 };
+                }
+                Phase::Closing if self.answers.is_empty() => break Next::Close,
+                Phase::Closing => {
+                    consumed = input.len();
+                    self.wait = Wait::Empty;
+                    break Next::Blocked;
+                }
+            }
+        };
+        self.out_bytes = out.len();
+        Progress { consumed, next }
+    }
+
+    /// An answer from another core.
+    pub fn on_answer(&mut self, answer: Answer<'_>, core: &mut Core, out: &mut Vec<u8>) {
+        if matches!(self.phase, Phase::Reserving(_)) && self.is_reserving(answer.seq) {
+            self.reserved(answer, core, out);
+        } else {
+            let pin = answer.pin.map(|pin| (pin, answer.from, answer.tail));
+            self.answers.fill(answer.seq, answer.bytes, pin, out);
+            if let Some(reservation) = answer.reservation {
+                hop::give_back_reservation(reservation, answer.from, core);
+            }
+        }
+        self.drain(core, out);
+    }
+
+    /// `out` went out to the socket, in whole or in part; it holds what is left.
+    pub fn on_drained(&mut self, core: &mut Core, out: &mut Vec<u8>) {
+        if matches!(self.phase, Phase::Dumping(_)) {
+            self.pump(core, out);
+        }
+        self.drain(core, out);
+    }
+
+    /// Log lines for a watcher. One who does not read loses them.
+    pub fn on_log(&mut self, lines: &[u8], core: &mut Core, out: &mut Vec<u8>) {
+        if !matches!(self.phase, Phase::Watching) {
+            return;
+        }
+        if out.len() + lines.len() > core.shared.settings.watcher_log_bytes.max(lines.len()) {
+            core.watch.stats.skipped += 1;
+            return;
+        }
+        out.extend_from_slice(lines);
+        self.out_bytes = out.len();
+    }
+
+    /// A control call that this connection sent comes back.
+    pub fn on_control(&mut self, call: Box<ControlCall>, core: &mut Core, out: &mut Vec<u8>) {
+        self.gathered(call, core, out);
+        self.drain(core, out);
+    }
+
+    /// The socket is gone: gives back what other parts lent.
+    pub fn on_closed(&mut self, core: &mut Core) {
+        self.answers.abandon(core);
+        match std::mem::replace(&mut self.phase, Phase::Closing) {
+            Phase::Filling(large) => large.give_back(core),
+            Phase::Watching => self.stop_watching(core),
+            _ => {}
+        }
+    }
+
+    /// Whether `on_bytes` should be called with the rest.
+    pub fn is_ready(&self) -> bool {
+        match self.wait {
+            Wait::Nothing | Wait::Reply => false,
+            Wait::Output => self.out_bytes == 0,
+            // Half of the room, lest it stops again at once.
+            Wait::Room => self.answers.len() <= 64 || self.answers.held_bytes() == 0,
+            Wait::Empty => self.answers.is_empty(),
+        }
+    }
+
+    /// Whether answers are still to come (a half-closed client must get them).
+    pub fn has_pending(&self) -> bool {
+        !self.answers.is_empty()
+            || matches!(self.phase, Phase::Reserving(_) | Phase::Gathering(_) | Phase::Dumping(_))
+    }
+
+    /// Its name.
+    pub fn token(&self) -> ConnToken {
+        self.token
+    }
+
+    /// When its last command came.
+    pub fn last_command(&self) -> Now {
+        self.last_command
+    }
+
+    /// State word of `stats conns`.
+    pub fn state(&self) -> &'static str {
+        match self.phase {
+            Phase::Requests if self.wait == Wait::Output => "conn_mwrite",
+            Phase::Requests if self.wait != Wait::Nothing => "conn_io_queue",
+            Phase::Requests => "conn_read",
+            Phase::Swallow(_) => "conn_swallow",
+            Phase::Reserving(_) | Phase::Filling(_) => "conn_nread",
+            Phase::Gathering(_) => "conn_parse_cmd",
+            Phase::Dumping(_) => "conn_mwrite",
+            Phase::Watching => "conn_watch",
+            Phase::Closing => "conn_closing",
+        }
+    }
+
+    fn drain(&mut self, core: &mut Core, out: &mut Vec<u8>) {
+        if !self.answers.is_empty() {
+            self.answers.drain(core.shared.settings.output_bytes_high_water, core, out);
+        }
+        self.out_bytes = out.len();
+    }
+
+    /// Requests from the input, until something stops it.
+    fn requests(
+        &mut self,
+        core: &mut Core,
+        input: &[u8],
+        out: &mut Vec<u8>,
+        budget: &mut u32,
+    ) -> (usize, Flow) {
+        if self.protocol == Protocol::Unknown {
+            match input.first() {
+                None => return (0, Flow::Stop(Next::Read { need: 1 })),
+                Some(&MAGIC_REQUEST) => self.protocol = Protocol::Binary,
+                Some(_) => self.protocol = Protocol::Text,
+            }
+        }
+        self.last_command = core.now;
+        if !self.trusted && self.protocol == Protocol::Text {
+            return self.log_in_by_text(core, input, out);
+        }
+        let context = Context {
+            now: core.now,
+            started: core.shared.started,
+            value_bytes_max: core.shared.settings.value_bytes_max,
+            cas: core.shared.settings.cas,
+        };
+        let mut at = 0;
+        loop {
+            let mut window = [const { None }; PREFETCH_WINDOW];
+            let mut filled = 0;
+            let window_start = at;
+            // Look ahead as long as there are requests, then execute them.
+            let special = loop {
+                if filled == PREFETCH_WINDOW {
+                    break None;
+                }
+                let position = self.position;
+                let (used, step) = self.step(&input[at..], &context, core);
+                let Step::Request(request) = step else {
+                    break Some((used, step, position));
+                };
+                let hash = KeyHash::of(request.key, &core.seed);
+                let owner = hash.core(core.cores);
+                if owner == core.id {
+                    core.shard.prefetch(hash);
+                }
+                window[filled] = Some(Entry { request, hash, owner, start: at - window_start, position });
+                filled += 1;
+                at += used;
+            };
+            for entry in window.iter().flatten() {
+                let flow = if *budget == 0 {
+                    Flow::Stop(Next::Yield)
+                } else {
+                    self.dispatch(&entry.request, entry.hash, entry.owner, core, out)
+                };
+                if let Flow::Stop(next) = flow {
+                    self.position = entry.position;
+                    return (window_start + entry.start, Flow::Stop(next));
+                }
+                *budget -= 1;
+            }
+            let Some((used, step, position)) = special else { continue };
+            match self.special(used, step, &input[at..], &context, core, out) {
+                (used, Flow::On) => {
+                    at += used;
+                    *budget = budget.saturating_sub(1);
+                    if !matches!(self.phase, Phase::Requests) {
+                        return (at, Flow::On);
+                    }
+                    if *budget == 0 {
+                        return (at, Flow::Stop(Next::Yield));
+                    }
+                }
+                (used, Flow::Stop(next)) => {
+                    if used == 0 && !matches!(next, Next::Close) {
+                        self.position = position;
+                    }
+                    return (at + used, Flow::Stop(next));
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn step<'a>(&mut self, input: &'a [u8], context: &Context, core: &Core) -> (usize, Step<'a>) {
+        match self.protocol {
+            Protocol::Binary => binary::next(input, context, core.shared.settings.sasl, !self.trusted),
+            _ => text::next(&mut self.position, input, context),
+        }
+    }
+
+    /// Executes a request, here or where its key lives.
+    #[inline]
+    fn dispatch(
+        &mut self,
+        request: &Request<'_>,
+        hash: KeyHash,
+        owner: u32,
+        core: &mut Core,
+        out: &mut Vec<u8>,
+    ) -> Flow {
+        if let Some(stop) = self.congested(core, out) {
+            return stop;
+        }
+        if owner != core.id {
+            if core.outbox.is_full(owner) {
+                return Flow::Stop(Next::Yield);
+            }
+            let seq = self.answers.hole();
+            core.stats.hops_sent += 1;
+            core.outbox.request(owner, self.token, seq, hash, request);
+            return Flow::On;
+        }
+        core.stats.local_requests += 1;
+        core.watch.connection = self.token.index;
+        if self.answers.is_empty() {
+            if let Some(Held { pin, tail }) = exec::execute(request, hash, None, core, out) {
+                self.answers.written_with_value(0, pin, owner, tail);
+                self.drain(core, out);
+            }
+        } else {
+            let held = self.answers.held();
+            let start = held.len();
+            match exec::execute(request, hash, None, core, held) {
+                Some(Held { pin, tail }) => self.answers.written_with_value(start, pin, owner, tail),
+                None => self.answers.written(start),
+            }
+        }
+        Flow::On
+    }
+
+    /// Why no request may be executed now, if so.
+    #[inline]
+    fn congested(&mut self, core: &Core, out: &[u8]) -> Option<Flow> {
+        let settings = &core.shared.settings;
+        if out.len() >= settings.output_bytes_high_water {
+            self.wait = Wait::Output;
+            return Some(Flow::Stop(Next::Blocked));
+        }
+        if self.answers.len() >= settings.hops_in_flight_max
+            || self.answers.held_bytes() >= settings.output_bytes_high_water
+        {
+            self.wait = Wait::Room;
+            return Some(Flow::Stop(Next::Blocked));
+        }
+        None
+    }
+
+    /// Writes an answer that is at hand, in its place.
+    fn write(&mut self, out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+        if self.answers.is_empty() {
+            write(out);
+        } else {
+            let start = self.answers.held_bytes();
+            write(self.answers.held());
+            self.answers.written(start);
+        }
+    }
+
+    fn write_line(&mut self, out: &mut Vec<u8>, line: &str) {
+        if !line.is_empty() {
+            self.write(out, |out| {
+                out.extend_from_slice(line.as_bytes());
+                out.extend_from_slice(b"\r\n");
+            });
+        }
+    }
+
+    /// Whatever is not a complete request. Returns how much of the input is
+    /// done with.
+    fn special(
+        &mut self,
+        used: usize,
+        step: Step<'_>,
+        input: &[u8],
+        context: &Context,
+        core: &mut Core,
+        out: &mut Vec<u8>,
+    ) -> (usize, Flow) {
+        match step {
+            Step::Incomplete { need } => return (used, Flow::Stop(Next::Read { need })),
+            Step::Close => {
+                self.phase = Phase::Closing;
+                return (input.len(), Flow::On);
+            }
+            _ => {}
+        }
+        if let Some(Flow::Stop(next)) = self.congested(core, out) {
+            return (0, Flow::Stop(next));
+        }
+        match step {
+            Step::Line { line, swallow } => {
+                self.write_line(out, line);
+                self.swallow(swallow);
+            }
+            Step::End => self.write(out, |out| out.extend_from_slice(b"END\r\n")),
+            Step::Encoded => return self.encoded(input, context, core, out),
+            Step::Refused { request, swallow } => {
+                let flow = self.route(&request, core, out);
+                if let Flow::Stop(next) = flow {
+                    return (0, Flow::Stop(next));
+                }
+                self.swallow(swallow);
+            }
+            Step::Large { request, value_bytes } => {
+                if let Flow::Stop(next) = self.start_large(&request, value_bytes, core, out) {
+                    return (0, Flow::Stop(next));
+                }
+            }
+            Step::Command(line) => {
+                if let Flow::Stop(next) = self.command(line, core, out) {
+                    return (0, Flow::Stop(next));
+                }
+            }
+            Step::Frame(command) => {
+                if let Flow::Stop(next) = self.frame(&command, core, out) {
+                    return (0, Flow::Stop(next));
+                }
+            }
+            Step::BinaryError { frame, status, swallow, close } => {
+                self.write(out, |out| binary::put_error(out, frame, status));
+                self.swallow(swallow);
+                if close {
+                    self.phase = Phase::Closing;
+                }
+            }
+            Step::Request(_) | Step::Incomplete { .. } | Step::Close => {}
+        }
+        (used, Flow::On)
+    }
+
+    fn swallow(&mut self, bytes: usize) {
+        if bytes > 0 {
+            self.phase = Phase::Swallow(bytes);
+        }
+    }
+
+    /// Hashes and dispatches.
+    fn route(&mut self, request: &Request<'_>, core: &mut Core, out: &mut Vec<u8>) -> Flow {
+        let hash = KeyHash::of(request.key, &core.seed);
+        self.dispatch(request, hash, hash.core(core.cores), core, out)
+    }
+
+    /// A meta command whose key is base64: parsed once more, with room for the
+    /// key.
+    fn encoded(&mut self, input: &[u8], context: &Context, core: &mut Core, out: &mut Vec<u8>) -> (usize, Flow) {
+        let mut buffer: KeyBuffer = [0; KEY_BYTES_MAX];
+        let (used, step) = text::encoded(input, context, &mut buffer);
+        match step {
+            Step::Request(request) => match self.route(&request, core, out) {
+                Flow::On => (used, Flow::On),
+                stop => (0, stop),
+            },
+            // Not again: `text::encoded` never says so.
+            Step::Encoded => (used, Flow::On),
+            step => self.special(used, step, input, context, core, out),
+        }
+    }
+}

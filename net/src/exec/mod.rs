@@ -1,0 +1,231 @@
+//! Executes a request on the core that owns its key, and writes its answer.
+//!
+//! The answer is finished protocol bytes, appended to whatever the caller
+//! hands in: the connection's output, or a batch on its way home.
+
+mod binary;
+mod meta;
+mod text;
+
+use crate::core::Core;
+use crate::proto::{Dialect, NO_MEMORY, Op, Refusal, Request, TOO_LARGE};
+use crate::watch::{Found, StoreCommand, StoreStatus};
+use engine::{Delete, Item, KeyHash, Pin, Reservation, StoreError, Value, WriteMode, WriteOutcome};
+use std::sync::atomic::Ordering;
+
+/// A value too long to be copied at once: it follows the bytes written, and
+/// `tail` follows it.
+#[derive(Debug)]
+pub struct Held {
+    /// The value, held in place.
+    pub pin: Pin,
+    /// What comes behind it.
+    pub tail: Tail,
+}
+
+/// What follows a pinned value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tail {
+    /// Nothing: binary.
+    #[default]
+    Nothing,
+    /// A line end.
+    Line,
+    /// A line end and `END`.
+    LineAndEnd,
+}
+
+impl Tail {
+    /// Its bytes.
+    pub fn bytes(self) -> &'static [u8] {
+        match self {
+            Tail::Nothing => b"",
+            Tail::Line => b"\r\n",
+            Tail::LineAndEnd => b"\r\nEND\r\n",
+        }
+    }
+}
+
+/// Executes `request`, whose key this core owns. A store's value is in
+/// `reserved` if it came in pieces.
+#[inline]
+pub fn execute(
+    request: &Request<'_>,
+    hash: KeyHash,
+    reserved: Option<Reservation>,
+    core: &mut Core,
+    out: &mut Vec<u8>,
+) -> Option<Held> {
+    match &request.op {
+        Op::Get { cas, touch, last } => return text::get(request.key, hash, *cas, *touch, *last, core, out),
+        Op::MetaGet(options) => return meta::get(request, hash, options, core, out),
+        Op::BinaryGet { frame, touch, with_key, with_value } => {
+            return binary::get(request.key, hash, *frame, *touch, *with_key, *with_value, core, out);
+        }
+        Op::Store(store) => text::store(request, hash, store, reserved, core, out),
+        Op::Delete { quiet } => text::delete(request.key, hash, *quiet, core, out),
+        Op::Touch { expiry, quiet } => text::touch(request.key, hash, *expiry, *quiet, core, out),
+        Op::Arithmetic { delta, decrement, quiet } => {
+            text::arithmetic(request.key, hash, *delta, *decrement, *quiet, core, out);
+        }
+        Op::MetaStore(options) => meta::store(request, hash, options, reserved, core, out),
+        Op::MetaDelete(options) => meta::delete(request, hash, options, core, out),
+        Op::MetaArithmetic(options) => meta::arithmetic(request, hash, options, core, out),
+        Op::MetaDebug => meta::debug(request.key, hash, core, out),
+        Op::BinaryStore { frame, store } => binary::store(request, hash, *frame, store, reserved, core, out),
+        Op::BinaryDelete { frame, compare } => binary::delete(request.key, hash, *frame, *compare, core, out),
+        Op::BinaryArithmetic { frame, delta, decrement, create, compare } => {
+            binary::arithmetic(request.key, hash, *frame, *delta, *decrement, *create, *compare, core, out);
+        }
+        Op::Refused { why, unlink, quiet, dialect } => {
+            if *unlink {
+                core.shard.delete(request.key, hash, core.now, &Delete::default());
+            }
+            refuse(request.key, *why, *quiet, *dialect, core, out);
+        }
+    }
+    None
+}
+
+/// Takes chunks for a value that will come in pieces. When that fails, the
+/// refusal is written, as [`execute`] would.
+pub fn reserve(
+    request: &Request<'_>,
+    hash: KeyHash,
+    value_bytes: usize,
+    core: &mut Core,
+    out: &mut Vec<u8>,
+) -> Option<Reservation> {
+    match core.shard.reserve(request.key, value_bytes, core.now) {
+        Ok(reservation) => Some(reservation),
+        Err(error) => {
+            let (unlink, quiet, dialect) = match &request.op {
+                Op::Store(store) => (store.mode == WriteMode::Set, store.quiet, Dialect::Text),
+                Op::BinaryStore { frame, store } => (store.mode == WriteMode::Set, false, Dialect::Binary(*frame)),
+                _ => (true, false, Dialect::Text),
+            };
+            if unlink {
+                core.shard.delete(request.key, hash, core.now, &Delete::default());
+            }
+            refuse(request.key, refusal(error), quiet, dialect, core, out);
+            None
+        }
+    }
+}
+
+fn refusal(error: StoreError) -> Refusal {
+    match error {
+        StoreError::TooLarge { .. } => Refusal::TooLarge,
+        _ => Refusal::OutOfMemory,
+    }
+}
+
+fn refuse(key: &[u8], why: Refusal, quiet: bool, dialect: Dialect, core: &mut Core, out: &mut Vec<u8>) {
+    use crate::proto::binary::{Status, put_error, put_message};
+    let status = match why {
+        Refusal::TooLarge => {
+            core.stats.store_too_large += 1;
+            StoreStatus::TooLarge
+        }
+        Refusal::OutOfMemory => {
+            core.stats.store_no_memory += 1;
+            StoreStatus::NoMemory
+        }
+    };
+    if core.watch.mutations() {
+        core.watch.item_store(core.now, key, status, StoreCommand::Set, 0, 0);
+    }
+    match dialect {
+        Dialect::Text if quiet => {}
+        Dialect::Text => line(out, if why == Refusal::TooLarge { TOO_LARGE } else { NO_MEMORY }),
+        Dialect::Binary(frame) if why == Refusal::TooLarge => put_error(out, frame, Status::TooBig),
+        Dialect::Binary(frame) => put_message(out, frame, Status::NoMemory, b"Out of memory allocating item"),
+    }
+}
+
+/// Where a store's value is.
+fn value<'a>(request: &Request<'a>, reserved: Option<Reservation>) -> (Value<'a>, usize) {
+    match reserved {
+        Some(reservation) => {
+            let bytes = reservation.value_bytes();
+            (Value::Reserved(reservation), bytes)
+        }
+        None => (Value::Bytes(request.value), request.value.len()),
+    }
+}
+
+/// Appends a line and its end.
+#[inline]
+fn line(out: &mut Vec<u8>, text: &str) {
+    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+/// Appends the value if it is short enough to be copied; says otherwise.
+#[inline]
+fn copy_value(item: &Item<'_>, copy_bytes_max: usize, out: &mut Vec<u8>) -> bool {
+    if item.value_bytes as usize > copy_bytes_max {
+        return false;
+    }
+    if item.head.len() == item.value_bytes as usize {
+        out.extend_from_slice(item.head);
+    } else {
+        item.copy_value_to(out);
+    }
+    true
+}
+
+/// Tells the watchers and the prefix counters of a read.
+#[inline]
+fn observe_get(core: &mut Core, key: &[u8], found: bool, value_bytes: u32) {
+    if core.watch.fetchers() {
+        let found = if found { Found::Yes } else { Found::No };
+        core.watch.item_get(core.now, key, found, value_bytes);
+    }
+    if core.shared.detail.load(Ordering::Relaxed) {
+        let delimiter = core.shared.settings.prefix_delimiter;
+        core.detail.get(key, delimiter, found);
+    }
+}
+
+/// Tells the prefix counters of a write.
+#[inline]
+fn observe_set(core: &mut Core, key: &[u8]) {
+    if core.shared.detail.load(Ordering::Relaxed) {
+        let delimiter = core.shared.settings.prefix_delimiter;
+        core.detail.set(key, delimiter);
+    }
+}
+
+/// Tells the prefix counters of a delete.
+#[inline]
+fn observe_delete(core: &mut Core, key: &[u8]) {
+    if core.shared.detail.load(Ordering::Relaxed) {
+        let delimiter = core.shared.settings.prefix_delimiter;
+        core.detail.delete(key, delimiter);
+    }
+}
+
+/// Tells the watchers how a write ended.
+#[inline]
+fn observe_store(
+    core: &mut Core,
+    key: &[u8],
+    outcome: &Result<WriteOutcome, StoreError>,
+    mode: WriteMode,
+    compares: bool,
+    value_bytes: usize,
+) {
+    if core.watch.mutations() {
+        let status = match outcome {
+            Ok(WriteOutcome::Stored { .. }) => StoreStatus::Stored,
+            Ok(WriteOutcome::NotStored) => StoreStatus::NotStored,
+            Ok(WriteOutcome::Exists) => StoreStatus::Exists,
+            Ok(WriteOutcome::NotFound) => StoreStatus::NotFound,
+            Err(StoreError::TooLarge { .. }) => StoreStatus::TooLarge,
+            Err(_) => StoreStatus::NoMemory,
+        };
+        let command = StoreCommand::of(mode, compares);
+        core.watch.item_store(core.now, key, status, command, value_bytes, 0);
+    }
+}
