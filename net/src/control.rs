@@ -5,9 +5,15 @@
 //! comes back with its part of the answer.
 
 use crate::core::Core;
+use crate::detail::PrefixCounts;
 use crate::hop::ConnToken;
+use crate::limits::DUMP_CHUNK_BYTES;
+use crate::proto::{base64, meta, number};
 use crate::stats::CoreStats;
-use engine::Now;
+use crate::watch::{LogStats, Watcher, uri_encode};
+use engine::{ClassStats, Expiry, Now, ScanCursor, ShardStats};
+use std::any::Any;
+use std::sync::Arc;
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -22,6 +28,8 @@ pub enum ControlOp {
     Stats,
     /// Lines of `stats conns`.
     Connections,
+    /// The counters of `stats detail`.
+    Detail,
     /// Counters back to zero.
     ResetStats,
     /// The core's share of a new memory limit.
@@ -33,10 +41,37 @@ pub enum ControlOp {
     InvalidateTags(Vec<Vec<u8>>),
     /// Generations of namespaces move on.
     InvalidateNamespaces(Vec<Vec<u8>>),
+    /// Feed a watcher.
+    Watch(Watcher),
+    /// No longer feed the watcher at that connection of that core.
+    Unwatch(u32, ConnToken),
+    /// The next part of a dump.
+    Dump(DumpFormat, ScanCursor),
+    /// Whatever the daemon needs to do on a core.
+    Run(RunOnCore),
+}
+
+/// A function to be run on every core.
+#[derive(Clone)]
+pub struct RunOnCore(pub Arc<dyn Fn(&mut Core) -> Box<dyn Any + Send> + Send + Sync>);
+
+impl std::fmt::Debug for RunOnCore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("RunOnCore")
+    }
+}
+
+/// How a dump shows items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DumpFormat {
+    /// `lru_crawler metadump`.
+    Metadump,
+    /// `lru_crawler mgdump`: lines that can be sent back as `mg`.
+    Mgdump,
 }
 
 /// A core's part of the answer.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 #[non_exhaustive]
 pub enum ControlAnswer {
     /// Not executed yet.
@@ -44,17 +79,35 @@ pub enum ControlAnswer {
     None,
     /// Done.
     Done,
+    /// How many of the named things exist here.
+    Count(u64),
     /// Counters.
     Stats(Box<CoreReport>),
-    /// Text lines.
-    Text(Vec<u8>),
+    /// Names and values.
+    Pairs(Vec<(String, String)>),
+    /// Counters by prefix.
+    Prefixes(Vec<(Box<[u8]>, PrefixCounts)>),
+    /// Text of a dump, and where it goes on, unless it is over.
+    Dump(Vec<u8>, Option<ScanCursor>),
+    /// What the function returned.
+    Ran(Box<dyn Any + Send>),
 }
 
 /// One core's counters.
 #[derive(Clone, Debug, Default)]
 pub struct CoreReport {
+    /// Which core.
+    pub id: u32,
     /// Protocol side.
     pub core: CoreStats,
+    /// Engine side.
+    pub shard: ShardStats,
+    /// Engine side, by size class.
+    pub classes: Vec<ClassStats>,
+    /// Watchers' logs.
+    pub log: LogStats,
+    /// When a delayed flush is due, or never.
+    pub flush_pending: Option<Expiry>,
 }
 
 /// A call on its way.
@@ -64,7 +117,7 @@ pub struct ControlCall {
     pub from: u32,
     /// The asking connection on that core, if one does.
     pub conn: Option<ConnToken>,
-    /// For the control thread to match answers.
+    /// For the asker to match answers.
     pub id: u64,
     /// What to do.
     pub op: ControlOp,
@@ -96,6 +149,125 @@ pub trait Connections {
 
 /// Executes a call's operation on this core.
 pub fn execute(op: &ControlOp, core: &mut Core, connections: &dyn Connections) -> ControlAnswer {
-    let _ = (op, core, connections);
-    todo!()
+    match op {
+        ControlOp::Flush { at } => {
+            // Every core's clock is read once a turn: "now" is the later one.
+            core.shard.flush((*at).max(core.now), core.now);
+            ControlAnswer::Done
+        }
+        ControlOp::Stats => ControlAnswer::Stats(Box::new(report(core))),
+        ControlOp::Connections => ControlAnswer::Pairs(connection_lines(core.now, connections)),
+        ControlOp::Detail => ControlAnswer::Prefixes(core.detail.counts()),
+        ControlOp::ResetStats => {
+            core.stats.reset();
+            core.shard.reset_stats();
+            core.watch.stats = LogStats::default();
+            core.detail.clear();
+            ControlAnswer::Done
+        }
+        ControlOp::MemoryLimit { bytes } => {
+            core.shard.set_memory_max(*bytes as usize);
+            ControlAnswer::Done
+        }
+        ControlOp::InvalidateTags(names) => {
+            for name in names {
+                core.shard.invalidate_tag(meta::tag(name), core.now);
+            }
+            ControlAnswer::Count(names.len() as u64)
+        }
+        ControlOp::InvalidateNamespaces(names) => {
+            let known = names
+                .iter()
+                .filter(|name| core.shard.invalidate_namespace(name, core.now).is_some())
+                .count();
+            ControlAnswer::Count(known as u64)
+        }
+        ControlOp::Watch(watcher) => {
+            core.watch.add(*watcher);
+            ControlAnswer::Done
+        }
+        ControlOp::Unwatch(watching_core, conn) => {
+            core.watch.remove(*watching_core, *conn);
+            ControlAnswer::Done
+        }
+        ControlOp::Dump(format, cursor) => dump(*format, cursor.clone(), core),
+        ControlOp::Run(RunOnCore(run)) => ControlAnswer::Ran(run(core)),
+    }
+}
+
+fn report(core: &Core) -> CoreReport {
+    CoreReport {
+        id: core.id,
+        core: core.stats,
+        shard: core.shard.stats(),
+        classes: core.shard.class_stats(),
+        log: core.watch.stats,
+        flush_pending: Some(core.shard.flush_pending()).filter(|at| *at != Expiry::NEVER),
+    }
+}
+
+fn connection_lines(now: Now, connections: &dyn Connections) -> Vec<(String, String)> {
+    let mut lines = Vec::new();
+    connections.each(&mut |conn| {
+        let mut line =
+            |field: &str, value: String| lines.push((format!("{}:{field}", conn.number), value));
+        line("addr", conn.address.into());
+        line("listen_addr", conn.listen_address.into());
+        line("state", conn.state.into());
+        line(
+            "secs_since_last_cmd",
+            (now.seconds() - conn.last_command.seconds().min(now.seconds())).to_string(),
+        );
+    });
+    lines
+}
+
+/// Items looked at in one step of a dump, so that a step stays far below a
+/// millisecond.
+const DUMP_ITEMS_MAX: usize = 256;
+
+fn dump(format: DumpFormat, mut cursor: ScanCursor, core: &mut Core) -> ControlAnswer {
+    let now = core.now;
+    let mut text = Vec::with_capacity(DUMP_CHUNK_BYTES);
+    core.shard.scan_items(&mut cursor, DUMP_ITEMS_MAX, now, &mut |scanned| {
+        let item = &scanned.item;
+        match format {
+            DumpFormat::Metadump => {
+                text.extend_from_slice(b"key=");
+                uri_encode(item.key, &mut text);
+                text.extend_from_slice(b" exp=");
+                let seconds =
+                    if item.expiry == Expiry::NEVER { -1 } else { (item.expiry.0 / 1000) as i64 };
+                number::put_signed(&mut text, seconds);
+                text.extend_from_slice(b" la=");
+                number::put(
+                    &mut text,
+                    now.seconds().saturating_sub(u64::from(scanned.idle_seconds)),
+                );
+                text.extend_from_slice(b" cas=");
+                number::put(&mut text, item.cas);
+                text.extend_from_slice(if scanned.fetched {
+                    b" fetch=yes cls="
+                } else {
+                    b" fetch=no cls="
+                });
+                number::put(&mut text, u64::from(item.class.0));
+                text.extend_from_slice(b" size=");
+                number::put(&mut text, u64::from(item.total_bytes));
+                text.push(b'\n');
+            }
+            DumpFormat::Mgdump => {
+                text.extend_from_slice(b"mg ");
+                if item.binary_key {
+                    base64::encode(item.key, &mut text);
+                    text.extend_from_slice(b" b");
+                } else {
+                    text.extend_from_slice(item.key);
+                }
+                text.extend_from_slice(b"\r\n");
+            }
+        }
+    });
+    let next = (!cursor.is_done()).then_some(cursor);
+    ControlAnswer::Dump(text, next)
 }

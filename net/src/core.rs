@@ -41,7 +41,7 @@ pub struct Core {
 impl Core {
     /// A core around its shard.
     pub fn new(id: u32, cores: u32, shard: Shard, seed: HashSeed, shared: Arc<Shared>) -> Core {
-        let watch = WatchLog { buffer_bytes_max: shared.settings.watcher_log_bytes, ..WatchLog::default() };
+        let watch = WatchLog::new(shared.settings.watcher_log_bytes);
         Core {
             id,
             cores,

@@ -169,10 +169,18 @@ impl Batch {
     }
 
     fn is_filled(&self) -> bool {
-        self.requests.len() >= limits::BATCH_REQUESTS_MAX || self.bytes.len() >= limits::BATCH_BYTES_MAX
+        self.requests.len() >= limits::BATCH_REQUESTS_MAX
+            || self.bytes.len() >= limits::BATCH_BYTES_MAX
     }
 
-    fn push(&mut self, conn: ConnToken, seq: u32, hash: KeyHash, kind: Kind, request: &Request<'_>) {
+    fn push(
+        &mut self,
+        conn: ConnToken,
+        seq: u32,
+        hash: KeyHash,
+        kind: Kind,
+        request: &Request<'_>,
+    ) {
         self.bytes.extend_from_slice(request.key);
         self.bytes.extend_from_slice(request.flags);
         self.bytes.extend_from_slice(request.value);
@@ -243,8 +251,8 @@ pub fn execute_batch(batch: &mut Batch, core: &mut Core) {
             }
             Kind::Reserve(op, value_bytes) => {
                 let request = Request { op, key, value, flags };
-                goes_back =
-                    exec::reserve(&request, hop.hash, value_bytes, core, answer_bytes).map(Lent::Reservation);
+                goes_back = exec::reserve(&request, hop.hash, value_bytes, core, answer_bytes)
+                    .map(Lent::Reservation);
             }
             Kind::Commit(op) => {
                 let Some(Lent::Reservation(reservation)) = lent.pop_front() else {
@@ -367,7 +375,8 @@ impl Outbox {
     #[inline]
     pub fn is_full(&self, peer: u32) -> bool {
         let peer = &self.peers[peer as usize];
-        peer.away >= limits::BATCHES_PER_PEER_MAX && peer.filling.as_ref().is_none_or(|batch| batch.is_filled())
+        peer.away >= limits::BATCHES_PER_PEER_MAX
+            && peer.filling.as_ref().is_none_or(|batch| batch.is_filled())
     }
 
     /// A batch that came home, its answers taken, is kept for reuse.
@@ -403,7 +412,14 @@ impl Outbox {
 
     /// A request to be executed by `owner`.
     #[inline]
-    pub(crate) fn request(&mut self, owner: u32, conn: ConnToken, seq: u32, hash: KeyHash, request: &Request<'_>) {
+    pub(crate) fn request(
+        &mut self,
+        owner: u32,
+        conn: ConnToken,
+        seq: u32,
+        hash: KeyHash,
+        request: &Request<'_>,
+    ) {
         self.filling(owner).push(conn, seq, hash, Kind::Execute(request.op), request);
     }
 

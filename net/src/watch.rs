@@ -157,6 +157,11 @@ pub struct WatchLog {
 const WAITING_MESSAGES_MAX: usize = 8;
 
 impl WatchLog {
+    /// Nobody watches yet.
+    pub fn new(buffer_bytes_max: usize) -> WatchLog {
+        WatchLog { buffer_bytes_max, ..WatchLog::default() }
+    }
+
     /// Starts to feed a watcher.
     pub fn add(&mut self, watcher: Watcher) {
         self.feeds.push(Feed { watcher, buffer: Vec::new() });
@@ -166,7 +171,8 @@ impl WatchLog {
     /// Stops.
     pub fn remove(&mut self, core: u32, conn: ConnToken) {
         self.feeds.retain(|feed| !(feed.watcher.core == core && feed.watcher.conn == conn));
-        self.wanted = self.feeds.iter().fold(Events::default(), |sum, feed| sum.and(feed.watcher.events));
+        self.wanted =
+            self.feeds.iter().fold(Events::default(), |sum, feed| sum.and(feed.watcher.events));
     }
 
     /// Somebody wants reads.
@@ -252,7 +258,15 @@ impl WatchLog {
 
     /// An item left for want of room.
     #[cold]
-    pub fn eviction(&mut self, now: Now, key: &[u8], fetched: bool, ttl: i64, idle_seconds: u32, value_bytes: u32) {
+    pub fn eviction(
+        &mut self,
+        now: Now,
+        key: &[u8],
+        fetched: bool,
+        ttl: i64,
+        idle_seconds: u32,
+        value_bytes: u32,
+    ) {
         self.line(Events::EVICTIONS, now, |out| {
             out.extend_from_slice(b"type=eviction key=");
             uri_encode(key, out);
@@ -267,7 +281,14 @@ impl WatchLog {
 
     /// A connection was accepted. `address` is `ip` and port, or `unix` and 0.
     #[cold]
-    pub fn connection_opened(&mut self, now: Now, ip: &str, port: u16, transport: Transport, descriptor: u32) {
+    pub fn connection_opened(
+        &mut self,
+        now: Now,
+        ip: &str,
+        port: u16,
+        transport: Transport,
+        descriptor: u32,
+    ) {
         self.line(Events::CONNECTIONS, now, |out| {
             out.extend_from_slice(b"type=conn_new ");
             remote(out, ip, port, transport);
@@ -336,7 +357,8 @@ impl WatchLog {
             if feed.buffer.is_empty() || outbox.waiting(feed.watcher.core) > WAITING_MESSAGES_MAX {
                 continue;
             }
-            let chunk = LogChunk { conn: feed.watcher.conn, bytes: std::mem::take(&mut feed.buffer) };
+            let chunk =
+                LogChunk { conn: feed.watcher.conn, bytes: std::mem::take(&mut feed.buffer) };
             outbox.post(feed.watcher.core, Message::Log(Box::new(chunk)));
             self.stats.sent += 1;
         }
@@ -361,7 +383,11 @@ pub fn uri_encode(key: &[u8], out: &mut Vec<u8>) {
         if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
             out.push(*byte);
         } else {
-            out.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            out.extend_from_slice(&[
+                b'%',
+                HEX[usize::from(byte >> 4)],
+                HEX[usize::from(byte & 15)],
+            ]);
         }
     }
 }
@@ -372,7 +398,7 @@ mod tests {
 
     #[test]
     fn lines_go_to_those_who_want_them_and_no_further_than_the_bound() {
-        let mut log = WatchLog { buffer_bytes_max: 200, ..WatchLog::default() };
+        let mut log = WatchLog::new(200);
         let conn = ConnToken { index: 7, generation: 1 };
         log.add(Watcher { core: 0, conn, events: Events::FETCHERS });
         assert!(log.fetchers() && !log.mutations());

@@ -95,9 +95,18 @@ impl Answers {
     }
 
     /// Fills the hole `seq`. Bytes go straight to `out` if it is the first.
-    pub(super) fn fill(&mut self, seq: u32, bytes: &[u8], pin: Option<(Pin, u32, Tail)>, out: &mut Vec<u8>) {
+    pub(super) fn fill(
+        &mut self,
+        seq: u32,
+        bytes: &[u8],
+        pin: Option<(Pin, u32, Tail)>,
+        out: &mut Vec<u8>,
+    ) {
         let index = seq.wrapping_sub(self.head) as usize;
-        debug_assert!(matches!(self.slots.get(index), Some(Slot::Waiting)), "answer {seq} has no hole");
+        debug_assert!(
+            matches!(self.slots.get(index), Some(Slot::Waiting)),
+            "answer {seq} has no hole"
+        );
         let start = self.held.len();
         if index == 0 {
             out.extend_from_slice(bytes);
@@ -150,28 +159,19 @@ impl Answers {
     /// A connection that never falls silent would never empty the buffer: what
     /// was sent is cut off when it is the larger part.
     fn compact(&mut self) {
-        let used = self.slots.iter().find_map(|slot| match slot {
+        if self.held.len() < HELD_BYTES_KEPT {
+            return;
+        }
+        // Answers that fill holes are appended: the lowest start need not be
+        // the first slot's.
+        let starts = self.slots.iter().filter_map(|slot| match slot {
             Slot::Ready { start, .. } => Some(*start),
             Slot::Waiting => None,
         });
-        // Answers that fill holes are appended: the lowest start need not be
-        // the first slot's.
-        let Some(first) = used else {
-            self.held.clear();
-            return;
-        };
-        if self.held.len() < HELD_BYTES_KEPT || first < self.held.len() / 2 {
+        let lowest = starts.min().unwrap_or(self.held.len());
+        if lowest < self.held.len() / 2 {
             return;
         }
-        let lowest = self
-            .slots
-            .iter()
-            .filter_map(|slot| match slot {
-                Slot::Ready { start, .. } => Some(*start),
-                Slot::Waiting => None,
-            })
-            .min()
-            .unwrap_or(0);
         self.held.drain(..lowest);
         for slot in &mut self.slots {
             if let Slot::Ready { start, end, .. } = slot {

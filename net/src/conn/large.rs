@@ -106,7 +106,12 @@ impl Conn {
     }
 
     /// Bytes for the chunks, then the line end, then the commit.
-    pub(super) fn fill(&mut self, core: &mut Core, input: &[u8], out: &mut Vec<u8>) -> (usize, Flow) {
+    pub(super) fn fill(
+        &mut self,
+        core: &mut Core,
+        input: &[u8],
+        out: &mut Vec<u8>,
+    ) -> (usize, Flow) {
         let Phase::Filling(large) = &mut self.phase else {
             return (0, Flow::On);
         };
@@ -119,7 +124,12 @@ impl Conn {
         let line_end = if self.protocol == Protocol::Binary { 0 } else { 2 };
         let rest = &input[used..];
         if missing > 0 || rest.len() < line_end {
-            return (used, Flow::Stop(Next::Read { need: (missing + line_end - rest.len().min(line_end)).max(1) }));
+            return (
+                used,
+                Flow::Stop(Next::Read {
+                    need: (missing + line_end - rest.len().min(line_end)).max(1),
+                }),
+            );
         }
         if let Some(Flow::Stop(next)) = self.congested(core, out) {
             return (used, Flow::Stop(next));

@@ -15,7 +15,12 @@ const CREDENTIAL_BYTES_MAX: usize = 16 * 1024;
 impl Conn {
     /// The first command must be a `set` whose value is "user password". Its
     /// key, flags and expiry mean nothing.
-    pub(super) fn log_in_by_text(&mut self, core: &mut Core, input: &[u8], out: &mut Vec<u8>) -> (usize, Flow) {
+    pub(super) fn log_in_by_text(
+        &mut self,
+        core: &mut Core,
+        input: &[u8],
+        out: &mut Vec<u8>,
+    ) -> (usize, Flow) {
         let Some(newline) = memchr::memchr(b'\n', input) else {
             if input.len() > LINE_BYTES_MAX {
                 self.phase = Phase::Closing;
@@ -25,7 +30,8 @@ impl Conn {
         };
         // The carriage return stays: it is white space behind the length.
         let tokens = Tokens::new(&input[..newline]);
-        let length = parse_u32(tokens.get(4)).filter(|_| tokens.count() >= 6 && tokens.get(0) == b"set");
+        let length =
+            parse_u32(tokens.get(4)).filter(|_| tokens.count() >= 6 && tokens.get(0) == b"set");
         let Some(length) = length else {
             self.write_line(out, "CLIENT_ERROR unauthenticated");
             return (newline + 1, Flow::On);

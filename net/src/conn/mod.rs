@@ -120,8 +120,10 @@ enum Wait {
     Room,
     /// No answer outstanding.
     Empty,
-    /// A reply to something special; whoever brings it clears this.
+    /// A reply to something special.
     Reply,
+    /// Nothing any more: it came.
+    Go,
 }
 
 /// One client.
@@ -135,8 +137,11 @@ pub struct Conn {
     /// Logged in, or no login is asked for.
     trusted: bool,
     answers: Answers,
-    /// Bytes in `out` after the last event.
-    out_bytes: usize,
+    /// The output is more than half full, so that a connection which stopped
+    /// for it would stop again at once.
+    crowded_output: bool,
+    /// The same of the answers outstanding.
+    crowded_answers: bool,
     last_command: Now,
 }
 
@@ -179,7 +184,8 @@ impl Conn {
             wait: Wait::Nothing,
             trusted: !settings.sasl && settings.auth_file.is_none(),
             answers: Answers::default(),
-            out_bytes: 0,
+            crowded_output: false,
+            crowded_answers: false,
             last_command: core.now,
         }
     }
@@ -231,7 +237,7 @@ impl Conn {
                 }
             }
         };
-        self.out_bytes = out.len();
+        self.measure(core, out);
         Progress { consumed, next }
     }
 
@@ -267,7 +273,6 @@ impl Conn {
             return;
         }
         out.extend_from_slice(lines);
-        self.out_bytes = out.len();
     }
 
     /// A control call that this connection sent comes back.
@@ -282,6 +287,7 @@ impl Conn {
         match std::mem::replace(&mut self.phase, Phase::Closing) {
             Phase::Filling(large) => large.give_back(core),
             Phase::Watching => self.stop_watching(core),
+            Phase::Gathering(gather) if gather.is_watch() => self.stop_watching(core),
             _ => {}
         }
     }
@@ -290,10 +296,10 @@ impl Conn {
     pub fn is_ready(&self) -> bool {
         match self.wait {
             Wait::Nothing | Wait::Reply => false,
-            Wait::Output => self.out_bytes == 0,
-            // Half of the room, lest it stops again at once.
-            Wait::Room => self.answers.len() <= 64 || self.answers.held_bytes() == 0,
+            Wait::Output => !self.crowded_output,
+            Wait::Room => !self.crowded_answers,
             Wait::Empty => self.answers.is_empty(),
+            Wait::Go => true,
         }
     }
 
@@ -332,7 +338,16 @@ impl Conn {
         if !self.answers.is_empty() {
             self.answers.drain(core.shared.settings.output_bytes_high_water, core, out);
         }
-        self.out_bytes = out.len();
+        self.measure(core, out);
+    }
+
+    #[inline]
+    fn measure(&mut self, core: &Core, out: &[u8]) {
+        let settings = &core.shared.settings;
+        let bytes_low = settings.output_bytes_high_water / 2;
+        self.crowded_output = out.len() > bytes_low;
+        self.crowded_answers = self.answers.len() > settings.hops_in_flight_max / 2
+            || self.answers.held_bytes() > bytes_low;
     }
 
     /// Requests from the input, until something stops it.
@@ -380,7 +395,8 @@ impl Conn {
                 if owner == core.id {
                     core.shard.prefetch(hash);
                 }
-                window[filled] = Some(Entry { request, hash, owner, start: at - window_start, position });
+                window[filled] =
+                    Some(Entry { request, hash, owner, start: at - window_start, position });
                 filled += 1;
                 at += used;
             };
@@ -421,7 +437,9 @@ impl Conn {
     #[inline]
     fn step<'a>(&mut self, input: &'a [u8], context: &Context, core: &Core) -> (usize, Step<'a>) {
         match self.protocol {
-            Protocol::Binary => binary::next(input, context, core.shared.settings.sasl, !self.trusted),
+            Protocol::Binary => {
+                binary::next(input, context, core.shared.settings.sasl, !self.trusted)
+            }
             _ => text::next(&mut self.position, input, context),
         }
     }
@@ -459,7 +477,9 @@ impl Conn {
             let held = self.answers.held();
             let start = held.len();
             match exec::execute(request, hash, None, core, held) {
-                Some(Held { pin, tail }) => self.answers.written_with_value(start, pin, owner, tail),
+                Some(Held { pin, tail }) => {
+                    self.answers.written_with_value(start, pin, owner, tail)
+                }
                 None => self.answers.written(start),
             }
         }
@@ -580,7 +600,13 @@ impl Conn {
 
     /// A meta command whose key is base64: parsed once more, with room for the
     /// key.
-    fn encoded(&mut self, input: &[u8], context: &Context, core: &mut Core, out: &mut Vec<u8>) -> (usize, Flow) {
+    fn encoded(
+        &mut self,
+        input: &[u8],
+        context: &Context,
+        core: &mut Core,
+        out: &mut Vec<u8>,
+    ) -> (usize, Flow) {
         let mut buffer: KeyBuffer = [0; KEY_BYTES_MAX];
         let (used, step) = text::encoded(input, context, &mut buffer);
         match step {

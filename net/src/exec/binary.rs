@@ -1,14 +1,17 @@
 //! Answers of the binary protocol. Quiet requests answer only what their
 //! sender could not assume: hits of a get, errors of everything else.
 
-use super::{Held, Tail, copy_value, observe_delete, observe_get, observe_set, observe_store, refusal, refuse, value};
+use super::{
+    Held, Tail, copy_value, observe_delete, observe_get, observe_set, observe_store, refusal,
+    refuse, value,
+};
 use crate::core::Core;
 use crate::proto::binary::{Frame, Status, put_error, put_header, put_message};
 use crate::proto::meta::{tag_names, tags};
 use crate::proto::{Dialect, Request, Store};
 use engine::{
-    Arithmetic, ArithmeticOutcome, Delete, DeleteOutcome, Expiry, KeyHash, ReadOptions, Reservation, TAGS_MAX, Tag,
-    Write, WriteMode, WriteOutcome,
+    Arithmetic, ArithmeticOutcome, Delete, DeleteOutcome, Expiry, KeyHash, ReadOptions,
+    Reservation, TAGS_MAX, Tag, Write, WriteMode, WriteOutcome,
 };
 use std::num::NonZeroU64;
 
@@ -40,7 +43,15 @@ pub(super) fn get(
         let key_bytes = if with_key { key.len() } else { 0 };
         let shown_bytes = if with_value { value_bytes as usize } else { 0 };
         out.reserve(shown_bytes.min(1 << 16) + key_bytes + 28);
-        put_header(out, frame, Status::Ok, 4, key_bytes as u16, (4 + key_bytes + shown_bytes) as u32, item.cas);
+        put_header(
+            out,
+            frame,
+            Status::Ok,
+            4,
+            key_bytes as u16,
+            (4 + key_bytes + shown_bytes) as u32,
+            item.cas,
+        );
         out.extend_from_slice(&item.client_flags.to_be_bytes());
         if with_key {
             out.extend_from_slice(key);
@@ -119,7 +130,7 @@ pub(super) fn store(
         Err(_) if joins => Status::NotStored,
         Err(error) => {
             if store.mode == WriteMode::Set {
-                core.shard.delete(request.key, hash, core.now, &Delete::default());
+                core.shard.unlink_key(request.key, hash, core.now);
             }
             return refuse(request.key, refusal(error), false, Dialect::Binary(frame), core, out);
         }
@@ -156,8 +167,15 @@ pub(super) fn arithmetic(
     core: &mut Core,
     out: &mut Vec<u8>,
 ) {
-    let options =
-        Arithmetic { delta, decrement, compare, create, touch: None, new_cas: None, binary_key: false };
+    let options = Arithmetic {
+        delta,
+        decrement,
+        compare,
+        create,
+        touch: None,
+        new_cas: None,
+        binary_key: false,
+    };
     match core.shard.arithmetic(key, hash, core.now, &options) {
         Ok(ArithmeticOutcome::Number { .. }) if frame.quiet => {}
         Ok(ArithmeticOutcome::Number { value, cas, .. }) => {

@@ -1,14 +1,16 @@
 //! Answers of the meta commands. Flags are answered in the order in which
 //! they were asked.
 
-use super::{Held, Tail, copy_value, line, observe_get, observe_set, observe_store, refusal, refuse, value};
+use super::{
+    Held, Tail, copy_value, line, observe_get, observe_set, observe_store, refusal, refuse, value,
+};
 use crate::core::Core;
 use crate::proto::meta::{Options, argument, store_mode, tag_names, tags, words};
 use crate::proto::number::{self, Decimal};
 use crate::proto::{Dialect, NOT_NUMERIC, Request, base64};
 use engine::{
-    Arithmetic, ArithmeticOutcome, Delete, DeleteOutcome, Expiry, KeyHash, Now, ReadOptions, Reservation,
-    TAGS_MAX, Tag, Write, WriteMode, WriteOutcome,
+    Arithmetic, ArithmeticOutcome, Delete, DeleteOutcome, Expiry, KeyHash, Now, ReadOptions,
+    Reservation, TAGS_MAX, Tag, Write, WriteMode, WriteOutcome,
 };
 use std::num::NonZeroU64;
 
@@ -58,6 +60,11 @@ fn nominal_flags(request: &Request<'_>, binary: bool, out: &mut Vec<u8>) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Whether `R` stands before `T`: then the old expiry decides.
+fn recache_first(flags: &[u8]) -> bool {
+    words(flags).find(|word| matches!(word[0], b'R' | b'T')).is_some_and(|word| word[0] == b'R')
+}
+
 #[inline]
 pub(super) fn get(
     request: &Request<'_>,
@@ -79,6 +86,9 @@ pub(super) fn get(
         new_cas: options.new_cas,
         no_bump: options.no_bump,
         binary_key: options.binary_key,
+        recache_before_touch: options.recache.is_some()
+            && options.touch.is_some()
+            && recache_first(request.flags),
     };
     let read = core.shard.read(request.key, hash, now, &reading).ok().flatten();
     let Some(read) = read else {
@@ -190,7 +200,7 @@ pub(super) fn store(
         Ok(WriteOutcome::NotFound) => "NF",
         Err(_) if joins => "NS",
         Err(error) => {
-            core.shard.delete(request.key, hash, core.now, &Delete::default());
+            core.shard.unlink_key(request.key, hash, core.now);
             return refuse(request.key, refusal(error), false, Dialect::Text, core, out);
         }
     };
@@ -289,8 +299,7 @@ pub(super) fn arithmetic(
 pub(super) fn debug(key: &[u8], hash: KeyHash, core: &mut Core, out: &mut Vec<u8>) {
     core.stats.cmd_meta += 1;
     let now = core.now;
-    let options = ReadOptions { no_bump: true, ..ReadOptions::default() };
-    let Ok(Some(read)) = core.shard.read(key, hash, now, &options) else {
+    let Some(read) = core.shard.inspect(key, hash, now) else {
         return line(out, "EN");
     };
     let item = &read.item;
@@ -302,13 +311,17 @@ pub(super) fn debug(key: &[u8], hash: KeyHash, core: &mut Core, out: &mut Vec<u8
     }
     out.extend_from_slice(b" exp=");
     // memcached shows now minus expiry, the other way round than `t`.
-    let expires = if item.expiry == Expiry::NEVER { -1 } else { now.seconds() as i64 - (item.expiry.0 / 1000) as i64 };
+    let expires = if item.expiry == Expiry::NEVER {
+        -1
+    } else {
+        now.seconds() as i64 - (item.expiry.0 / 1000) as i64
+    };
     number::put_signed(out, expires);
     out.extend_from_slice(b" la=");
     number::put(out, u64::from(read.idle_seconds));
     out.extend_from_slice(b" cas=");
     number::put(out, item.cas);
-    out.extend_from_slice(if read.hit_before { b" fetch=yes cls=" } else { b" fetch=no cls=" });
+    out.extend_from_slice(if read.fetched { b" fetch=yes cls=" } else { b" fetch=no cls=" });
     number::put(out, u64::from(item.class.0));
     out.extend_from_slice(b" size=");
     number::put(out, u64::from(item.total_bytes));

@@ -10,7 +10,7 @@ mod text;
 use crate::core::Core;
 use crate::proto::{Dialect, NO_MEMORY, Op, Refusal, Request, TOO_LARGE};
 use crate::watch::{Found, StoreCommand, StoreStatus};
-use engine::{Delete, Item, KeyHash, Pin, Reservation, StoreError, Value, WriteMode, WriteOutcome};
+use engine::{Item, KeyHash, Pin, Reservation, StoreError, Value, WriteMode, WriteOutcome};
 use std::sync::atomic::Ordering;
 
 /// A value too long to be copied at once: it follows the bytes written, and
@@ -57,10 +57,21 @@ pub fn execute(
     out: &mut Vec<u8>,
 ) -> Option<Held> {
     match &request.op {
-        Op::Get { cas, touch, last } => return text::get(request.key, hash, *cas, *touch, *last, core, out),
+        Op::Get { cas, touch, last } => {
+            return text::get(request.key, hash, *cas, *touch, *last, core, out);
+        }
         Op::MetaGet(options) => return meta::get(request, hash, options, core, out),
         Op::BinaryGet { frame, touch, with_key, with_value } => {
-            return binary::get(request.key, hash, *frame, *touch, *with_key, *with_value, core, out);
+            return binary::get(
+                request.key,
+                hash,
+                *frame,
+                *touch,
+                *with_key,
+                *with_value,
+                core,
+                out,
+            );
         }
         Op::Store(store) => text::store(request, hash, store, reserved, core, out),
         Op::Delete { quiet } => text::delete(request.key, hash, *quiet, core, out),
@@ -72,14 +83,28 @@ pub fn execute(
         Op::MetaDelete(options) => meta::delete(request, hash, options, core, out),
         Op::MetaArithmetic(options) => meta::arithmetic(request, hash, options, core, out),
         Op::MetaDebug => meta::debug(request.key, hash, core, out),
-        Op::BinaryStore { frame, store } => binary::store(request, hash, *frame, store, reserved, core, out),
-        Op::BinaryDelete { frame, compare } => binary::delete(request.key, hash, *frame, *compare, core, out),
+        Op::BinaryStore { frame, store } => {
+            binary::store(request, hash, *frame, store, reserved, core, out)
+        }
+        Op::BinaryDelete { frame, compare } => {
+            binary::delete(request.key, hash, *frame, *compare, core, out)
+        }
         Op::BinaryArithmetic { frame, delta, decrement, create, compare } => {
-            binary::arithmetic(request.key, hash, *frame, *delta, *decrement, *create, *compare, core, out);
+            binary::arithmetic(
+                request.key,
+                hash,
+                *frame,
+                *delta,
+                *decrement,
+                *create,
+                *compare,
+                core,
+                out,
+            );
         }
         Op::Refused { why, unlink, quiet, dialect } => {
             if *unlink {
-                core.shard.delete(request.key, hash, core.now, &Delete::default());
+                core.shard.unlink_key(request.key, hash, core.now);
             }
             refuse(request.key, *why, *quiet, *dialect, core, out);
         }
@@ -101,11 +126,13 @@ pub fn reserve(
         Err(error) => {
             let (unlink, quiet, dialect) = match &request.op {
                 Op::Store(store) => (store.mode == WriteMode::Set, store.quiet, Dialect::Text),
-                Op::BinaryStore { frame, store } => (store.mode == WriteMode::Set, false, Dialect::Binary(*frame)),
+                Op::BinaryStore { frame, store } => {
+                    (store.mode == WriteMode::Set, false, Dialect::Binary(*frame))
+                }
                 _ => (true, false, Dialect::Text),
             };
             if unlink {
-                core.shard.delete(request.key, hash, core.now, &Delete::default());
+                core.shard.unlink_key(request.key, hash, core.now);
             }
             refuse(request.key, refusal(error), quiet, dialect, core, out);
             None
@@ -120,7 +147,14 @@ fn refusal(error: StoreError) -> Refusal {
     }
 }
 
-fn refuse(key: &[u8], why: Refusal, quiet: bool, dialect: Dialect, core: &mut Core, out: &mut Vec<u8>) {
+fn refuse(
+    key: &[u8],
+    why: Refusal,
+    quiet: bool,
+    dialect: Dialect,
+    core: &mut Core,
+    out: &mut Vec<u8>,
+) {
     use crate::proto::binary::{Status, put_error, put_message};
     let status = match why {
         Refusal::TooLarge => {
@@ -139,7 +173,9 @@ fn refuse(key: &[u8], why: Refusal, quiet: bool, dialect: Dialect, core: &mut Co
         Dialect::Text if quiet => {}
         Dialect::Text => line(out, if why == Refusal::TooLarge { TOO_LARGE } else { NO_MEMORY }),
         Dialect::Binary(frame) if why == Refusal::TooLarge => put_error(out, frame, Status::TooBig),
-        Dialect::Binary(frame) => put_message(out, frame, Status::NoMemory, b"Out of memory allocating item"),
+        Dialect::Binary(frame) => {
+            put_message(out, frame, Status::NoMemory, b"Out of memory allocating item")
+        }
     }
 }
 

@@ -1,12 +1,15 @@
 //! Answers of the classic text protocol.
 
-use super::{Held, Tail, copy_value, line, observe_delete, observe_get, observe_set, observe_store, refusal, refuse, value};
+use super::{
+    Held, Tail, copy_value, line, observe_delete, observe_get, observe_set, observe_store, refusal,
+    refuse, value,
+};
 use crate::core::Core;
 use crate::proto::number::{self, Decimal};
 use crate::proto::{Dialect, NOT_NUMERIC, Request, Store};
 use engine::{
-    Arithmetic, ArithmeticOutcome, Delete, DeleteOutcome, Expiry, Item, KeyHash, ReadOptions, Reservation, Write,
-    WriteMode, WriteOutcome,
+    Arithmetic, ArithmeticOutcome, Delete, DeleteOutcome, Expiry, Item, KeyHash, ReadOptions,
+    Reservation, Write, WriteMode, WriteOutcome,
 };
 
 /// `VALUE <key> <flags> <bytes> [<cas>]`.
@@ -60,7 +63,9 @@ pub(super) fn get(
     observe_get(core, key, found, value_bytes);
     if !whole {
         match core.shard.pin(key, hash, now) {
-            Some(pin) => return Some(Held { pin, tail: if last { Tail::LineAndEnd } else { Tail::Line } }),
+            Some(pin) => {
+                return Some(Held { pin, tail: if last { Tail::LineAndEnd } else { Tail::Line } });
+            }
             // It died of its new expiry.
             None => out.truncate(start),
         }
@@ -109,7 +114,7 @@ pub(super) fn store(
         Err(_) if matches!(store.mode, WriteMode::Append | WriteMode::Prepend) => "NOT_STORED",
         Err(error) => {
             if store.mode == WriteMode::Set {
-                core.shard.delete(request.key, hash, core.now, &Delete::default());
+                core.shard.unlink_key(request.key, hash, core.now);
             }
             return refuse(request.key, refusal(error), store.quiet, Dialect::Text, core, out);
         }
@@ -127,7 +132,14 @@ pub(super) fn delete(key: &[u8], hash: KeyHash, quiet: bool, core: &mut Core, ou
     }
 }
 
-pub(super) fn touch(key: &[u8], hash: KeyHash, expiry: Expiry, quiet: bool, core: &mut Core, out: &mut Vec<u8>) {
+pub(super) fn touch(
+    key: &[u8],
+    hash: KeyHash,
+    expiry: Expiry,
+    quiet: bool,
+    core: &mut Core,
+    out: &mut Vec<u8>,
+) {
     let touched = core.shard.touch(key, hash, core.now, expiry);
     if !quiet {
         line(out, if touched { "TOUCHED" } else { "NOT_FOUND" });

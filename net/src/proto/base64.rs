@@ -23,10 +23,20 @@ pub fn encode(bytes: &[u8], out: &mut Vec<u8>) {
     let mut triples = bytes.chunks_exact(3);
     for triple in &mut triples {
         let word = u32::from(triple[0]) << 16 | u32::from(triple[1]) << 8 | u32::from(triple[2]);
-        out.extend_from_slice(&[digit(word >> 18), digit(word >> 12), digit(word >> 6), digit(word)]);
+        out.extend_from_slice(&[
+            digit(word >> 18),
+            digit(word >> 12),
+            digit(word >> 6),
+            digit(word),
+        ]);
     }
     match *triples.remainder() {
-        [one] => out.extend_from_slice(&[digit(u32::from(one) >> 2), digit(u32::from(one) << 4), b'=', b'=']),
+        [one] => out.extend_from_slice(&[
+            digit(u32::from(one) >> 2),
+            digit(u32::from(one) << 4),
+            b'=',
+            b'=',
+        ]),
         [one, two] => {
             let word = u32::from(one) << 8 | u32::from(two);
             out.extend_from_slice(&[digit(word >> 10), digit(word >> 4), digit(word << 2), b'=']);

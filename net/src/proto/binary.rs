@@ -187,7 +187,8 @@ pub fn next<'a>(input: &'a [u8], context: &Context, sasl: bool, login: bool) -> 
         return (0, Step::Incomplete { need: head_bytes - input.len() });
     }
     let frame = Frame { opcode: code, quiet: is_quiet(code), opaque };
-    let error = |status, swallow, close| (head_bytes, Step::BinaryError { frame, status, swallow, close });
+    let error =
+        |status, swallow, close| (head_bytes, Step::BinaryError { frame, status, swallow, close });
     if extra_bytes + key_bytes > body_bytes {
         return error(Status::UnknownCommand, 0, true);
     }
@@ -263,7 +264,13 @@ pub fn next<'a>(input: &'a [u8], context: &Context, sasl: bool, login: bool) -> 
             }
             // With a CAS every mode but the joining ones compares and sets.
             let mode = if compare.is_some() && !joins { WriteMode::Set } else { mode };
-            let store = Store { mode, client_flags, expiry, compare: compare.map(never_zero), quiet: frame.quiet };
+            let store = Store {
+                mode,
+                client_flags,
+                expiry,
+                compare: compare.map(never_zero),
+                quiet: frame.quiet,
+            };
             store_step(frame, store, key, tag_bytes, value_bytes, head_bytes, input, context)
         }
         opcode::DELETE | opcode::DELETEQ => {
@@ -280,7 +287,8 @@ pub fn next<'a>(input: &'a [u8], context: &Context, sasl: bool, login: bool) -> 
             let seconds = be32(&extras[16..]);
             let create = (seconds != u32::MAX)
                 .then(|| (be64(&extras[8..]), context.expiry(i64::from(seconds))));
-            let op = Op::BinaryArithmetic { frame, delta: be64(extras), decrement, create, compare };
+            let op =
+                Op::BinaryArithmetic { frame, delta: be64(extras), decrement, create, compare };
             covered(Step::Request(request(op)))
         }
         opcode::FLUSH | opcode::FLUSHQ => {
@@ -345,7 +353,10 @@ fn store_step<'a>(
         let unlink = store.mode == WriteMode::Set;
         let dialect = Dialect::Binary(frame);
         let op = Op::Refused { why: Refusal::TooLarge, unlink, quiet: false, dialect };
-        return (head_bytes, Step::Refused { request: Request { op, ..request }, swallow: body_bytes });
+        return (
+            head_bytes,
+            Step::Refused { request: Request { op, ..request }, swallow: body_bytes },
+        );
     }
     let value_at = head_bytes + tag_bytes;
     let end = head_bytes + body_bytes;
@@ -426,4 +437,3 @@ pub fn put_stat(out: &mut Vec<u8>, frame: Frame, name: &[u8], value: &[u8]) {
     out.extend_from_slice(name);
     out.extend_from_slice(value);
 }
-

@@ -137,7 +137,9 @@ impl Options {
                 },
                 b'G' => {
                     options.tagged = true;
-                    if !tag_names(argument).all(|name| !name.is_empty()) || tag_names(argument).count() > TAGS_MAX {
+                    if !tag_names(argument).all(|name| !name.is_empty())
+                        || tag_names(argument).count() > TAGS_MAX
+                    {
                         error = Some("CLIENT_ERROR bad tags");
                     }
                 }
@@ -163,7 +165,8 @@ fn expiry(argument: &[u8], context: &Context) -> Option<Expiry> {
 
 /// The names in a `G` flag: separated by commas, in parentheses or not.
 pub fn tag_names(argument: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let bare = argument.strip_prefix(b"(").and_then(|rest| rest.strip_suffix(b")")).unwrap_or(argument);
+    let bare =
+        argument.strip_prefix(b"(").and_then(|rest| rest.strip_suffix(b")")).unwrap_or(argument);
     bare.split(|byte| *byte == b',')
 }
 
@@ -243,7 +246,13 @@ pub fn line<'a>(
         let swallow = if command == b's' { value_bytes + 2 } else { 0 };
         (line_bytes, Step::Line { line, swallow })
     };
-    let either = |error| if matches!(command, b'd' | b'a') { "CLIENT_ERROR invalid or duplicate flag" } else { error };
+    let either = |error| {
+        if matches!(command, b'd' | b'a') {
+            "CLIENT_ERROR invalid or duplicate flag"
+        } else {
+            error
+        }
+    };
     let options = match Options::parse(flags, context) {
         Ok(options) => options,
         Err(error) => return fail(either(error)),
@@ -278,8 +287,16 @@ pub fn line<'a>(
         b'a' => (line_bytes, Step::Request(request(Op::MetaArithmetic(options)))),
         _ => {
             if !context.fits(decoded.len(), options.client_flags, value_bytes) {
-                let op = Op::Refused { why: Refusal::TooLarge, unlink: true, quiet: false, dialect: Dialect::Text };
-                return (line_bytes, Step::Refused { request: request(op), swallow: value_bytes + 2 });
+                let op = Op::Refused {
+                    why: Refusal::TooLarge,
+                    unlink: true,
+                    quiet: false,
+                    dialect: Dialect::Text,
+                };
+                return (
+                    line_bytes,
+                    Step::Refused { request: request(op), swallow: value_bytes + 2 },
+                );
             }
             body_of(request(Op::MetaStore(options)), value_bytes, false, line_bytes, input)
         }

@@ -53,7 +53,8 @@ impl Context {
     /// line end count against `-I` too, and clients probe for that border.
     #[inline]
     pub fn fits(&self, key_bytes: usize, client_flags: u32, value_bytes: usize) -> bool {
-        let header = 48 + 1 + 2 + if self.cas { 8 } else { 0 } + if client_flags != 0 { 4 } else { 0 };
+        let header =
+            48 + 1 + 2 + if self.cas { 8 } else { 0 } + if client_flags != 0 { 4 } else { 0 };
         header + key_bytes + value_bytes <= self.value_bytes_max
     }
 }
@@ -280,7 +281,8 @@ mod tests {
     #[test]
     fn expiry_rule() {
         let started = Now(1_700_000_000_500);
-        let context = Context { now: Now(started.0 + 10_000), started, value_bytes_max: 1 << 20, cas: true };
+        let context =
+            Context { now: Now(started.0 + 10_000), started, value_bytes_max: 1 << 20, cas: true };
         assert_eq!(context.expiry(0), Expiry::NEVER);
         assert_eq!(context.expiry(-1), Expiry::PAST);
         assert_eq!(context.expiry(5), Expiry(1_700_000_015_000));

@@ -119,7 +119,12 @@ fn without_newline<'a>(position: &mut Position, input: &'a [u8]) -> (usize, Step
 
 /// `get` and `gets`; `None` for the careful path.
 #[inline]
-fn get<'a>(position: &mut Position, input: &'a [u8], at: usize, cas: bool) -> Option<(usize, Step<'a>)> {
+fn get<'a>(
+    position: &mut Position,
+    input: &'a [u8],
+    at: usize,
+    cas: bool,
+) -> Option<(usize, Step<'a>)> {
     let key_bytes = word_end(&input[at..]);
     let end = at + key_bytes;
     if key_bytes == 0 || key_bytes > KEY_BYTES_MAX {
@@ -132,7 +137,14 @@ fn get<'a>(position: &mut Position, input: &'a [u8], at: usize, cas: bool) -> Op
         [b' ', ..] => 0,
         _ => return None,
     };
-    let get = |last| Step::Request(Request { op: Op::Get { cas, touch: None, last }, key, value: &[], flags: &[] });
+    let get = |last| {
+        Step::Request(Request {
+            op: Op::Get { cas, touch: None, last },
+            key,
+            value: &[],
+            flags: &[],
+        })
+    };
     if line_end > 0 {
         return Some((end + line_end, get(true)));
     }
@@ -182,7 +194,15 @@ fn key<'a>(
                 *position = Position::Rest;
                 if end > start && end - start <= KEY_BYTES_MAX {
                     let op = Op::Get { cas, touch, last: true };
-                    return (end, Step::Request(Request { op, key: &input[start..end], value: &[], flags: &[] }));
+                    return (
+                        end,
+                        Step::Request(Request {
+                            op,
+                            key: &input[start..end],
+                            value: &[],
+                            flags: &[],
+                        }),
+                    );
                 }
                 return (end, if end > start { Step::line(BAD_FORMAT) } else { Step::End });
             }
@@ -208,7 +228,10 @@ fn key<'a>(
             return (end + line_end, Step::End);
         }
         let op = Op::Get { cas, touch, last };
-        return (end + line_end, Step::Request(Request { op, key: &input[start..end], value: &[], flags: &[] }));
+        return (
+            end + line_end,
+            Step::Request(Request { op, key: &input[start..end], value: &[], flags: &[] }),
+        );
     }
 }
 
@@ -345,7 +368,8 @@ fn keys<'a>(
     touch: Option<Expiry>,
 ) -> (Option<usize>, Step<'a>) {
     let start = tokens.start(first);
-    if until_nul(&line[start..]).split(|byte| *byte == b' ').any(|word| word.len() > KEY_BYTES_MAX) {
+    if until_nul(&line[start..]).split(|byte| *byte == b' ').any(|word| word.len() > KEY_BYTES_MAX)
+    {
         return (None, Step::line(BAD_FORMAT));
     }
     *position = Position::Keys { cas, touch };
@@ -392,7 +416,10 @@ fn store<'a>(
     if !context.fits(key.len(), client_flags, value_bytes) {
         let unlink = mode == WriteMode::Set && !with_cas;
         let op = Op::Refused { why: Refusal::TooLarge, unlink, quiet, dialect: Dialect::Text };
-        return (None, Step::Refused { request: Request { op, ..request }, swallow: value_bytes + 2 });
+        return (
+            None,
+            Step::Refused { request: Request { op, ..request }, swallow: value_bytes + 2 },
+        );
     }
     let (covered, step) = body_of(request, value_bytes, quiet, line_bytes, input);
     (Some(covered), step)
@@ -459,7 +486,11 @@ fn delete<'a>(tokens: &Tokens<'a>) -> Step<'a> {
 }
 
 /// A line that gave [`Step::Encoded`], with room for the key.
-pub fn encoded<'a>(input: &'a [u8], context: &Context, buffer: &'a mut meta::KeyBuffer) -> (usize, Step<'a>) {
+pub fn encoded<'a>(
+    input: &'a [u8],
+    context: &Context,
+    buffer: &'a mut meta::KeyBuffer,
+) -> (usize, Step<'a>) {
     let Some(newline) = memchr(b'\n', input) else {
         return (0, Step::Incomplete { need: 1 });
     };
