@@ -148,6 +148,8 @@ pub struct Connection<W> {
     pub missed: Vec<u64>,
     /// Whether there is a socket.
     pub open: bool,
+    /// Whether the server has answered anything on this socket.
+    pub answered: bool,
     /// Whether `out` is to be offered at the end of this turn.
     pub dirty: bool,
     wire: W,
@@ -187,6 +189,7 @@ impl<W: Wire> Connection<W> {
             pending: VecDeque::with_capacity(pipeline.min(1024)),
             missed: Vec::new(),
             open: false,
+            answered: false,
             dirty: false,
             wire: W::default(),
             carry: Vec::new(),
@@ -200,6 +203,7 @@ impl<W: Wire> Connection<W> {
         self.pending.clear();
         self.missed.clear();
         self.open = false;
+        self.answered = false;
         self.wire = W::default();
         self.carry.clear();
         self.answer = Answer::default();
@@ -209,6 +213,7 @@ impl<W: Wire> Connection<W> {
     #[inline]
     pub fn read(&mut self, bytes: &[u8], context: ReadContext<'_>) -> Result<(), Garbage> {
         context.tally.received_bytes += bytes.len() as u64;
+        self.answered = true;
         let mut reader = Reader::<W> {
             pending: &mut self.pending,
             missed: &mut self.missed,

@@ -414,6 +414,8 @@ impl<W: Wire, D: Driver> Worker<W, D> {
                 Input::Writable => self.driver.send(index, &mut connection.out),
                 Input::Closed(error) => {
                     let lost = connection.pending.len() as u64;
+                    // A server that accepts only to close would be stormed.
+                    let pause_ns = if connection.answered { 0 } else { RECONNECT_NS };
                     connection.reset();
                     self.tally.disconnects += 1;
                     self.tally.errors += lost;
@@ -423,7 +425,7 @@ impl<W: Wire, D: Driver> Worker<W, D> {
                             None => "the server closed the connection".into(),
                         });
                     }
-                    self.broken.push((index, self.now_ns()));
+                    self.broken.push((index, self.now_ns() + pause_ns));
                 }
             }
         }
