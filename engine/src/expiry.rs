@@ -90,9 +90,13 @@ impl Wheel {
         self.insert(slab, page, second);
     }
 
-    /// An item that dies at `second` was put into the page.
+    /// An item that dies at `second` was put into the page at `now`.
     #[inline]
-    pub fn note(&mut self, slab: &mut Slab, page: u32, second: u32) {
+    pub fn note(&mut self, slab: &mut Slab, page: u32, second: u32, now: u32) {
+        if self.pages == 0 {
+            // Nothing waits: jump.
+            self.current = now;
+        }
         let header = slab.header_mut(page);
         if header.due == 0 {
             self.insert(slab, page, second);
@@ -109,8 +113,7 @@ impl Wheel {
     /// A page that is due at `now`; it is off the wheel then. Turns the wheel by
     /// at most `steps` seconds.
     pub fn next_due(&mut self, slab: &mut Slab, now: u32, steps: &mut u32) -> Option<u32> {
-        if self.current == 0 || self.pages == 0 {
-            // Nothing waits: jump.
+        if self.pages == 0 {
             self.current = now;
         }
         loop {
@@ -151,8 +154,8 @@ impl Wheel {
 
     /// Whether a due page waits.
     pub fn is_behind(&self, now: u32) -> bool {
-        self.pages > 0 && self.current != 0 && self.current < now
-            || self.current != 0 && self.heads[0][self.current as usize % SLOTS] != NO_PAGE
+        self.pages > 0
+            && (self.current < now || self.heads[0][self.current as usize % SLOTS] != NO_PAGE)
     }
 }
 
@@ -246,7 +249,7 @@ mod tests {
         for page in 0..100u32 {
             assert!(slab.add_page(ClassId(3)));
             let due = start + page * page * 37;
-            wheel.note(&mut slab, page, due);
+            wheel.note(&mut slab, page, due, start);
             expected.push((due, page));
         }
         wheel.remove(&mut slab, 50);

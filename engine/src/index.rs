@@ -36,6 +36,8 @@ const ITEMS_REBUILD_MAX: usize = ITEMS_MAX * 85 / 100;
 const BLOCK_BYTES: usize = SLOTS * 4 + SLOTS + 16;
 /// Tables in a page.
 const BLOCKS_PER_PAGE: usize = PAGE_BYTES / BLOCK_BYTES;
+/// How many items ahead keys are asked for while a segment moves.
+const READ_AHEAD: usize = 16;
 /// Bits of the directory at most; far more than an arena can hold items for.
 const DEPTH_MAX: u32 = 28;
 
@@ -84,6 +86,8 @@ pub(crate) struct Index {
     memory: TableMemory,
     depth: u32,
     len: u64,
+    /// The items of a segment while they move; kept for the next time.
+    moving: Vec<u32>,
 }
 
 // SAFETY: the only things that are not Send are the shared block list and the
@@ -106,6 +110,14 @@ fn spread(hash: KeyHash) -> u32 {
     (y >> 30).min(u64::from(u32::MAX)) as u32
 }
 
+/// Reads the keys of items.
+pub(crate) trait Keys {
+    /// The hash of the key of the item in a chunk.
+    fn hash_of(&self, at: ChunkRef) -> KeyHash;
+    /// Starts loading that key.
+    fn prefetch(&self, at: ChunkRef);
+}
+
 /// What an insertion needs first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
@@ -126,6 +138,7 @@ impl Index {
             memory: TableMemory(Rc::new(RefCell::new(Blocks::default()))),
             depth: 0,
             len: 0,
+            moving: Vec::new(),
         }
     }
 
@@ -190,12 +203,8 @@ impl Index {
     }
 
     /// Makes room for one insertion of `hash`; splits or rebuilds one segment
-    /// at most. `hash_of` reads the hash of an item in a chunk.
-    pub fn make_room(
-        &mut self,
-        hash: KeyHash,
-        hash_of: impl Fn(ChunkRef) -> KeyHash + Copy,
-    ) -> Room {
+    /// at most.
+    pub fn make_room(&mut self, hash: KeyHash, keys: &impl Keys) -> Room {
         if self.directory.is_empty() {
             if self.memory.0.borrow().free.is_empty() {
                 return Room::NeedsPage;
@@ -210,15 +219,14 @@ impl Index {
             if segment.table.capacity() > segment.table.len() {
                 return Room::Ready;
             }
-            if self.memory.0.borrow().free.is_empty() {
-                return Room::NeedsPage;
-            }
             if segment.table.len() <= ITEMS_REBUILD_MAX {
-                self.rebuild(number, hash_of);
+                self.rebuild(number, keys);
+            } else if self.memory.0.borrow().free.is_empty() {
+                return Room::NeedsPage;
             } else if segment.depth == DEPTH_MAX {
                 return Room::Full;
             } else {
-                self.split(number, hash, hash_of);
+                self.split(number, hash, keys);
             }
         }
     }
@@ -232,47 +240,58 @@ impl Index {
         self.len += 1;
     }
 
-    /// Moves the items of a segment into a table without tombstones.
-    fn rebuild(&mut self, number: usize, hash_of: impl Fn(ChunkRef) -> KeyHash) {
-        let mut table = HashTable::with_capacity_in(ITEMS_MAX, self.memory.clone());
-        for at in &self.segments[number].table {
-            let hash = hash_of(ChunkRef(*at));
-            table.insert_unique(hash.0, *at, |_| unreachable!("the new table is as large"));
+    /// Takes all items out of a segment, which leaves no tombstones, and shows
+    /// them with their hashes.
+    fn drain(
+        &mut self,
+        number: usize,
+        keys: &impl Keys,
+        mut each: impl FnMut(&mut Index, KeyHash, u32),
+    ) {
+        let mut moving = core::mem::take(&mut self.moving);
+        moving.clear();
+        moving.extend(self.segments[number].table.drain());
+        // The hashes are not kept: every item is read. Asking for them ahead
+        // takes most of the waiting out of it.
+        for (position, at) in moving.iter().enumerate() {
+            if let Some(ahead) = moving.get(position + READ_AHEAD) {
+                keys.prefetch(ChunkRef(*ahead));
+            }
+            each(self, keys.hash_of(ChunkRef(*at)), *at);
         }
-        self.segments[number].table = table;
+        self.moving = moving;
     }
 
-    /// Splits a segment by its next bit. Its own table keeps its block: only
-    /// one more is needed, because the second half is built first.
-    fn split(&mut self, number: usize, inside: KeyHash, hash_of: impl Fn(ChunkRef) -> KeyHash) {
+    /// Puts the items of a segment back without the tombstones.
+    fn rebuild(&mut self, number: usize, keys: &impl Keys) {
+        self.drain(number, keys, |index, hash, at| {
+            let table = &mut index.segments[number].table;
+            table.insert_unique(hash.0, at, |_| unreachable!("the table held all of them"));
+        });
+    }
+
+    /// Splits a segment by its next bit; `inside` is a hash that belongs to it.
+    fn split(&mut self, number: usize, inside: KeyHash, keys: &impl Keys) {
         let depth = self.segments[number].depth;
         if depth == self.depth {
             self.double();
         }
+        let new = self.segments.len();
+        let table = HashTable::with_capacity_in(ITEMS_MAX, self.memory.clone());
+        self.segments.push(Segment { table, depth: depth + 1 });
+        self.segments[number].depth = depth + 1;
         let bit = 31 - depth;
-        let mut upper = HashTable::with_capacity_in(ITEMS_MAX, self.memory.clone());
-        let mut lower_items: Vec<(u64, u32)> = Vec::with_capacity(ITEMS_MAX);
-        for at in self.segments[number].table.drain() {
-            let hash = hash_of(ChunkRef(at));
-            if spread(hash) >> bit & 1 == 1 {
-                upper.insert_unique(hash.0, at, |_| unreachable!("the new table is as large"));
-            } else {
-                lower_items.push((hash.0, at));
-            }
-        }
-        // The drained table has no tombstones.
-        let lower = &mut self.segments[number];
-        lower.depth = depth + 1;
-        for (hash, at) in lower_items {
-            lower.table.insert_unique(hash, at, |_| unreachable!("the table held all of them"));
-        }
-        let new = self.segments.len() as u32;
-        self.segments.push(Segment { table: upper, depth: depth + 1 });
+        self.drain(number, keys, |index, hash, at| {
+            let half = if spread(hash) >> bit & 1 == 1 { new } else { number };
+            index.segments[half]
+                .table
+                .insert_unique(hash.0, at, |_| unreachable!("either table holds all of them"));
+        });
         // The directory's run of this segment: its upper half now names the new one.
         let run = 1usize << (self.depth - depth);
         let slot = ((u64::from(spread(inside)) << self.depth) >> 32) as usize;
         let start = slot / run * run;
-        self.directory[start + run / 2..start + run].fill(new);
+        self.directory[start + run / 2..start + run].fill(new as u32);
     }
 
     fn double(&mut self) {

@@ -3,6 +3,7 @@
 
 use crate::chain;
 use crate::generation::{Generations, Liveness};
+use crate::index::Keys;
 use crate::item::{self, View};
 use crate::pins::Pins;
 use crate::policy::{CellState, Cells};
@@ -43,6 +44,18 @@ impl Store {
             chain::ChunkKind::Piece => chain::piece_links(&self.slab, at).head,
         };
         head == self.protected || self.pins.holds(head) || !self.slab.bit(head, Map::Live)
+    }
+}
+
+impl Keys for Store {
+    fn hash_of(&self, at: ChunkRef) -> KeyHash {
+        Store::hash_of(self, at)
+    }
+
+    fn prefetch(&self, at: ChunkRef) {
+        let offset = self.slab.offset(at);
+        self.slab.arena.prefetch(offset);
+        self.slab.arena.prefetch(offset + 63);
     }
 }
 

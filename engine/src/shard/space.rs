@@ -107,8 +107,7 @@ impl Shard {
             self.keep_items_max();
         }
         loop {
-            let store = &self.store;
-            match self.index.make_room(hash, |at| store.hash_of(at)) {
+            match self.index.make_room(hash, &self.store) {
                 Room::Ready => return Some(()),
                 Room::Full => return None,
                 Room::NeedsPage => {}

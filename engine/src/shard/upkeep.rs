@@ -115,7 +115,8 @@ impl Shard {
     pub(super) fn note_expiry(&mut self, at: ChunkRef, expiry: Expiry) {
         if expiry != Expiry::NEVER {
             let second = expiry.0.div_ceil(1000).min(u64::from(u32::MAX - 1)) as u32;
-            self.wheel.note(&mut self.store.slab, at.page(), second);
+            let now = self.second();
+            self.wheel.note(&mut self.store.slab, at.page(), second, now);
         }
     }
 

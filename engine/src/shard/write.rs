@@ -8,6 +8,9 @@ use crate::{
     WriteOutcome,
 };
 
+/// Stands for "some CAS that no item has" in a compare.
+const NO_CAS: u64 = u64::MAX;
+
 /// What a write does about the item that is there.
 enum Decision {
     Store {
@@ -158,7 +161,7 @@ impl Shard {
             }
             (WriteMode::Set | WriteMode::Replace, None) => plain,
             (WriteMode::Set | WriteMode::Replace, Some(compare)) => {
-                if compare == cas && compare != 0 {
+                if compare == cas && compare != 0 && compare != NO_CAS {
                     self.counters.cas_hits += 1;
                     self.class_mut(*at).cas_hits += 1;
                     plain

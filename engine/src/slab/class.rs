@@ -10,10 +10,11 @@
 //! +--------+------+------+------+-------+---------+---------+-- - --+
 //! ```
 //!
-//! Steps are fine (4 bytes for small items, 8 up to 1 KiB, then 6%), because
-//! what a class rounds up is the largest part of an item's overhead. A shard
-//! of few pages has coarser steps: a class that holds a single page can't
-//! tell its items apart.
+//! Steps are fine (4 bytes up to 256, some 6 bytes up to 1 KiB, then 6%),
+//! because what a class rounds up is a large part of an item's overhead. Above
+//! 256 bytes a chunk is whatever divides the page, so that no bytes are left at
+//! its end. A shard of few pages has coarser steps: a class that holds a single
+//! page can't tell its items apart.
 
 use super::arena::PAGE_BYTES;
 use super::page::HEADER_BYTES;
@@ -44,17 +45,19 @@ pub(crate) struct Class {
 #[derive(Debug)]
 pub(crate) struct ClassTable {
     classes: Vec<Class>,
-    /// Class by needed bytes in units of four.
+    /// Class by needed whole words of four bytes; steps are no smaller.
     by_words: Vec<u8>,
 }
 
 /// How fine the steps are.
 struct Steps {
-    /// By four bytes up to here.
-    four: usize,
-    /// By eight bytes up to here.
-    eight: usize,
-    /// Above: each class at least this many per mille larger.
+    /// Chunks of round sizes, this far apart, ...
+    small: usize,
+    /// ... up to here.
+    small_max: usize,
+    /// Then each class at least this many bytes larger than the last, ...
+    bytes: usize,
+    /// ... and this many per mille.
     factor: usize,
 }
 
@@ -62,29 +65,25 @@ impl ClassTable {
     /// The classes for a shard of `pages` pages.
     pub fn new(pages: usize, link_words: usize) -> ClassTable {
         let steps = match pages {
-            0..64 => Steps { four: 0, eight: 32, factor: 1250 },
-            64..512 => Steps { four: 64, eight: 256, factor: 1080 },
-            _ => Steps { four: 256, eight: 1024, factor: 1060 },
+            0..64 => Steps { small: 8, small_max: 32, bytes: 8, factor: 1250 },
+            64..512 => Steps { small: 8, small_max: 128, bytes: 8, factor: 1080 },
+            _ => Steps { small: 4, small_max: 256, bytes: 6, factor: 1000 },
         };
         let mut classes = Vec::new();
-        let mut size = CHUNK_BYTES_MIN;
-        while size <= steps.eight {
+        let mut last = 0;
+        for size in (CHUNK_BYTES_MIN..=steps.small_max).step_by(steps.small) {
             classes.push(fit(size, link_words));
-            size += if size < steps.four { 4 } else { 8 };
+            last = size;
         }
-        // Larger chunks divide the page without a remainder worth naming.
-        let mut last = size - 8;
-        let mut slots = PAGE_BYTES / size;
-        while slots >= CHUNKS_MIN {
-            let overhead = first_chunk(slots, link_words);
-            let chunk_bytes = (PAGE_BYTES - overhead) / slots / 8 * 8;
-            if chunk_bytes * 1000 >= last * steps.factor
-                || (slots == CHUNKS_MIN && chunk_bytes > last)
-            {
+        for slots in (CHUNKS_MIN..PAGE_BYTES / last).rev() {
+            let chunk_bytes = (PAGE_BYTES - first_chunk(slots, link_words)) / slots;
+            let factor = if last >= 1024 { steps.factor.max(1060) } else { steps.factor };
+            let large_enough =
+                chunk_bytes >= last + steps.bytes && chunk_bytes * 1000 >= last * factor;
+            if large_enough || slots == CHUNKS_MIN && chunk_bytes > last {
                 classes.push(fit(chunk_bytes, link_words));
                 last = chunk_bytes;
             }
-            slots -= 1;
         }
         assert!(classes.len() < usize::from(u8::MAX), "a class has a byte for its number");
         let mut by_words = Vec::new();
@@ -109,7 +108,12 @@ impl ClassTable {
     /// The smallest class whose chunks hold `bytes`.
     #[inline]
     pub fn of(&self, bytes: usize) -> Option<ClassId> {
-        self.by_words.get(bytes.div_ceil(4)).map(|class| ClassId(*class))
+        // The class for the whole words in it, or the next one.
+        let class = *self.by_words.get(bytes / 4)?;
+        if usize::from(self.classes[usize::from(class)].chunk_bytes) >= bytes {
+            return Some(ClassId(class));
+        }
+        (usize::from(class) + 1 < self.classes.len()).then_some(ClassId(class + 1))
     }
 
     /// The largest class.
