@@ -60,6 +60,8 @@ impl Conn {
                 return Flow::On;
             }
             b"topology" if count == 2 => return self.said(out, false, &topology(core)),
+            // What Debian's memcached says when it runs without TLS.
+            b"refresh_certs" => "Error TLS not enabled",
             // Somebody took us for a web server.
             command if !starts_known(command) && tokens.last().starts_with(b"HTTP/") => {
                 self.phase = Phase::Closing;
@@ -258,6 +260,7 @@ impl Conn {
                 }
                 None => BAD_FORMAT,
             },
+            (b"enable", 3) if enabled => "ERROR failed to start lru crawler thread",
             (switch @ (b"enable" | b"disable"), 3) => {
                 tunables.crawler.store(switch == b"enable", Relaxed);
                 "OK"

@@ -107,13 +107,14 @@ pub(super) fn get(
     } else {
         out.extend_from_slice(b"HD");
     }
-    let mut touched = false;
+    // The answer shows what held when its flag was reached.
+    let mut shown = read.expiry_before;
     for word in words(request.flags) {
         match word[0] {
-            b'T' | b'N' => touched = true,
+            b'T' => shown = options.touch.unwrap_or(shown),
+            b'N' if read.vivified => shown = options.vivify.unwrap_or(shown),
             b's' => number_flag(out, b's', u64::from(item.value_bytes)),
-            // The answer shows what held when its flag was reached.
-            b't' => ttl_flag(out, if touched { item.expiry } else { read.expiry_before }, now),
+            b't' => ttl_flag(out, shown, now),
             b'c' => number_flag(out, b'c', item.cas),
             b'f' => number_flag(out, b'f', u64::from(item.client_flags)),
             b'l' => number_flag(out, b'l', u64::from(read.idle_seconds)),
@@ -257,9 +258,12 @@ pub(super) fn arithmetic(
         new_cas: options.new_cas,
         binary_key: options.binary_key,
     };
+    // A `t` before a `T` shows the old time.
+    let asks_before = options.touch.is_some() && argument(request.flags, b't').is_some();
+    let before = if asks_before { core.shard.peek(request.key, hash, now).map(|item| item.expiry) } else { None };
     match core.shard.arithmetic(request.key, hash, now, &counting) {
         Ok(ArithmeticOutcome::Number { created: false, .. }) if options.quiet => {}
-        Ok(ArithmeticOutcome::Number { value, cas, expiry, .. }) => {
+        Ok(ArithmeticOutcome::Number { value, cas, expiry, created }) => {
             let digits = Decimal::new(value);
             if options.value {
                 out.extend_from_slice(b"VA ");
@@ -267,10 +271,13 @@ pub(super) fn arithmetic(
             } else {
                 out.extend_from_slice(b"HD");
             }
+            let mut shown = if created { Expiry::NEVER } else { before.unwrap_or(expiry) };
             for word in words(request.flags) {
                 match word[0] {
+                    b'T' => shown = options.touch.unwrap_or(shown),
+                    b'N' if created => shown = options.vivify.unwrap_or(shown),
                     b'c' => number_flag(out, b'c', cas),
-                    b't' => ttl_flag(out, expiry, now),
+                    b't' => ttl_flag(out, shown, now),
                     b'O' => opaque_flag(out, word),
                     b'k' => key_flag(out, request.key, options.binary_key),
                     _ => {}

@@ -245,11 +245,12 @@ fn digits(input: &[u8], mut at: usize) -> Option<(u32, usize)> {
         if digit > 9 {
             break;
         }
-        value = value * 10 + u32::from(digit);
-        at += 1;
-        if at - start > 9 {
+        // Nine digits fit; longer numbers go the careful way.
+        if at - start == 9 {
             return None;
         }
+        value = value * 10 + u32::from(digit);
+        at += 1;
     }
     (at > start).then_some((value, at))
 }
