@@ -53,7 +53,8 @@ pub struct ShardConfig {
 pub struct ReadOptions {
     /// New expiry (gat, meta `T`).
     pub touch: Option<Expiry>,
-    /// Create an empty, won item on a miss, with this expiry (meta `N`).
+    /// Create an empty, won item on a miss, with this expiry (meta `N`);
+    /// `touch` does not apply to it.
     pub vivify: Option<Expiry>,
     /// Hand out the right to refill when less than this many seconds are left (meta `R`).
     pub recache_seconds: Option<i64>,
@@ -66,6 +67,9 @@ pub struct ReadOptions {
     /// With `touch` and `recache_seconds`: the right to refill depends on the
     /// expiry before the touch (the flags came in this order).
     pub recache_before_touch: bool,
+    /// A read of a protocol that knows no leases (`gat`): the right to refill
+    /// a stale item is not handed out.
+    pub classic: bool,
 }
 
 /// What a read found.
@@ -211,7 +215,7 @@ pub struct Arithmetic {
     pub decrement: bool,
     /// Only if the CAS equals this.
     pub compare: Option<u64>,
-    /// On a miss, store this number with this expiry.
+    /// On a miss, store this number with this expiry; `touch` does not apply.
     pub create: Option<(u64, Expiry)>,
     /// New expiry (meta `T`).
     pub touch: Option<Expiry>,

@@ -263,6 +263,7 @@ impl Run {
             no_bump: self.random.one_in(5),
             binary_key: self.random.one_in(5),
             recache_before_touch: self.random.one_in(2),
+            classic: self.random.one_in(5),
         };
         let now = self.now;
         let read = match self.shard.read(key, hash(key), now, &options) {
@@ -298,12 +299,14 @@ impl Run {
         assert_eq!(read.vivified, item.is_none());
         assert_eq!((read.stale, read.token_sent), (expected.stale, expected.token_sent));
         assert_eq!(read.hit_before, expected.fetched);
-        let touched = options.touch.unwrap_or(before);
+        // A created item keeps the expiry that it was created with.
+        let touched = options.touch.filter(|_| item.is_some()).unwrap_or(before);
         let judged = if options.recache_before_touch { before } else { touched };
         let soon = options.recache_seconds.is_some_and(|seconds| {
             judged != Expiry::NEVER && ((judged.0 / 1000) as i64) < now.seconds() as i64 + seconds
         });
-        let won = item.is_none() || (expected.stale || soon) && !expected.token_sent;
+        let stale = expected.stale && !options.classic;
+        let won = item.is_none() || (stale || soon) && !expected.token_sent;
         assert_eq!(read.won, won);
         if read.item.expiry != touched {
             assert!(
@@ -532,7 +535,7 @@ impl Run {
             else {
                 panic!("{outcome:?}")
             };
-            assert_eq!((value, got), (number, options.touch.unwrap_or(expiry)));
+            assert_eq!((value, got), (number, expiry));
             let fresh = Expected {
                 value: number.to_string().into_bytes(),
                 client_flags: 0,
@@ -574,6 +577,15 @@ impl Run {
             && !self.pins.iter().any(|(_, pinned)| *pinned == item.value)
         {
             digits.resize(item.value.len(), b' ');
+        } else if digits.len() > item.value.len() {
+            // A longer number is a new item.
+            (item.fetched, item.stale, item.token_sent) = (false, false, false);
+        } else if let Some(found) = self.shard.inspect(key, hash(key), self.now)
+            && !(found.fetched || found.stale || found.token_sent)
+        {
+            // So is one that replaces a pinned value.
+            (item.fetched, item.stale, item.token_sent) = (false, false, false);
+            digits.resize(digits.len().max(found.item.value_bytes as usize), b' ');
         } else if let Some(found) = self.shard.peek(key, hash(key), self.now) {
             // Pinned values are replaced without padding.
             digits.resize(digits.len().max(found.value_bytes as usize), b' ');

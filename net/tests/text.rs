@@ -58,12 +58,27 @@ fn cas_and_counters() {
         assert_eq!(node.ask(client, format!("cas k 0 0 1 {cas}\r\ny\r\n").as_bytes()), "STORED\n");
         assert_eq!(node.ask(client, b"get k\r\n"), "VALUE k 0 1\ny\nEND\n");
         assert_eq!(node.ask(client, b"incr n 1\r\n"), "NOT_FOUND\n");
-        assert_eq!(node.ask(client, b"incr k 1\r\n"), "CLIENT_ERROR cannot increment or decrement non-numeric value\n");
-        assert_eq!(node.ask(client, b"set n 0 0 2\r\n99\r\nincr n 1\r\ndecr n 1\r\nget n\r\n"), "STORED\n100\n99\nVALUE n 0 3\n99 \nEND\n");
+        assert_eq!(
+            node.ask(client, b"incr k 1\r\n"),
+            "CLIENT_ERROR cannot increment or decrement non-numeric value\n"
+        );
+        assert_eq!(
+            node.ask(client, b"set n 0 0 2\r\n99\r\nincr n 1\r\ndecr n 1\r\nget n\r\n"),
+            "STORED\n100\n99\nVALUE n 0 3\n99 \nEND\n"
+        );
         assert_eq!(node.ask(client, b"decr n 1000\r\n"), "0\n");
-        assert_eq!(node.ask(client, b"incr n x\r\n"), "CLIENT_ERROR invalid numeric delta argument\n");
-        assert_eq!(node.ask(client, b"incr n -1\r\n"), "CLIENT_ERROR invalid numeric delta argument\n");
-        assert_eq!(node.ask(client, b"set n 0 0 20\r\n18446744073709551615\r\nincr n 2\r\n"), "STORED\n1\n");
+        assert_eq!(
+            node.ask(client, b"incr n x\r\n"),
+            "CLIENT_ERROR invalid numeric delta argument\n"
+        );
+        assert_eq!(
+            node.ask(client, b"incr n -1\r\n"),
+            "CLIENT_ERROR invalid numeric delta argument\n"
+        );
+        assert_eq!(
+            node.ask(client, b"set n 0 0 20\r\n18446744073709551615\r\nincr n 2\r\n"),
+            "STORED\n1\n"
+        );
     }
 }
 
@@ -93,7 +108,10 @@ fn malformed_lines() {
         ("get a\r\n", "END\n"),
         ("set a 0 0 3 noreply\r\nabcde\r\n", "ERROR\n"),
         ("get a\r\n", "END\n"),
-        ("delete a 5\r\n", "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]\n"),
+        (
+            "delete a 5\r\n",
+            "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]\n",
+        ),
         ("delete a noreply\r\n", ""),
         ("touch a b\r\n", "CLIENT_ERROR invalid exptime argument\n"),
         ("touch a 1\r\n", "NOT_FOUND\n"),
@@ -130,7 +148,10 @@ fn too_large_values_are_swallowed_and_the_old_item_goes() {
         let mut node = Node::new(cores);
         let client = node.connect(0);
         for key in ["a", "b", "c", "d"] {
-            assert_eq!(node.ask(client, format!("set {key} 0 0 1\r\nx\r\n").as_bytes()), "STORED\n");
+            assert_eq!(
+                node.ask(client, format!("set {key} 0 0 1\r\nx\r\n").as_bytes()),
+                "STORED\n"
+            );
             let mut big = format!("set {key} 0 0 2000000\r\n").into_bytes();
             big.extend(vec![b'v'; 2_000_000]);
             big.extend_from_slice(format!("\r\nget {key}\r\n").as_bytes());
@@ -200,7 +221,9 @@ fn deep_pipeline_keeps_order_and_bounds() {
         let mut stream = Vec::new();
         let mut expected = String::new();
         for index in 0..10_000 {
-            stream.extend_from_slice(format!("set k{index} {index} 0 1000\r\n{value}\r\nget k{index}\r\n").as_bytes());
+            stream.extend_from_slice(
+                format!("set k{index} {index} 0 1000\r\n{value}\r\nget k{index}\r\n").as_bytes(),
+            );
             expected += &format!("STORED\nVALUE k{index} {index} 1000\n{value}\nEND\n");
         }
         node.send(client, &stream);
@@ -225,7 +248,11 @@ fn deep_pipeline_keeps_order_and_bounds() {
 #[test]
 fn large_values_travel_in_pieces() {
     for cores in [1, 2] {
-        let settings = Settings { value_bytes_max: 64 << 20, memory_bytes_max: 256 << 20, ..Settings::default() };
+        let settings = Settings {
+            value_bytes_max: 64 << 20,
+            memory_bytes_max: 256 << 20,
+            ..Settings::default()
+        };
         let mut node = Node::with(cores, settings, |_| {});
         let client = node.connect(0);
         let value: Vec<u8> = (0..20_000_000u32).map(|i| (i / 7 % 251) as u8).collect();
@@ -253,7 +280,9 @@ fn large_values_travel_in_pieces() {
         expected.extend_from_slice(&value);
         expected.extend_from_slice(b"\r\nEND\r\n");
         assert!(got == expected);
-        assert!(node.clients[client].out_bytes_max < 2 * node.shared.settings.output_bytes_high_water);
+        assert!(
+            node.clients[client].out_bytes_max < 2 * node.shared.settings.output_bytes_high_water
+        );
         // A bad end, a client that leaves, a reader that leaves.
         node.send(client, format!("set a 7 0 {}\r\n", value.len()).as_bytes());
         node.settle();
@@ -278,12 +307,21 @@ fn large_values_travel_in_pieces() {
 fn expiry_touch_and_flush() {
     let mut node = Node::new(2);
     let client = node.connect(0);
-    assert_eq!(node.ask(client, b"set a 0 10 1\r\nx\r\nset b 0 -1 1\r\nx\r\nset c 0 0 1\r\nx\r\n"), "STORED\nSTORED\nSTORED\n");
+    assert_eq!(
+        node.ask(client, b"set a 0 10 1\r\nx\r\nset b 0 -1 1\r\nx\r\nset c 0 0 1\r\nx\r\n"),
+        "STORED\nSTORED\nSTORED\n"
+    );
     assert_eq!(node.ask(client, b"get a b c\r\n"), "VALUE a 0 1\nx\nVALUE c 0 1\nx\nEND\n");
     assert_eq!(node.ask(client, b"touch c 5\r\ngat 100 a\r\n"), "TOUCHED\nVALUE a 0 1\nx\nEND\n");
     node.advance(20_000);
     assert_eq!(node.ask(client, b"get a b c\r\n"), "VALUE a 0 1\nx\nEND\n");
-    assert_eq!(node.ask(client, b"set d 0 0 1\r\nx\r\nflush_all\r\nget a d\r\nset e 0 0 1\r\nx\r\nget e\r\n"), "STORED\nOK\nEND\nSTORED\nVALUE e 0 1\nx\nEND\n");
+    assert_eq!(
+        node.ask(
+            client,
+            b"set d 0 0 1\r\nx\r\nflush_all\r\nget a d\r\nset e 0 0 1\r\nx\r\nget e\r\n"
+        ),
+        "STORED\nOK\nEND\nSTORED\nVALUE e 0 1\nx\nEND\n"
+    );
     assert_eq!(node.ask(client, b"flush_all 10\r\nget e\r\n"), "OK\nVALUE e 0 1\nx\nEND\n");
     node.advance(11_000);
     assert_eq!(node.ask(client, b"get e\r\n"), "END\n");
@@ -294,10 +332,20 @@ fn statistics_come_from_every_core() {
     let mut node = Node::new(3);
     let client = node.connect(2);
     for index in 0..100 {
-        node.ask(client, format!("set k{index} 0 0 1\r\nx\r\nget k{index}\r\nget m{index}\r\n").as_bytes());
+        node.ask(
+            client,
+            format!("set k{index} 0 0 1\r\nx\r\nget k{index}\r\nget m{index}\r\n").as_bytes(),
+        );
     }
     let stats = node.ask(client, b"stats\r\n");
-    for line in ["STAT cmd_get 200\n", "STAT get_hits 100\n", "STAT get_misses 100\n", "STAT cmd_set 100\n", "STAT curr_items 100\n", "STAT threads 3\n"] {
+    for line in [
+        "STAT cmd_get 200\n",
+        "STAT get_hits 100\n",
+        "STAT get_misses 100\n",
+        "STAT cmd_set 100\n",
+        "STAT curr_items 100\n",
+        "STAT threads 3\n",
+    ] {
         assert!(stats.contains(line), "{line} in {stats}");
     }
     assert!(stats.ends_with("END\n"));
@@ -310,7 +358,10 @@ fn statistics_come_from_every_core() {
     assert!(node.ask(client, b"stats conns\r\n").contains("STAT 0:addr tcp:127.0.0.1:1\n"));
     assert_eq!(node.ask(client, b"stats detail on\r\n"), "OK\n");
     node.ask(client, b"set u:1 0 0 1\r\nx\r\nget u:1 u:2\r\ndelete u:1\r\n");
-    assert_eq!(node.ask(client, b"stats detail dump\r\n"), "PREFIX u get 2 hit 1 set 1 del 1\nEND\n");
+    assert_eq!(
+        node.ask(client, b"stats detail dump\r\n"),
+        "PREFIX u get 2 hit 1 set 1 del 1\nEND\n"
+    );
 }
 
 #[test]
@@ -354,22 +405,40 @@ fn logging_in() {
     let mut node = Node::with(1, settings, |_| {});
     let client = node.connect(0);
     assert_eq!(node.ask(client, b"get a\r\n"), "CLIENT_ERROR unauthenticated\n");
-    assert_eq!(node.ask(client, b"set a 0 0 9\r\nuser nope\r\n"), "CLIENT_ERROR authentication failure\n");
-    assert_eq!(node.ask(client, b"set a 0 0 4\r\nuser\r\n"), "CLIENT_ERROR bad authentication token format\n");
+    assert_eq!(
+        node.ask(client, b"set a 0 0 9\r\nuser nope\r\n"),
+        "CLIENT_ERROR authentication failure\n"
+    );
+    assert_eq!(
+        node.ask(client, b"set a 0 0 4\r\nuser\r\n"),
+        "CLIENT_ERROR bad authentication token format\n"
+    );
     assert_eq!(node.ask(client, b"set a 0 0 9\r\nuser pass\r\nget a\r\n"), "STORED\nEND\n");
 }
 
 #[test]
 fn tags_namespaces_and_discovery() {
     both(&[
-        ("ms a 1 Gred,blue\r\nx\r\nms b 1 G(blue)\r\ny\r\nset c 0 0 1\r\nz\r\n", "HD\nHD\nSTORED\n"),
+        (
+            "ms a 1 Gred,blue\r\nx\r\nms b 1 G(blue)\r\ny\r\nset c 0 0 1\r\nz\r\n",
+            "HD\nHD\nSTORED\n",
+        ),
         ("get a b c\r\n", "VALUE a 0 1\nx\nVALUE b 0 1\ny\nVALUE c 0 1\nz\nEND\n"),
-        ("invalidate tag red\r\nget a b c\r\n", "INVALIDATED 1\nVALUE b 0 1\ny\nVALUE c 0 1\nz\nEND\n"),
+        (
+            "invalidate tag red\r\nget a b c\r\n",
+            "INVALIDATED 1\nVALUE b 0 1\ny\nVALUE c 0 1\nz\nEND\n",
+        ),
         ("invalidate tag red blue green\r\nget a b c\r\n", "INVALIDATED 3\nVALUE c 0 1\nz\nEND\n"),
-        ("set user:1 0 0 1\r\nx\r\ninvalidate ns user\r\nget user:1\r\n", "STORED\nINVALIDATED 1\nEND\n"),
+        (
+            "set user:1 0 0 1\r\nx\r\ninvalidate ns user\r\nget user:1\r\n",
+            "STORED\nINVALIDATED 1\nEND\n",
+        ),
         ("invalidate ns nothing\r\n", "INVALIDATED 0\n"),
         ("invalidate tag x noreply\r\n", ""),
-        ("invalidate\r\n", "CLIENT_ERROR bad command line format.  Usage: invalidate tag|ns <name>... [noreply]\n"),
+        (
+            "invalidate\r\n",
+            "CLIENT_ERROR bad command line format.  Usage: invalidate tag|ns <name>... [noreply]\n",
+        ),
         ("config get cluster\r\n", "CONFIG cluster 0 28\n1\\n127.0.0.1|127.0.0.1|11211\\n\nEND\n"),
     ]);
 }

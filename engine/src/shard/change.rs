@@ -111,6 +111,9 @@ impl Shard {
             let class = self.store.slab.class_of(at);
             self.policy.touched(&mut self.store, class, at);
         } else {
+            // As in memcached a longer number is a new item: never read, not
+            // stale, nobody's to refill.
+            fields.state = 0;
             self.put(key, hash, &fields, digits, Some(at))?;
         }
         let cas = self.cas_of(&fields);
@@ -136,7 +139,7 @@ impl Shard {
             state: 0,
             mark: 0,
             binary_key: options.binary_key,
-            expiry: options.touch.unwrap_or(expiry),
+            expiry,
             version: self.needs_version(key, false).then(|| self.clock.next(self.store.now)),
             client_flags: 0,
             cas: options.new_cas,

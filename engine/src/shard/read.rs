@@ -87,7 +87,8 @@ impl Shard {
         let expiry_before = if vivified { Expiry::NEVER } else { view.expiry(&self.store.slab) };
         let hit_before = view.flags & FETCHED != 0;
         let idle_seconds = self.idle_seconds(&view, self.store.now);
-        if let Some(expiry) = options.touch
+        // A created item has its expiry already.
+        if let Some(expiry) = options.touch.filter(|_| !vivified)
             && let Some(moved) = self.set_expiry(at, hash, expiry)
         {
             at = moved;
@@ -95,7 +96,7 @@ impl Shard {
         }
         let stale = view.flags & STALE != 0;
         let token_sent = view.flags & TOKEN_SENT != 0;
-        let mut won = vivified || stale && !token_sent;
+        let mut won = vivified || stale && !token_sent && !options.classic;
         if let Some(seconds) = options.recache_seconds {
             let expiry = if options.recache_before_touch {
                 expiry_before

@@ -30,7 +30,7 @@ pub(super) fn get(
     let item = match touch {
         None => core.shard.get(key, hash, now),
         Some(_) => {
-            let options = ReadOptions { touch, ..ReadOptions::default() };
+            let options = ReadOptions { touch, classic: true, ..ReadOptions::default() };
             core.shard.read(key, hash, now, &options).ok().flatten().map(|read| read.item)
         }
     };

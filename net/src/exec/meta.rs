@@ -65,6 +65,15 @@ fn recache_first(flags: &[u8]) -> bool {
     words(flags).find(|word| matches!(word[0], b'R' | b'T')).is_some_and(|word| word[0] == b'R')
 }
 
+/// Expiry of an item created on a miss: of `N` and `T` the later one counts.
+#[inline]
+fn created_expiry(options: &Options, flags: &[u8]) -> Option<Expiry> {
+    let vivify = options.vivify?;
+    let Some(touch) = options.touch else { return Some(vivify) };
+    let last = words(flags).filter(|word| matches!(word[0], b'N' | b'T')).last();
+    Some(if last.is_some_and(|word| word[0] == b'T') { touch } else { vivify })
+}
+
 #[inline]
 pub(super) fn get(
     request: &Request<'_>,
@@ -81,11 +90,13 @@ pub(super) fn get(
         .map(|at| (at.0 / 1000) as i64 - now.seconds() as i64);
     let reading = ReadOptions {
         touch: options.touch,
-        vivify: options.vivify,
+        // Who creates an item that is past sees it nevertheless.
+        vivify: created_expiry(options, request.flags).map(|expiry| expiry.max(Expiry(now.0 + 1))),
         recache_seconds,
         new_cas: options.new_cas,
         no_bump: options.no_bump,
         binary_key: options.binary_key,
+        classic: false,
         recache_before_touch: options.recache.is_some()
             && options.touch.is_some()
             && recache_first(request.flags),
@@ -253,14 +264,18 @@ pub(super) fn arithmetic(
         delta: options.delta,
         decrement: matches!(options.mode, b'D' | b'-'),
         compare: options.compare.filter(|cas| *cas != 0),
-        create: options.vivify.map(|expiry| (options.initial, expiry)),
+        create: created_expiry(options, request.flags).map(|expiry| (options.initial, expiry)),
         touch: options.touch,
         new_cas: options.new_cas,
         binary_key: options.binary_key,
     };
     // A `t` before a `T` shows the old time.
     let asks_before = options.touch.is_some() && argument(request.flags, b't').is_some();
-    let before = if asks_before { core.shard.peek(request.key, hash, now).map(|item| item.expiry) } else { None };
+    let before = if asks_before {
+        core.shard.peek(request.key, hash, now).map(|item| item.expiry)
+    } else {
+        None
+    };
     match core.shard.arithmetic(request.key, hash, now, &counting) {
         Ok(ArithmeticOutcome::Number { created: false, .. }) if options.quiet => {}
         Ok(ArithmeticOutcome::Number { value, cas, expiry, created }) => {

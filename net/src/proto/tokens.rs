@@ -107,7 +107,7 @@ mod tests {
         assert_eq!(Tokens::new(b"").count(), 1);
         assert_eq!(Tokens::new(b"").last(), b"");
         assert_eq!(Tokens::new(b"get a\0b c").count(), 3);
-        let long = vec![b"a "; 40].concat();
+        let long = b"a ".repeat(40);
         assert_eq!(Tokens::new(&long).count(), TOKENS_MAX);
     }
 

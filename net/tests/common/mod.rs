@@ -36,7 +36,8 @@ struct Table<'a>(&'a [Client], usize);
 
 impl Connections for Table<'_> {
     fn each(&self, each: &mut dyn FnMut(ConnSummary<'_>)) {
-        for (index, client) in self.0.iter().enumerate().filter(|(_, client)| client.core == self.1) {
+        for (index, client) in self.0.iter().enumerate().filter(|(_, client)| client.core == self.1)
+        {
             each(ConnSummary {
                 number: index as u64,
                 address: "tcp:127.0.0.1:1",
@@ -159,7 +160,8 @@ impl Node {
                 self.cores[to].outbox.recycle(batch);
             }
             Message::Control(mut call) => {
-                call.answer = control::execute(&call.op, &mut self.cores[to], &Table(&self.clients, to));
+                call.answer =
+                    control::execute(&call.op, &mut self.cores[to], &Table(&self.clients, to));
                 let home = call.from as usize;
                 self.deliver(home, Message::ControlDone(call));
             }
