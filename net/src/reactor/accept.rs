@@ -13,10 +13,11 @@ use std::time::{Duration, Instant};
 
 use super::Reactor;
 use super::table::Connection;
-use crate::conn::Conn;
+use crate::conn::{Conn, Transport};
+use crate::listener::ListenAddress;
 use crate::mesh::{Life, Parcel};
-use crate::sys::Backend;
-use crate::sys::socket::send_now;
+use crate::sys::socket::{peer_address, send_now};
+use crate::sys::{Backend, Slot};
 
 /// What memcached says at the limit.
 const TOO_MANY: &[u8] = b"ERROR Too many open connections\r\n";
@@ -149,6 +150,25 @@ impl<B: Backend> Reactor<B> {
         let conn = Conn::new(token, &self.core);
         let connection = Connection::new(conn, listener, &self.core);
         self.table.open(token, Box::new(connection));
+        if self.core.watch.connections() {
+            let (ip, port, transport) = self.remote(token.index, listener);
+            let now = self.core.now;
+            self.core.watch.connection_opened(now, &ip, port, transport, token.index);
+        }
+    }
+
+    /// A client's address as the watchers' log names it.
+    pub(super) fn remote(&self, slot: Slot, listener: u32) -> (String, u16, Transport) {
+        let listener = self.listeners.get(listener as usize).map(|listener| &listener.address);
+        if let Some(ListenAddress::Unix { .. }) = listener {
+            return ("unix".into(), 0, Transport::Unix);
+        }
+        let address =
+            self.backend.descriptor(slot).and_then(|descriptor| peer_address(descriptor).ok());
+        match address {
+            Some(address) => (address.ip().to_string(), address.port(), Transport::Tcp),
+            None => ("unknown".into(), 0, Transport::Tcp),
+        }
     }
 
     /// A connection's socket is gone.

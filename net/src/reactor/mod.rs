@@ -449,7 +449,7 @@ impl<B: Backend> Reactor<B> {
     /// Everything is handed over: the socket is closed when it is out.
     fn close(&mut self, slot: Slot) {
         if let Some(mut connection) = self.table.take(slot, self.core.now) {
-            self.say_goodbye(&mut connection);
+            self.say_goodbye(slot, &mut connection);
             self.backend.close(slot, &mut self.buffers);
         }
     }
@@ -458,13 +458,19 @@ impl<B: Backend> Reactor<B> {
     fn drop_now(&mut self, slot: Slot, reason: CloseReason) {
         if let Some(mut connection) = self.table.take(slot, self.core.now) {
             connection.begin_close(reason, self.core.now);
-            self.say_goodbye(&mut connection);
+            self.say_goodbye(slot, &mut connection);
             self.backend.abort(slot, &mut self.buffers);
         }
     }
 
-    fn say_goodbye(&mut self, connection: &mut Connection) {
+    fn say_goodbye(&mut self, slot: Slot, connection: &mut Connection) {
         connection.conn.on_closed(&mut self.core);
+        if self.core.watch.connections() {
+            let (ip, port, transport) = self.remote(slot, connection.listener);
+            let reason = connection.closing.map_or(CloseReason::Normal, |(reason, _)| reason);
+            let now = self.core.now;
+            self.core.watch.connection_closed(now, &ip, port, transport, reason, slot);
+        }
         connection.backlog.clear(&mut self.buffers);
         self.buffers.put(std::mem::take(&mut connection.out));
     }

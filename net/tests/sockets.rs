@@ -1,0 +1,721 @@
+//! A node over real sockets: both backends, one core and two.
+//!
+//! The command language is tested elsewhere; here a handful of commands serve
+//! to see that every byte arrives, in order, whatever the client does.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use seawall_net::control::ControlOp;
+use seawall_net::listener::ListenAddress;
+use seawall_net::node::{Node, NodeConfig, NodeHandle};
+use seawall_net::sys::{BackendChoice, BackendKind, BackendOptions, probe};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The ways a node is run here: backend and cores.
+fn ways() -> Vec<(BackendChoice, u32)> {
+    let mut ways = vec![(BackendChoice::Epoll, 1), (BackendChoice::Epoll, 2)];
+    if probe(&BackendOptions::default()).is_ok() {
+        ways.extend([(BackendChoice::Uring, 1), (BackendChoice::Uring, 2)]);
+    }
+    ways
+}
+
+fn start(way: (BackendChoice, u32), change: impl FnOnce(&mut NodeConfig)) -> NodeHandle {
+    let mut config = NodeConfig::local(64 << 20);
+    config.backend = way.0;
+    config.cores = Some(way.1);
+    change(&mut config);
+    let node = Node::start(config).unwrap_or_else(|error| panic!("{error}"));
+    let expected =
+        if way.0 == BackendChoice::Epoll { BackendKind::Epoll } else { BackendKind::Uring };
+    assert!(node.cores().iter().all(|core| core.backend == expected));
+    node
+}
+
+fn over_all(test: impl Fn(NodeHandle)) {
+    for way in ways() {
+        eprintln!("{way:?}");
+        test(start(way, |_| {}));
+    }
+}
+
+/// A client that speaks just enough.
+struct Client<S: Read + Write> {
+    stream: BufReader<S>,
+}
+
+impl Client<TcpStream> {
+    fn new(node: &NodeHandle) -> Client<TcpStream> {
+        Client::to(node.tcp_address().unwrap())
+    }
+
+    fn to(address: SocketAddr) -> Client<TcpStream> {
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Client { stream: BufReader::new(stream) }
+    }
+
+    /// Whether the server has closed the connection.
+    fn is_closed(&mut self) -> bool {
+        matches!(self.stream.read(&mut [0; 1]), Ok(0))
+            || matches!(self.stream.read(&mut [0; 1]), Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset)
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    fn send(&mut self, bytes: &[u8]) {
+        self.stream.get_mut().write_all(bytes).unwrap();
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).unwrap();
+        line
+    }
+
+    fn set(&mut self, key: &str, value: &[u8]) {
+        self.send(&set(key, value));
+        assert_eq!(self.line(), "STORED\r\n", "{key}");
+    }
+
+    fn get(&mut self, key: &str) -> Option<Vec<u8>> {
+        self.send(format!("get {key}\r\n").as_bytes());
+        self.value(key)
+    }
+
+    /// Reads the answer to a `get`.
+    fn value(&mut self, key: &str) -> Option<Vec<u8>> {
+        let head = self.line();
+        if head == "END\r\n" {
+            return None;
+        }
+        let bytes = head
+            .trim_end()
+            .strip_prefix(&format!("VALUE {key} 0 "))
+            .unwrap_or_else(|| panic!("{head:?} is no answer for {key}"));
+        let mut value = vec![0; bytes.parse::<usize>().unwrap() + 2];
+        self.stream.read_exact(&mut value).unwrap();
+        value.truncate(value.len() - 2);
+        assert_eq!(self.line(), "END\r\n");
+        Some(value)
+    }
+}
+
+fn set(key: &str, value: &[u8]) -> Vec<u8> {
+    let mut request = format!("set {key} 0 0 {}\r\n", value.len()).into_bytes();
+    request.extend_from_slice(value);
+    request.extend_from_slice(b"\r\n");
+    request
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Resident bytes of this process.
+fn resident_bytes() -> usize {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+}
+
+#[test]
+fn sets_and_gets_by_several_clients_pipelined() {
+    over_all(|node| {
+        let mut clients: Vec<_> = (0..8).map(|_| Client::new(&node)).collect();
+        for (number, client) in clients.iter_mut().enumerate() {
+            let mut requests = Vec::new();
+            for key in 0..200 {
+                requests.extend(set(
+                    &format!("k{number}:{key}"),
+                    format!("v{number}:{key}").as_bytes(),
+                ));
+            }
+            client.send(&requests);
+        }
+        for client in &mut clients {
+            for _ in 0..200 {
+                assert_eq!(client.line(), "STORED\r\n");
+            }
+        }
+        // Everybody reads what their neighbour wrote.
+        let count = clients.len();
+        for (number, client) in clients.iter_mut().enumerate() {
+            let whose = (number + 1) % count;
+            let requests: String = (0..200).map(|key| format!("get k{whose}:{key}\r\n")).collect();
+            client.send(requests.as_bytes());
+            for key in 0..200 {
+                let value = client.value(&format!("k{whose}:{key}")).unwrap();
+                assert_eq!(value, format!("v{whose}:{key}").into_bytes());
+            }
+        }
+    });
+}
+
+#[test]
+fn a_pipeline_ten_thousand_deep_is_answered_in_order() {
+    over_all(|node| {
+        let mut client = Client::new(&node);
+        let keys: Vec<String> = (0..10_000).map(|key| format!("key-{key}")).collect();
+        let writes: Vec<u8> =
+            keys.iter().flat_map(|key| set(key, key.repeat(5).as_bytes())).collect();
+        let reads: String = keys.iter().map(|key| format!("get {key}\r\n")).collect();
+        // Written by another thread, or both sides would wait for each other.
+        let mut writer = client.stream.get_ref().try_clone().unwrap();
+        let thread = std::thread::spawn(move || {
+            writer.write_all(&writes).unwrap();
+            writer.write_all(reads.as_bytes()).unwrap();
+        });
+        for _ in &keys {
+            assert_eq!(client.line(), "STORED\r\n");
+        }
+        for key in &keys {
+            assert_eq!(client.value(key).unwrap(), key.repeat(5).into_bytes());
+        }
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn a_client_that_does_not_read_costs_bounded_memory_and_nobody_else() {
+    over_all(|node| {
+        let mut slow = Client::new(&node);
+        let value: Vec<u8> = (0..100_000u32).map(|byte| byte as u8).collect();
+        slow.set("large", &value);
+        let before = resident_bytes();
+        // 100 MB of answers.
+        slow.send("get large\r\n".repeat(1000).as_bytes());
+        let mut other = Client::new(&node);
+        let begin = Instant::now();
+        for round in 0..500 {
+            other.set("small", format!("{round}").as_bytes());
+            assert_eq!(other.get("small").unwrap(), format!("{round}").into_bytes());
+        }
+        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+        let grown = resident_bytes().saturating_sub(before);
+        assert!(grown < 24 << 20, "{} MiB for one client", grown >> 20);
+        for _ in 0..1000 {
+            assert!(slow.value("large").unwrap() == value);
+        }
+    });
+}
+
+#[test]
+fn a_client_that_never_reads_can_leave() {
+    over_all(|node| {
+        let mut slow = Client::new(&node);
+        slow.set("large", &vec![7; 500_000]);
+        slow.send("get large\r\n".repeat(500).as_bytes());
+        std::thread::sleep(Duration::from_millis(20));
+        drop(slow);
+        let curr = &node.shared().curr_connections;
+        until("the connection is gone", || curr.load(Ordering::Relaxed) == 0);
+    });
+}
+
+#[test]
+fn requests_dribbled_byte_by_byte() {
+    over_all(|node| {
+        let mut client = Client::new(&node);
+        for byte in set("dribbled", b"a value that comes slowly") {
+            client.send(&[byte]);
+        }
+        assert_eq!(client.line(), "STORED\r\n");
+        for byte in b"get dribbled\r\n" {
+            client.send(&[*byte]);
+        }
+        assert_eq!(client.value("dribbled").unwrap(), b"a value that comes slowly");
+    });
+}
+
+#[test]
+fn large_values_in_pieces_of_every_size() {
+    over_all(|node| {
+        let mut client = Client::new(&node);
+        let value: Vec<u8> = (0..900_001u32).map(|byte| (byte * 7) as u8).collect();
+        for piece in [1_000, 4_096, 16_384, 70_000, 2_000_000] {
+            let key = format!("pieces-{piece}");
+            for part in set(&key, &value).chunks(piece) {
+                client.send(part);
+            }
+            assert_eq!(client.line(), "STORED\r\n");
+            assert!(client.get(&key).unwrap() == value);
+        }
+    });
+}
+
+#[test]
+fn connections_come_and_go() {
+    over_all(|node| {
+        for round in 0..300 {
+            let mut client = Client::new(&node);
+            client.set("round", format!("{round}").as_bytes());
+            if round % 3 == 0 {
+                client.send(b"quit\r\n");
+                assert!(client.is_closed());
+            }
+        }
+        let mut together: Vec<_> = (0..200).map(|_| Client::new(&node)).collect();
+        for client in &mut together {
+            assert_eq!(client.get("round").unwrap(), b"299");
+        }
+        drop(together);
+        let curr = &node.shared().curr_connections;
+        until("all are gone", || curr.load(Ordering::Relaxed) == 0);
+        assert_eq!(node.shared().total_connections.load(Ordering::Relaxed), 500);
+    });
+}
+
+#[test]
+fn connections_spread_evenly_over_the_cores() {
+    for way in ways().into_iter().filter(|way| way.1 == 2) {
+        let node = start(way, |_| {});
+        let mut clients: Vec<_> = (0..50).map(|_| Client::new(&node)).collect();
+        for client in &mut clients {
+            client.get("nothing");
+        }
+        assert_eq!([node.connections(0), node.connections(1)], [25, 25]);
+    }
+}
+
+#[test]
+fn beyond_the_connection_limit_a_client_is_told() {
+    for way in ways() {
+        let node = start(way, |config| config.settings.connections_max = 3);
+        let mut inside: Vec<_> = (0..3).map(|_| Client::new(&node)).collect();
+        for client in &mut inside {
+            client.get("nothing");
+        }
+        let mut outside = Client::new(&node);
+        assert_eq!(outside.line(), "ERROR Too many open connections\r\n");
+        assert!(outside.is_closed());
+        assert_eq!(node.shared().rejected_connections.load(Ordering::Relaxed), 1);
+        drop(inside.pop());
+        let curr = &node.shared().curr_connections;
+        until("one has left", || curr.load(Ordering::Relaxed) == 2);
+        let mut again = Client::new(&node);
+        again.set("there", b"is room");
+    }
+}
+
+#[test]
+fn beyond_the_connection_limit_a_client_may_wait_instead() {
+    for way in ways() {
+        let node = start(way, |config| {
+            config.settings.connections_max = 3;
+            config.settings.connections_max_fast = false;
+        });
+        let mut inside: Vec<_> = (0..3).map(|_| Client::new(&node)).collect();
+        for client in &mut inside {
+            client.set("known", b"value");
+        }
+        let mut waiting: Vec<_> = (0..2).map(|_| Client::new(&node)).collect();
+        for client in &mut waiting {
+            client.send(b"get known\r\n");
+        }
+        let shared = node.shared();
+        until("accepting stops", || !shared.accepting.load(Ordering::Relaxed));
+        waiting[0].stream.get_ref().set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        assert!(waiting[0].stream.fill_buf().is_err(), "it is not served yet");
+        waiting[0].stream.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+        inside.truncate(1);
+        for client in &mut waiting {
+            assert_eq!(client.value("known").unwrap(), b"value");
+        }
+        assert_eq!(shared.listen_disabled.load(Ordering::Relaxed), 1);
+        assert_eq!(shared.rejected_connections.load(Ordering::Relaxed), 0);
+        drop((inside, waiting));
+        until("accepting again", || shared.accepting.load(Ordering::Relaxed));
+        Client::new(&node).set("known", b"again");
+    }
+}
+
+#[test]
+fn a_silent_client_is_closed_and_a_busy_one_is_not() {
+    for way in ways() {
+        let node = start(way, |config| config.settings.idle_timeout_seconds = 1);
+        let mut silent = Client::new(&node);
+        silent.get("nothing");
+        let mut busy = Client::new(&node);
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_millis(3300) {
+            busy.get("nothing");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        silent.stream.get_ref().set_read_timeout(Some(Duration::from_millis(10))).unwrap();
+        assert!(silent.is_closed());
+        busy.get("nothing");
+    }
+}
+
+#[test]
+fn draining_finishes_what_is_under_way() {
+    over_all(|node| {
+        let address = node.tcp_address().unwrap();
+        let mut idle = Client::new(&node);
+        idle.set("large", &vec![1; 200_000]);
+        let mut reading = Client::new(&node);
+        reading.send("get large\r\n".repeat(100).as_bytes());
+        // Its first answer is here: the others are under way.
+        assert!(reading.value("large").is_some());
+        let mut halfway = Client::new(&node);
+        halfway.send(b"set half 0 0 4\r\nab");
+        std::thread::sleep(Duration::from_millis(50));
+        let reader = std::thread::spawn(move || {
+            for _ in 0..99 {
+                assert_eq!(reading.value("large").unwrap().len(), 200_000);
+            }
+            assert!(reading.is_closed());
+        });
+        let finisher = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(100));
+            halfway.send(b"cd\r\n");
+            assert_eq!(halfway.line(), "STORED\r\n");
+            assert!(halfway.is_closed());
+        });
+        let drained = node.drain(Duration::from_secs(15));
+        assert_eq!(drained.connections_left, 0, "{drained:?}");
+        assert!(idle.is_closed());
+        reader.join().unwrap();
+        finisher.join().unwrap();
+        assert!(TcpStream::connect(address).is_err(), "nobody listens any more");
+        // A drained node still answers the control thread.
+        node.broadcast(&ControlOp::Stats, PATIENCE).unwrap();
+        node.stop();
+        assert!(node.broadcast(&ControlOp::Stats, PATIENCE).is_err());
+    });
+}
+
+#[test]
+fn draining_gives_up_when_its_time_is_over() {
+    for way in ways() {
+        let node = start(way, |_| {});
+        let mut stuck = Client::new(&node);
+        stuck.send(b"set half 0 0 4\r\nab");
+        std::thread::sleep(Duration::from_millis(50));
+        let drained = node.drain(Duration::from_millis(100));
+        assert_eq!(drained.connections_left, 1);
+        node.stop();
+        assert!(stuck.is_closed());
+    }
+}
+
+#[test]
+fn unix_sockets_and_ipv6() {
+    for way in ways() {
+        let directory = std::env::temp_dir().join(format!(
+            "seawall-{}-{}-{:?}",
+            std::process::id(),
+            way.1,
+            way.0
+        ));
+        std::fs::create_dir_all(&directory).unwrap();
+        let path = directory.join("seawall.sock");
+        let node = start(way, |config| {
+            config.listen = vec![
+                ListenAddress::Unix { path: path.clone(), mask: 0o600 },
+                ListenAddress::Tcp("[::1]:0".parse().unwrap()),
+            ];
+        });
+        let stream = UnixStream::connect(&path).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut local = Client { stream: BufReader::new(stream) };
+        local.set("from", b"unix");
+        let mut remote = Client::new(&node);
+        assert!(remote.stream.get_ref().peer_addr().unwrap().is_ipv6());
+        assert_eq!(remote.get("from").unwrap(), b"unix");
+        local.send(b"quit\r\n");
+        let mut rest = Vec::new();
+        local.stream.read_to_end(&mut rest).unwrap();
+        assert!(rest.is_empty());
+        drop(node);
+        std::fs::remove_dir_all(&directory).unwrap();
+    }
+}
+
+#[test]
+fn a_half_closed_client_gets_every_answer() {
+    over_all(|node| {
+        let mut client = Client::new(&node);
+        for key in 0..50 {
+            client.set(&format!("key-{key}"), format!("value-{key}").as_bytes());
+        }
+        let requests: String = (0..20_000).map(|key| format!("get key-{}\r\n", key % 50)).collect();
+        let writer = client.stream.get_ref().try_clone().unwrap();
+        let thread = std::thread::spawn(move || {
+            (&writer).write_all(requests.as_bytes()).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        for key in 0..20_000 {
+            let key = key % 50;
+            let value = client.value(&format!("key-{key}")).unwrap();
+            assert_eq!(value, format!("value-{key}").into_bytes());
+        }
+        assert!(client.is_closed());
+        thread.join().unwrap();
+    });
+}
+
+#[test]
+fn core_ports_lead_to_their_core() {
+    for way in ways().into_iter().filter(|way| way.1 == 2) {
+        // Some pair of neighbouring ports is free.
+        let node = (20_000..60_000u16)
+            .step_by(97)
+            .skip(std::process::id() as usize % 100)
+            .find_map(|base| {
+                let mut config = NodeConfig::local(64 << 20);
+                config.cores = Some(2);
+                config.backend = way.0;
+                config.core_ports = Some(base);
+                Node::start(config).ok()
+            })
+            .unwrap();
+        let ports: Vec<SocketAddr> = node.addresses()[1..]
+            .iter()
+            .map(|address| match address {
+                ListenAddress::Tcp(address) => *address,
+                other => panic!("{other}"),
+            })
+            .collect();
+        assert_eq!(ports[1].port(), ports[0].port() + 1);
+        let mut clients: Vec<_> = (0..5).map(|_| Client::to(ports[1])).collect();
+        clients.push(Client::to(ports[0]));
+        for client in &mut clients {
+            client.set("key", b"value");
+        }
+        assert_eq!([node.connections(0), node.connections(1)], [1, 5]);
+    }
+}
+
+#[test]
+fn a_taken_port_is_an_error_with_advice() {
+    let first = start((BackendChoice::Epoll, 1), |_| {});
+    let mut config = NodeConfig::local(64 << 20);
+    config.listen = vec![first.addresses()[0].clone()];
+    let error = Node::start(config).unwrap_err().to_string();
+    assert!(error.contains("address already in use") && error.contains("ss -ltnp"), "{error}");
+}
+
+#[test]
+fn impossible_settings_are_refused() {
+    let refused = |change: fn(&mut NodeConfig)| {
+        let mut config = NodeConfig::local(64 << 20);
+        change(&mut config);
+        Node::start(config).unwrap_err().to_string()
+    };
+    assert!(refused(|config| config.cores = Some(0)).contains("0 data cores"));
+    assert!(refused(|config| config.cores = Some(100)).contains("KiB of memory for each"));
+    assert!(refused(|config| config.listen.clear()).contains("no address"));
+    let beyond = refused(|config| {
+        config.cores = Some(2);
+        config.core_ports = Some(65_535);
+    });
+    assert!(beyond.contains("no port for core 1"), "{beyond}");
+}
+
+#[test]
+fn the_control_thread_is_answered_under_load() {
+    over_all(|node| {
+        let address = node.tcp_address().unwrap();
+        std::thread::scope(|scope| {
+            for number in 0..3 {
+                scope.spawn(move || {
+                    let mut client = Client::to(address);
+                    for round in 0..1000 {
+                        let key = format!("{number}-{round}");
+                        client.set(&key, b"value");
+                        assert!(client.get(&key).is_some());
+                    }
+                });
+            }
+            for _ in 0..50 {
+                let answers = node.broadcast(&ControlOp::Stats, PATIENCE).unwrap();
+                assert_eq!(answers.len(), node.cores().len());
+            }
+        });
+    });
+}
+
+/// Clients that leave in the middle of everything, over and over; an honest
+/// one must not notice.
+#[test]
+fn misbehaving_clients_do_not_disturb_an_honest_one() {
+    over_all(|node| {
+        let address = node.tcp_address().unwrap();
+        let large = vec![b'x'; 300_000];
+        Client::to(address).set("large", &large);
+        std::thread::scope(|scope| {
+            let rude = |rounds: usize, act: fn(&mut TcpStream, usize)| {
+                scope.spawn(move || {
+                    for round in 0..rounds {
+                        let mut stream = TcpStream::connect(address).unwrap();
+                        act(&mut stream, round);
+                    }
+                });
+            };
+            // Half a request.
+            rude(100, |stream, round| {
+                let request = set("half", &[b'h'; 50_000]);
+                let _ = stream.write_all(&request[..round * 499]);
+            });
+            // Requests whose answers nobody reads.
+            rude(60, |stream, round| {
+                let _ = stream.write_all("get large\r\n".repeat(round).as_bytes());
+            });
+            // Part of the answers.
+            rude(60, |stream, _| {
+                let _ = stream.write_all("get large\r\n".repeat(20).as_bytes());
+                let mut some = vec![0; 100_000];
+                let _ = stream.read_exact(&mut some);
+            });
+            // Noise.
+            rude(60, |stream, round| {
+                let noise: Vec<u8> =
+                    (0..20_000).map(|byte| (byte * round * 31 + byte) as u8).collect();
+                let _ = stream.write_all(&noise);
+            });
+            let mut honest = Client::to(address);
+            for round in 0..2000 {
+                let key = format!("honest-{}", round % 100);
+                let value = format!("{round}").into_bytes();
+                honest.set(&key, &value);
+                assert_eq!(honest.get(&key).unwrap(), value);
+            }
+        });
+        let curr = &node.shared().curr_connections;
+        until("all are gone", || curr.load(Ordering::Relaxed) == 0);
+        let mut last = Client::to(address);
+        assert!(last.get("large").is_none_or(|value| value == large));
+    });
+}
+
+#[test]
+fn a_watcher_sees_connections_and_reads_of_every_core() {
+    over_all(|node| {
+        let mut watcher = Client::new(&node);
+        watcher.send(b"watch fetchers connevents\r\n");
+        assert_eq!(watcher.line(), "OK\r\n");
+        let mut client = Client::new(&node);
+        for key in 0..20 {
+            client.get(&format!("watched-{key}"));
+        }
+        drop(client);
+        let mut reads = 0;
+        let mut opened = false;
+        loop {
+            let line = watcher.line();
+            opened |= line.contains("type=conn_new rip=127.0.0.1");
+            reads += usize::from(line.contains("type=item_get key=watched-"));
+            if line.contains("type=conn_close") {
+                break;
+            }
+        }
+        assert!(opened);
+        // Lines of different cores are not ordered among each other.
+        while reads < 20 {
+            reads += usize::from(watcher.line().contains("type=item_get key=watched-"));
+        }
+    });
+}
+
+#[test]
+fn few_and_small_receive_buffers_serve_many_clients() {
+    for way in ways() {
+        let node = start(way, |config| {
+            config.backend_options =
+                BackendOptions { receive_buffers: 2, receive_buffer_bytes: 256, ..tiny_queues() };
+            config.reactor.backlog_bytes_max = 4 << 10;
+        });
+        let address = node.tcp_address().unwrap();
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                scope.spawn(move || {
+                    let mut client = Client::to(address);
+                    let value: Vec<u8> = (0..60_000u32).map(|byte| (byte * number) as u8).collect();
+                    let key = format!("starved-{number}");
+                    for _ in 0..5 {
+                        client.set(&key, &value);
+                        assert!(client.get(&key).unwrap() == value);
+                        client.send("get starved-none\r\n".repeat(500).as_bytes());
+                        for _ in 0..500 {
+                            assert_eq!(client.line(), "END\r\n");
+                        }
+                    }
+                });
+            }
+        });
+    }
+}
+
+fn tiny_queues() -> BackendOptions {
+    BackendOptions { submissions: 4, completions: 8, ..BackendOptions::default() }
+}
+
+#[test]
+fn busy_polling_serves_and_sleeps() {
+    for way in ways() {
+        let node = start(way, |config| config.reactor.busy_poll = Duration::from_micros(50));
+        let mut client = Client::new(&node);
+        for round in 0..200 {
+            client.set("key", format!("{round}").as_bytes());
+            assert_eq!(client.get("key").unwrap(), format!("{round}").into_bytes());
+        }
+    }
+}
+
+#[test]
+fn a_multiget_of_ten_thousand_keys() {
+    over_all(|node| {
+        let mut client = Client::new(&node);
+        let keys: Vec<String> = (0..10_000).map(|key| format!("m{key}")).collect();
+        for chunk in keys.chunks(500) {
+            let requests: Vec<u8> = chunk.iter().flat_map(|key| set(key, key.as_bytes())).collect();
+            client.send(&requests);
+            for _ in chunk {
+                assert_eq!(client.line(), "STORED\r\n");
+            }
+        }
+        let request = format!("get {}\r\n", keys.join(" "));
+        let mut writer = client.stream.get_ref().try_clone().unwrap();
+        let thread = std::thread::spawn(move || writer.write_all(request.as_bytes()).unwrap());
+        for key in &keys {
+            assert_eq!(client.line(), format!("VALUE {key} 0 {}\r\n", key.len()));
+            assert_eq!(client.line(), format!("{key}\r\n"));
+        }
+        assert_eq!(client.line(), "END\r\n");
+        thread.join().unwrap();
+    });
+}
+
+/// Values beyond what one batch or one buffer may hold, asked for many times
+/// over at once: they are sent in place, from the core that owns them.
+#[test]
+fn many_large_values_at_once_stay_within_bounds() {
+    over_all(|node| {
+        let mut client = Client::new(&node);
+        let value: Vec<u8> = (0..400_000u32).map(|byte| (byte / 3) as u8).collect();
+        for key in 0..8 {
+            client.set(&format!("large-{key}"), &value);
+        }
+        let before = resident_bytes();
+        let requests: String = (0..200).map(|key| format!("get large-{}\r\n", key % 8)).collect();
+        client.send(requests.as_bytes());
+        std::thread::sleep(Duration::from_millis(100));
+        let grown = resident_bytes().saturating_sub(before);
+        assert!(grown < 40 << 20, "{} MiB", grown >> 20);
+        for key in 0..200 {
+            assert!(client.value(&format!("large-{}", key % 8)).unwrap() == value);
+        }
+    });
+}
