@@ -302,7 +302,8 @@ pub fn next<'a>(input: &'a [u8], context: &Context, sasl: bool, login: bool) -> 
         opcode::VERSION if plain => covered(Step::Frame(Command::Version(frame))),
         opcode::QUIT | opcode::QUITQ if plain => covered(Step::Frame(Command::Quit(frame))),
         opcode::STAT if extra_bytes == 0 => covered(Step::Frame(Command::Stat(frame, key))),
-        opcode::SASL_LIST_MECHS | opcode::SASL_AUTH | opcode::SASL_STEP if !sasl => {
+        opcode::SASL_LIST_MECHS if plain && !sasl => error(Status::UnknownCommand, 0, false),
+        opcode::SASL_AUTH | opcode::SASL_STEP if !sasl && extra_bytes == 0 && key_bytes > 0 => {
             error(Status::UnknownCommand, value_bytes, false)
         }
         opcode::SASL_LIST_MECHS if plain => covered(Step::Frame(Command::SaslList(frame))),
