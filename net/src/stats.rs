@@ -8,6 +8,7 @@
 use crate::VERSION;
 use crate::control::CoreReport;
 use crate::core::{Binding, Core, Settings, Shared};
+use crate::sys::usage::Usage;
 use crate::watch::LogStats;
 use engine::{ClassStats, Expiry, ShardStats};
 use std::sync::atomic::Ordering::Relaxed;
@@ -431,25 +432,4 @@ fn slabs(totals: &Totals) -> Vec<Stat> {
     lines.put("active_slabs", active);
     lines.put("total_malloced", totals.shard.gauges.memory_bytes);
     lines.0
-}
-
-/// CPU time of the process, as `seconds.microseconds`.
-struct Usage {
-    user: String,
-    system: String,
-}
-
-impl Usage {
-    fn of_this_process() -> Usage {
-        let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-        // SAFETY: `getrusage` writes a `struct rusage` into the memory given,
-        // which has that size and was zeroed, so it is initialised even if the
-        // call failed.
-        let usage = unsafe {
-            libc::getrusage(libc::RUSAGE_SELF, usage.as_mut_ptr());
-            usage.assume_init()
-        };
-        let text = |time: libc::timeval| format!("{}.{:06}", time.tv_sec, time.tv_usec);
-        Usage { user: text(usage.ru_utime), system: text(usage.ru_stime) }
-    }
 }

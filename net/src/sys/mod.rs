@@ -27,6 +27,7 @@ pub mod memory;
 mod probe;
 pub mod socket;
 pub mod uring;
+pub mod usage;
 
 use std::io;
 use std::os::fd::{OwnedFd, RawFd};
