@@ -53,7 +53,10 @@ pub enum ControlOp {
 
 /// A function to be run on every core.
 #[derive(Clone)]
-pub struct RunOnCore(pub Arc<dyn Fn(&mut Core) -> Box<dyn Any + Send> + Send + Sync>);
+pub struct RunOnCore(pub Arc<CoreFunction>);
+
+/// What it does; its result goes back to the asker.
+pub type CoreFunction = dyn Fn(&mut Core) -> Box<dyn Any + Send> + Send + Sync;
 
 impl std::fmt::Debug for RunOnCore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -190,7 +193,7 @@ pub fn execute(op: &ControlOp, core: &mut Core, connections: &dyn Connections) -
             core.watch.remove(*watching_core, *conn);
             ControlAnswer::Done
         }
-        ControlOp::Dump(format, cursor) => dump(*format, cursor.clone(), core),
+        ControlOp::Dump(format, cursor) => dump(*format, *cursor, core),
         ControlOp::Run(RunOnCore(run)) => ControlAnswer::Ran(run(core)),
     }
 }

@@ -187,7 +187,7 @@ impl Conn {
                     (Some(from), Some(to)) if from == to => "SAME src and dst class are identical",
                     // Pages move by their classes' hits already; a wish for a
                     // class that exists is granted without doing worse.
-                    (Some(from), Some(to)) if from >= -1 && from < 64 && (1..64).contains(&to) => {
+                    (Some(from), Some(to)) if (-1..64).contains(&from) && (1..64).contains(&to) => {
                         "OK"
                     }
                     (Some(_), Some(_)) => "BADCLASS invalid src or dst class id",

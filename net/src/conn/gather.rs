@@ -85,7 +85,7 @@ impl Conn {
     }
 
     /// One core has answered.
-    pub(super) fn gathered(&mut self, call: Box<ControlCall>, core: &mut Core, out: &mut Vec<u8>) {
+    pub(super) fn gathered(&mut self, call: ControlCall, core: &mut Core, out: &mut Vec<u8>) {
         match &mut self.phase {
             Phase::Gathering(gather) => {
                 gather.add(call.answer);

@@ -277,7 +277,7 @@ impl Conn {
 
     /// A control call that this connection sent comes back.
     pub fn on_control(&mut self, call: Box<ControlCall>, core: &mut Core, out: &mut Vec<u8>) {
-        self.gathered(call, core, out);
+        self.gathered(*call, core, out);
         self.drain(core, out);
     }
 
