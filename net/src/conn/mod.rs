@@ -276,6 +276,8 @@ impl Conn {
     }
 
     /// A control call that this connection sent comes back.
+    // Boxed, because it travels as such.
+    #[allow(clippy::boxed_local)]
     pub fn on_control(&mut self, call: Box<ControlCall>, core: &mut Core, out: &mut Vec<u8>) {
         self.gathered(*call, core, out);
         self.drain(core, out);
