@@ -37,8 +37,8 @@ const HOT: u8 = 1 << 6;
 const COLD_PERCENT: u64 = 15;
 /// In small classes the cold items are at least this many, or a half of all: a
 /// handful is turned over before it can learn anything. (Measured in 1, 16 and
-/// 32 shards: a minimum of 64 and more costs up to 0.7 points in shards of some
-/// 300 items, though it gains in a single cache of less than 100.)
+/// 32 shards: a minimum of 64 costs up to 1.2 points in shards of some 150
+/// items, though it gains in a single cache of less than 100.)
 const COLD_MIN: u64 = 16;
 /// Ticks in one turnover of the cold set. The window is one of them, half of it
 /// on average: an eighth of a turnover. (A quarter on average costs a heavily
