@@ -1,8 +1,94 @@
 //! The Seawall cache server.
+//!
+//! This crate puts the others together and decides nothing about keys or
+//! sockets: settings (`settings`), the process (`process`), the node with its
+//! admin side (`server`, `admin`, `metrics`), the storage thread (`storage`).
+//! The main thread is the control thread.
 
+mod admin;
 mod metrics;
 mod process;
+mod server;
 mod settings;
 mod storage;
 
-fn main() {}
+use anyhow::Result;
+use server::Server;
+use settings::{Collected, Config, Intent, Problem};
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// As in `sysexits.h`, which memcached follows too.
+const EXIT_USAGE: u8 = 64;
+
+fn main() -> ExitCode {
+    let env = std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
+    let found = settings::collect(std::env::args_os().skip(1), env, |path| std::fs::read_to_string(path));
+    match found.intent {
+        Intent::Help => print!("{}", settings::help()),
+        Intent::ManPage => print!("{}", settings::man_page()),
+        Intent::Version => println!("seawalld {}", env!("CARGO_PKG_VERSION")),
+        Intent::License => print!("{}", include_str!("../../../LICENSE")),
+        Intent::CheckConfig | Intent::Run => return start(found),
+    }
+    ExitCode::SUCCESS
+}
+
+fn start(found: Collected) -> ExitCode {
+    let mut problems = found.problems;
+    let config = match Config::new(&found.effective) {
+        Ok(config) => Some(config),
+        Err(more) => {
+            problems.extend(more);
+            None
+        }
+    };
+    let config = match config {
+        Some(config) if problems.is_empty() => config,
+        _ => {
+            eprint!("{}", mistakes(&problems));
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    if found.intent == Intent::CheckConfig {
+        for (setting, value, source) in found.effective.rows() {
+            println!("{:<32} {:<24} {source}", setting.key, settings::value::text(setting, value));
+        }
+        return ExitCode::SUCCESS;
+    }
+    match run(config, found.effective, &found.notes) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            server::say(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn mistakes(problems: &[Problem]) -> String {
+    let count = match problems.len() {
+        1 => "a mistake".to_owned(),
+        many => format!("{many} mistakes"),
+    };
+    let mut out = format!("seawalld: {count} in the configuration\n");
+    for Problem { place, text } in problems {
+        out.push_str(&format!("  {place}: {text}\n"));
+    }
+    out
+}
+
+fn run(config: Config, effective: settings::Effective, notes: &[String]) -> Result<()> {
+    // Before any thread exists: the fork needs that.
+    let background = if config.daemon { Some(process::background()?) } else { None };
+    process::raise_limits(config.connections_max, config.core_dumps)?;
+    for note in notes {
+        server::say(note);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let pid_file = config.pid_file.clone();
+    let server = Server::start(config, effective)?;
+    let _pid_file = pid_file.as_deref().map(process::PidFile::create).transpose()?;
+    runtime.block_on(server.run(background))
+}

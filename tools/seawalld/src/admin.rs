@@ -1,0 +1,133 @@
+//! The admin HTTP API, on the control thread.
+//!
+//! It has no login of its own: it listens on loopback unless told otherwise,
+//! and whoever can reach it may flush the cache.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /metrics` | Prometheus text |
+//! | `GET /livez` | 200 while every core turns its loop |
+//! | `GET /readyz` | 200 when clients are served, else 503; the reasons in the body |
+//! | `GET /config` | every setting with value, source and default |
+//! | `GET /cores` | each core's counters |
+//! | `GET /hot` | the hottest keys of each core |
+//! | `GET /topology` | who owns the keys |
+//! | `GET /snapshot`, `POST /snapshot` | how far it is; write one now |
+//! | `POST /invalidate?tag=a&tag=b&ns=c` | invalidates tags and namespaces |
+//! | `POST /flush` | invalidates everything |
+
+use crate::server::{Server, Unready};
+use axum::Router;
+use axum::extract::{RawQuery, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{get, post};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+type Shared = State<Arc<Server>>;
+
+/// The routes.
+pub fn router(server: Arc<Server>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/config", get(config))
+        .route("/cores", get(cores))
+        .route("/hot", get(hot))
+        .route("/topology", get(topology))
+        .route("/snapshot", get(snapshot).post(start_snapshot))
+        .route("/invalidate", post(invalidate))
+        .route("/flush", post(flush))
+        .fallback(|| async { (StatusCode::NOT_FOUND, "no such page; see docs/operations.md\n") })
+        .with_state(server)
+}
+
+/// Runs a call that waits for the cores away from the control thread's tasks.
+async fn waiting<T: Send + 'static>(
+    server: &Arc<Server>,
+    work: impl FnOnce(&Server) -> anyhow::Result<T> + Send + 'static,
+) -> Result<T, Response> {
+    let server = server.clone();
+    match tokio::task::spawn_blocking(move || work(&server)).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(error)) => Err((StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}\n")).into_response()),
+        Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()),
+    }
+}
+
+async fn metrics(State(server): Shared) -> Result<Response, Response> {
+    let text = waiting(&server, Server::metrics).await?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response())
+}
+
+async fn livez(State(server): Shared) -> Result<&'static str, Response> {
+    waiting(&server, Server::check_cores).await?;
+    Ok("ok\n")
+}
+
+async fn readyz(State(server): Shared) -> Response {
+    let reasons: Vec<String> = match waiting(&server, |server| Ok(server.unready())).await {
+        Ok(reasons) => reasons.iter().map(Unready::to_string).collect(),
+        Err(response) => return response,
+    };
+    let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))).into_response()
+}
+
+async fn config(State(server): Shared) -> Json<Value> {
+    Json(server.config_json())
+}
+
+async fn cores(State(server): Shared) -> Result<Json<Value>, Response> {
+    waiting(&server, Server::cores_json).await.map(Json)
+}
+
+async fn hot(State(server): Shared) -> Result<Json<Value>, Response> {
+    waiting(&server, Server::hot_json).await.map(Json)
+}
+
+async fn topology(State(server): Shared) -> Json<Value> {
+    Json(server.topology_json())
+}
+
+async fn snapshot(State(server): Shared) -> Response {
+    Json(server.snapshot_report()).into_response()
+}
+
+async fn start_snapshot(State(server): Shared) -> Response {
+    match server.start_snapshot() {
+        Ok(()) => (StatusCode::ACCEPTED, Json(server.snapshot_report())).into_response(),
+        Err(error) => (StatusCode::CONFLICT, format!("{error:#}\n")).into_response(),
+    }
+}
+
+async fn invalidate(State(server): Shared, RawQuery(query): RawQuery) -> Result<Json<Value>, Response> {
+    let (mut tags, mut namespaces) = (Vec::new(), Vec::new());
+    for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        match &*name {
+            "tag" => tags.push(value.into_owned().into_bytes()),
+            "ns" => namespaces.push(value.into_owned().into_bytes()),
+            other => {
+                let text = format!("unknown parameter {other:?}; there are tag and ns\n");
+                return Err((StatusCode::BAD_REQUEST, text).into_response());
+            }
+        }
+    }
+    if tags.is_empty() && namespaces.is_empty() {
+        return Err((StatusCode::BAD_REQUEST, "nothing to invalidate: give ?tag=NAME or ?ns=NAME\n").into_response());
+    }
+    if let Some(unknown) = namespaces.iter().find(|name| !server.has_namespace(name)) {
+        let text = format!("namespace {:?} is not configured\n", String::from_utf8_lossy(unknown));
+        return Err((StatusCode::NOT_FOUND, text).into_response());
+    }
+    let invalidated = tags.len() + namespaces.len();
+    waiting(&server, move |server| server.invalidate(tags, namespaces)).await?;
+    Ok(Json(json!({ "invalidated": invalidated })))
+}
+
+async fn flush(State(server): Shared) -> Result<Json<Value>, Response> {
+    waiting(&server, Server::flush).await?;
+    Ok(Json(json!({ "flushed": true })))
+}

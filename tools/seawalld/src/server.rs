@@ -1,0 +1,1 @@
+//! The running node and all that the control thread does for it.
