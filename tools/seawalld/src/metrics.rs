@@ -4,6 +4,8 @@
 //! `stats` answers that the exporter would have asked for, so that existing
 //! dashboards and alerts work. The second part, `seawall_*`, is per core.
 
+use engine::ShardStats;
+use net::stats::CoreStats;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write};
 
@@ -186,6 +188,54 @@ fn by_class<'a>(stats: &'a Stats, prefix: &'a str) -> impl Iterator<Item = (&'a 
         let (class, field) = name.strip_prefix(prefix)?.split_once(':')?;
         class.bytes().all(|byte| byte.is_ascii_digit()).then_some((class, field, value.as_str()))
     })
+}
+
+/// One core's numbers as (name, type, value); `/metrics` puts `seawall_core_`
+/// before the name.
+pub fn core_fields(shard: &ShardStats, protocol: &CoreStats) -> impl Iterator<Item = (&'static str, Type, u64)> {
+    let (counters, gauges) = (&shard.counters, &shard.gauges);
+    [
+        ("items", Gauge, gauges.curr_items),
+        ("item_bytes", Gauge, gauges.bytes),
+        ("memory_bytes", Gauge, gauges.memory_bytes),
+        ("memory_limit_bytes", Gauge, gauges.limit_maxbytes),
+        ("index_bytes", Gauge, gauges.index_bytes),
+        ("policy_bytes", Gauge, gauges.policy_bytes),
+        ("pages", Gauge, gauges.pages),
+        ("pages_free", Gauge, gauges.pages_free),
+        ("pinned_values", Gauge, gauges.pinned),
+        ("reserved_values", Gauge, gauges.reserved),
+        ("tag_generations", Gauge, gauges.tag_generations),
+        ("connections", Gauge, protocol.connections),
+        ("buffer_bytes", Gauge, protocol.buffer_bytes),
+        ("gets_total", Counter, counters.cmd_get),
+        ("get_hits_total", Counter, counters.get_hits),
+        ("sets_total", Counter, counters.cmd_set),
+        ("evictions_total", Counter, counters.evictions),
+        ("expired_swept_total", Counter, counters.swept),
+        ("pages_moved_total", Counter, counters.slabs_moved),
+        ("tag_generations_folded_total", Counter, counters.tag_generations_folded),
+        ("local_requests_total", Counter, protocol.local_requests),
+        ("hops_sent_total", Counter, protocol.hops_sent),
+        ("hops_served_total", Counter, protocol.hops_served),
+        ("turns_total", Counter, protocol.turns),
+        ("read_bytes_total", Counter, protocol.bytes_read),
+        ("written_bytes_total", Counter, protocol.bytes_written),
+    ]
+    .into_iter()
+}
+
+/// Writes the part that is per core.
+pub fn cores<'a>(page: &mut Page, cores: impl Iterator<Item = (&'a ShardStats, &'a CoreStats)>) {
+    let rows: Vec<Vec<_>> = cores.map(|(shard, protocol)| core_fields(shard, protocol).collect()).collect();
+    let fields = rows.first().map_or(0, Vec::len);
+    for field in 0..fields {
+        for (core, row) in rows.iter().enumerate() {
+            let (name, kind, value) = row[field];
+            let help = "Of one core; see docs/operations.md.";
+            page.add(&format!("seawall_core_{name}"), kind, help, &[("core", &core.to_string())], value);
+        }
+    }
 }
 
 #[cfg(test)]

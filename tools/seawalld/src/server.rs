@@ -1,1 +1,627 @@
 //! The running node and all that the control thread does for it.
+//!
+//! Life: every address is bound and every core started (`start`); root is given
+//! up; the snapshot is loaded; clients are let in; then signals decide (`run`).
+//! SIGTERM, SIGINT and SIGUSR1 drain the clients, write the snapshot if there is
+//! a file for it, and end. SIGHUP reads the users again.
+
+use crate::metrics::{self, Page, Stats, Type};
+use crate::process;
+use crate::settings::{Config, Effective, value};
+use crate::storage::snapshot::{self, Progress, Report, Shards, State};
+use crate::storage::{Mode, Storage};
+use anyhow::{Context, Result, bail};
+use cluster::topology::{Node as TopologyNode, Topology};
+use engine::{Eviction, HashSeed, KeyHash, Now, Shard, ShardConfig, ShardStats, Tag};
+use net::auth::Users;
+use net::core::{Binding, Settings, Shutdown};
+use net::listener::ListenAddress;
+use net::node::{Node, NodeConfig, NodeHandle};
+use net::reactor::ReactorOptions;
+use net::stats::CoreStats;
+use net::sys::affinity;
+use net::sys::{BackendChoice, BackendOptions};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+/// How long a core may take to answer the control thread.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A core that has not turned its loop for this long is not alive.
+const LIVE_PATIENCE: Duration = Duration::from_secs(2);
+/// How often a long load or save is reported.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+
+/// One line to the log.
+pub fn say(text: &str) {
+    eprintln!("seawalld: {text}");
+}
+
+/// Why clients should not be sent here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unready {
+    /// The snapshot is still being loaded.
+    Loading,
+    /// The node is going away.
+    Draining,
+    /// A core does not answer.
+    Core(String),
+}
+
+impl std::fmt::Display for Unready {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Unready::Loading => f.write_str("the snapshot is being loaded"),
+            Unready::Draining => f.write_str("the node is draining"),
+            Unready::Core(error) => f.write_str(error),
+        }
+    }
+}
+
+/// The node, its storage thread and its settings.
+#[derive(Debug)]
+pub struct Server {
+    node: NodeHandle,
+    config: Config,
+    effective: Effective,
+    seed: HashSeed,
+    storage: Option<Storage>,
+    progress: Progress,
+    loading: AtomicBool,
+    draining: AtomicBool,
+    /// A client sent `shutdown`.
+    shutdown: Arc<Notify>,
+    /// Held while a snapshot is written, so that the end of the process waits for it.
+    saving: Mutex<()>,
+}
+
+/// One core's numbers.
+struct CoreNumbers {
+    shard: ShardStats,
+    protocol: CoreStats,
+}
+
+impl Server {
+    /// Starts every core and binds every address; nobody is let in yet.
+    pub fn start(config: Config, effective: Effective) -> Result<Arc<Server>> {
+        let seed = HashSeed::new(config.hash_seed.map_or_else(random_seed, Ok)?);
+        let users = read_users(&config)?;
+        let storage = config.snapshot.as_ref().map(|_| Storage::start()).transpose();
+        let storage = storage.context("cannot start the storage thread")?;
+        let node = Node::start_closed(node_config(&config, &seed, users))?;
+        if let Some(user) = &config.user {
+            process::become_user(user)?;
+        }
+        if config.lock_memory {
+            process::lock_memory()?;
+        }
+        node.shared().verbosity.store(config.verbosity, Ordering::Relaxed);
+        let shutdown = Arc::new(Notify::new());
+        let asked = shutdown.clone();
+        let hook = move |_: Shutdown| asked.notify_one();
+        let _ = node.shared().on_shutdown.set(Box::new(hook));
+        Ok(Arc::new(Server {
+            node,
+            config,
+            effective,
+            seed,
+            storage,
+            progress: Progress::default(),
+            loading: AtomicBool::new(true),
+            draining: AtomicBool::new(false),
+            shutdown,
+            saving: Mutex::new(()),
+        }))
+    }
+
+    /// Loads, serves, and ends by a signal.
+    pub async fn run(self: Arc<Server>, background: Option<process::Background>) -> Result<()> {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut graceful = signal(SignalKind::user_defined1())?;
+        let mut hang_up = signal(SignalKind::hangup())?;
+        let admin = self.listen_admin().await?;
+        self.banner(admin.as_ref().and_then(|listener| listener.local_addr().ok()));
+        if let Some(listener) = admin {
+            let router = crate::admin::router(self.clone());
+            tokio::spawn(async move { axum::serve(listener, router).await });
+        }
+        let ended = tokio::select! {
+            outcome = self.load() => { outcome?; false }
+            // Nobody was let in and the file is as it was: there is nothing to save.
+            _ = terminate.recv() => true,
+            _ = interrupt.recv() => true,
+        };
+        if ended {
+            self.node.stop();
+            return Ok(());
+        }
+        self.node.open();
+        self.loading.store(false, Ordering::Release);
+        say("ready");
+        process::notify("READY=1");
+        if let Some(background) = background {
+            background.served()?;
+        }
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => break,
+                _ = interrupt.recv() => break,
+                _ = graceful.recv() => break,
+                () = self.shutdown.notified() => break,
+                _ = hang_up.recv() => self.read_users_again(),
+            }
+        }
+        process::notify("STOPPING=1");
+        let server = self.clone();
+        tokio::task::spawn_blocking(move || server.end()).await?
+    }
+
+    /// The admin listener. A taken default address is no reason not to serve.
+    async fn listen_admin(&self) -> Result<Option<tokio::net::TcpListener>> {
+        let Some(address) = self.config.admin else { return Ok(None) };
+        match tokio::net::TcpListener::bind(address).await {
+            Ok(listener) => Ok(Some(listener)),
+            Err(error) if self.config.admin_required => Err(error).with_context(|| {
+                format!(
+                    "cannot listen on the admin address {address}\n  to move it:       --admin-listen IP:PORT\n  \
+                     to do without:    --admin-listen off\n  cause"
+                )
+            }),
+            Err(error) => {
+                say(&format!("no admin API: its default address {address} cannot be had ({error}); see --admin-listen"));
+                Ok(None)
+            }
+        }
+    }
+
+    fn banner(&self, admin: Option<std::net::SocketAddr>) {
+        let config = &self.config;
+        let cores = self.node.cores();
+        let count = |number: usize, word: &str| format!("{number} {word}{}", if number == 1 { "" } else { "s" });
+        say(&format!("version {}", env!("CARGO_PKG_VERSION")));
+        match self.node.refusal() {
+            Some(refusal) => say(&refusal.to_string()),
+            None => say(&format!("sockets: {}", cores[0].backend.name())),
+        }
+        let pinned = cores.iter().filter_map(|core| core.processor).map(|cpu| cpu.to_string()).collect::<Vec<_>>();
+        let pinned = if pinned.is_empty() { String::new() } else { format!(", pinned to CPU {}", pinned.join(", ")) };
+        say(&format!("{}{pinned}", count(cores.len(), "core")));
+        say(&format!(
+            "memory: {} MiB, {} pages, values up to {}, eviction {}",
+            config.memory_bytes >> 20,
+            match cores[0].pages {
+                net::sys::memory::Pages::Ordinary => "ordinary",
+                net::sys::memory::Pages::Transparent => "transparent huge",
+                net::sys::memory::Pages::Explicit => "explicit huge",
+            },
+            value::bytes_text(config.value_bytes_max),
+            config.eviction.as_deref().unwrap_or("off"),
+        ));
+        if let Some(Mode::Plain(why)) = self.storage.as_ref().map(Storage::mode) {
+            say(&format!("storage: ordinary files, because direct I/O cannot start here: {why}"));
+        }
+        let addresses: Vec<String> = self.node.addresses().iter().map(ToString::to_string).collect();
+        say(&format!("listening on {}", addresses.join(", ")));
+        if let Some(admin) = admin {
+            say(&format!("admin API on http://{admin}"));
+        }
+    }
+
+    async fn load(self: &Arc<Server>) -> Result<()> {
+        let Some(path) = self.config.snapshot.clone().filter(|path| path.exists()) else { return Ok(()) };
+        say(&format!("loading the snapshot {}", path.display()));
+        let server = self.clone();
+        let mut work = tokio::task::spawn_blocking(move || {
+            let _ = server.progress.begin(State::Loading);
+            let storage = server.storage.as_ref().context("storage runs whenever a file is configured")?;
+            snapshot::load(&*server, storage, &path, &server.progress)
+        });
+        let outcome = loop {
+            tokio::select! {
+                outcome = &mut work => break outcome?,
+                () = tokio::time::sleep(PROGRESS_EVERY) => self.say_progress("loading"),
+            }
+        };
+        match outcome {
+            Ok(_) => {
+                let Report { items, value_bytes, seconds, .. } = self.progress.report();
+                say(&format!("snapshot loaded: {items} items, {} MiB of values, {seconds:.1} s", value_bytes >> 20));
+            }
+            Err(error) => say(&format!("{error:#}; starting empty")),
+        }
+        Ok(())
+    }
+
+    fn say_progress(&self, what: &str) {
+        let Report { items, fraction, .. } = self.progress.report();
+        say(&format!("{what} the snapshot: {items} items, {:.0} %", fraction * 100.0));
+    }
+
+    /// Drains, saves, stops.
+    fn end(&self) -> Result<()> {
+        self.draining.store(true, Ordering::Release);
+        let drained = self.node.drain(Duration::from_secs(self.config.drain_seconds));
+        match drained.connections_left {
+            0 => say("drained"),
+            left => say(&format!("drained for {} s; {left} connections were still open", self.config.drain_seconds)),
+        }
+        let saved = match &self.config.snapshot {
+            Some(path) => self.save(path),
+            None => Ok(()),
+        };
+        self.node.stop();
+        saved
+    }
+
+    fn save(&self, path: &Path) -> Result<()> {
+        // A snapshot asked for by the admin API may be under way: it is of the past.
+        let _turn = self.saving.lock().expect("no holder panics");
+        self.progress.begin(State::Saving).context("another snapshot is under way")?;
+        self.write_snapshot(path)
+    }
+
+    fn write_snapshot(&self, path: &Path) -> Result<()> {
+        let storage = self.storage.as_ref().context("storage runs whenever a file is configured")?;
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reporter = scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    std::thread::park_timeout(PROGRESS_EVERY);
+                    if !done.load(Ordering::Acquire) {
+                        self.say_progress("writing");
+                    }
+                }
+            });
+            let outcome = snapshot::save(self, storage, path, &self.progress);
+            done.store(true, Ordering::Release);
+            reporter.thread().unpark();
+            let totals = outcome?;
+            let seconds = self.progress.report().seconds;
+            say(&format!("snapshot written to {}: {} items, {seconds:.1} s", path.display(), totals.items));
+            Ok(())
+        })
+    }
+
+    /// Begins a snapshot in the background.
+    pub fn start_snapshot(self: &Arc<Server>) -> Result<()> {
+        let Some(path) = self.config.snapshot.clone() else {
+            bail!("no snapshot file is configured; start with --snapshot FILE");
+        };
+        if self.draining.load(Ordering::Acquire) || self.progress.begin(State::Saving).is_none() {
+            bail!("a snapshot is under way");
+        }
+        let server = self.clone();
+        std::thread::Builder::new().name("snapshot".into()).spawn(move || {
+            let _turn = server.saving.lock().expect("no holder panics");
+            if let Err(error) = server.write_snapshot(&path) {
+                say(&format!("{error:#}"));
+            }
+        })?;
+        Ok(())
+    }
+
+    fn read_users_again(&self) {
+        match read_users(&self.config) {
+            Ok(users) => {
+                *self.node.shared().users.write().expect("no holder panics") = Arc::new(users);
+                say("users read again");
+            }
+            Err(error) => say(&format!("{error:#}; keeping the users that are known")),
+        }
+    }
+
+    /// How far the snapshot is.
+    pub fn snapshot_report(&self) -> Report {
+        self.progress.report()
+    }
+
+    /// Fails if a core does not turn its loop.
+    pub fn check_cores(&self) -> Result<()> {
+        for core in 0..self.cores() {
+            self.node
+                .on_core(core, LIVE_PATIENCE, |_| ())
+                .with_context(|| format!("core {core} does not answer within {} s", LIVE_PATIENCE.as_secs()))?;
+        }
+        Ok(())
+    }
+
+    /// Why clients should not come; empty when they should.
+    pub fn unready(&self) -> Vec<Unready> {
+        let mut reasons = Vec::new();
+        if self.loading.load(Ordering::Acquire) {
+            reasons.push(Unready::Loading);
+        }
+        if self.draining.load(Ordering::Acquire) {
+            reasons.push(Unready::Draining);
+        }
+        if let Err(error) = self.check_cores() {
+            reasons.push(Unready::Core(format!("{error:#}")));
+        }
+        reasons
+    }
+
+    fn cores(&self) -> u32 {
+        self.node.cores().len() as u32
+    }
+
+    fn core_numbers(&self) -> Result<Vec<CoreNumbers>> {
+        let numbers = |core: &mut net::core::Core| CoreNumbers { shard: core.shard.stats(), protocol: core.stats };
+        (0..self.cores()).map(|core| Ok(self.node.on_core(core, PATIENCE, numbers)?)).collect()
+    }
+
+    /// `GET /cores`.
+    pub fn cores_json(&self) -> Result<Value> {
+        let cores = self.core_numbers()?.into_iter().enumerate().map(|(core, numbers)| {
+            let info = &self.node.cores()[core];
+            let mut row = json!({
+                "core": core,
+                "processor": info.processor,
+                "backend": info.backend.name(),
+                "connections": self.node.connections(core as u32),
+            });
+            for (name, _, value) in metrics::core_fields(&numbers.shard, &numbers.protocol) {
+                row[name] = value.into();
+            }
+            row
+        });
+        Ok(Value::Array(cores.collect()))
+    }
+
+    /// `GET /hot`.
+    pub fn hot_json(&self) -> Result<Value> {
+        let mut rows = Vec::new();
+        for core in 0..self.cores() {
+            let keys = self.node.on_core(core, PATIENCE, move |core| {
+                let keys = core.shard.hot_keys(core.now);
+                keys.into_iter().map(|hot| (hot.key.to_vec(), hot.share, hot.per_second)).collect::<Vec<_>>()
+            })?;
+            for (key, share, per_second) in keys {
+                let (key, encoding) = match std::str::from_utf8(&key) {
+                    Ok(text) => (text.to_owned(), "utf-8"),
+                    Err(_) => (net::proto::base64::encode_text(&key), "base64"),
+                };
+                rows.push(json!({ "core": core, "key": key, "encoding": encoding, "share": share, "requests_per_second": per_second }));
+            }
+        }
+        Ok(Value::Array(rows))
+    }
+
+    /// `GET /topology`.
+    pub fn topology_json(&self) -> Value {
+        let settings = &self.node.shared().settings;
+        let topology = Topology::single(TopologyNode {
+            name: settings.advertise_host.clone(),
+            address: format!("{}:{}", settings.advertise_host, settings.advertise_port),
+            zone: String::new(),
+            weight: 100,
+            cores: self.cores() as u16,
+        });
+        let nodes = topology.nodes().iter().map(|node| {
+            json!({ "name": node.name, "address": node.address, "zone": node.zone, "cores": node.cores,
+                    "core_ports": self.config.core_ports })
+        });
+        json!({
+            "revision": topology.revision(),
+            "partitions": topology.ring().partitions(),
+            "nodes": nodes.collect::<Vec<_>>(),
+        })
+    }
+
+    /// `GET /config`.
+    pub fn config_json(&self) -> Value {
+        let rows = self.effective.rows().map(|(setting, found, source)| {
+            json!({
+                "key": setting.key,
+                "value": value::text(setting, found),
+                "source": source.to_string(),
+                "default": setting.default,
+                "flag": format!("--{}", setting.long),
+                "env": setting.env(),
+                "help": setting.help,
+            })
+        });
+        Value::Array(rows.collect())
+    }
+
+    /// Whether a namespace of that name is configured.
+    pub fn has_namespace(&self, name: &[u8]) -> bool {
+        self.config.namespaces.iter().any(|known| known.as_bytes() == name)
+    }
+
+    /// Invalidates tags and namespaces on every core.
+    pub fn invalidate(&self, tags: Vec<Vec<u8>>, namespaces: Vec<Vec<u8>>) -> Result<()> {
+        let (tags, namespaces) = (Arc::new(tags), Arc::new(namespaces));
+        for core in 0..self.cores() {
+            let (tags, namespaces) = (tags.clone(), namespaces.clone());
+            self.node.on_core(core, PATIENCE, move |core| {
+                for tag in &*tags {
+                    core.shard.invalidate_tag(net::proto::tag_of(tag), core.now);
+                }
+                for name in &*namespaces {
+                    core.shard.invalidate_namespace(name, core.now);
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Invalidates everything.
+    pub fn flush(&self) -> Result<()> {
+        for core in 0..self.cores() {
+            self.node.on_core(core, PATIENCE, |core| core.shard.flush(core.now, core.now))?;
+        }
+        Ok(())
+    }
+
+    /// `GET /metrics`.
+    pub fn metrics(&self) -> Result<String> {
+        let mut page = Page::default();
+        let stats = |kind: &str| -> Result<Stats> { Ok(metrics::parse_stats(&self.stats_text(kind)?)) };
+        metrics::memcached(&mut page, &stats("")?, &stats("settings")?, &stats("items")?, &stats("slabs")?);
+        let cores = self.core_numbers()?;
+        metrics::cores(&mut page, cores.iter().map(|numbers| (&numbers.shard, &numbers.protocol)));
+        let info = [("version", env!("CARGO_PKG_VERSION")), ("backend", self.node.cores()[0].backend.name())];
+        page.add("seawall_info", Type::Gauge, "What runs here.", &info, 1);
+        Ok(page.finish())
+    }
+
+    fn stats_text(&self, kind: &str) -> Result<String> {
+        let _ = kind;
+        Ok(String::new())
+    }
+}
+
+impl Shards for Server {
+    fn count(&self) -> u32 {
+        self.cores()
+    }
+
+    fn owner(&self, key: &[u8]) -> u32 {
+        KeyHash::of(key, &self.seed).core(self.cores())
+    }
+
+    fn on_core<T: Send + 'static>(
+        &self,
+        core: u32,
+        task: impl FnOnce(&mut Shard, Now) -> T + Send + 'static,
+    ) -> Result<T> {
+        Ok(self.node.on_core(core, PATIENCE, move |core| {
+            let now = core.now;
+            task(&mut core.shard, now)
+        })?)
+    }
+}
+
+fn random_seed() -> Result<u64> {
+    use std::io::Read;
+    let mut bytes = [0; 8];
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("cannot read a hash seed from /dev/urandom")?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+fn read_users(config: &Config) -> Result<Users> {
+    let path = if config.sasl { config.sasl_file.as_ref() } else { config.auth_file.as_ref() };
+    let Some(path) = path else { return Ok(Users::default()) };
+    let text = std::fs::read(path).with_context(|| format!("cannot read the users in {}", path.display()))?;
+    Users::parse(&text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
+}
+
+fn path_text(path: &PathBuf) -> String {
+    path.display().to_string()
+}
+
+/// The node's part of the configuration.
+fn node_config(config: &Config, seed: &HashSeed, users: Users) -> NodeConfig {
+    let mut listen: Vec<ListenAddress> = config.tcp.iter().copied().map(ListenAddress::Tcp).collect();
+    if let Some((path, mask)) = &config.unix {
+        listen.push(ListenAddress::Unix { path: path.clone(), mask: *mask });
+    }
+    let tcp = config.tcp.first().copied();
+    let (advertise_host, advertise_port) = advertised(config, tcp);
+    let usable = affinity::usable_cores();
+    let cores = config.cores.unwrap_or(usable as u32);
+    NodeConfig {
+        settings: Settings {
+            memory_bytes_max: config.memory_bytes,
+            connections_max: config.connections_max,
+            connections_max_fast: config.refuse_fast,
+            tcp_port: tcp.map_or(0, |address| address.port()),
+            listen: tcp.filter(|_| !config.tcp_any).map(|address| address.ip().to_string()),
+            unix_socket: config.unix.as_ref().map(|(path, _)| path_text(path)),
+            unix_mask: config.unix.as_ref().map_or(0o700, |(_, mask)| *mask),
+            evictions: config.eviction.is_some(),
+            eviction_policy: config.eviction.clone().unwrap_or_else(|| "none".into()),
+            shutdown_command: config.enable_shutdown,
+            prefix_delimiter: config.delimiter,
+            detail: config.detail,
+            requests_per_turn: config.requests_per_turn,
+            cas: !config.disable_cas,
+            backlog: config.backlog,
+            binding: match config.protocol.as_str() {
+                "ascii" => Binding::Ascii,
+                "binary" => Binding::Binary,
+                _ => Binding::Auto,
+            },
+            sasl: config.sasl,
+            auth_file: config.auth_file.as_ref().map(path_text),
+            value_bytes_max: config.value_bytes_max as usize,
+            flush: !config.disable_flush_all,
+            dump: !config.disable_dump,
+            watch: !config.disable_watch,
+            idle_timeout_seconds: config.idle_timeout,
+            output_bytes_high_water: config.output_max,
+            hops_in_flight_max: config.hops_max as usize,
+            advertise_host,
+            advertise_port,
+            ..Settings::default()
+        },
+        users,
+        cores: Some(cores),
+        pin: match config.pin.as_str() {
+            "yes" => true,
+            "no" => false,
+            _ => cores as usize == usable,
+        },
+        listen,
+        core_ports: config.core_ports,
+        backend: match config.backend.as_str() {
+            "io_uring" => BackendChoice::Uring,
+            "epoll" => BackendChoice::Epoll,
+            _ => BackendChoice::Auto,
+        },
+        backend_options: BackendOptions {
+            submissions: config.ring_entries,
+            completions: config.ring_entries * 4,
+            receive_buffers: config.receive_buffers as u16,
+            ..BackendOptions::default()
+        },
+        reactor: ReactorOptions {
+            backlog_bytes_max: config.backlog_max,
+            busy_poll: Duration::from_micros(config.busy_poll_us),
+            ..ReactorOptions::default()
+        },
+        shard: ShardConfig {
+            seed: seed.clone(),
+            memory_bytes_max: config.memory_bytes as usize,
+            value_bytes_max: config.value_bytes_max as usize,
+            items_max: None,
+            eviction: match config.eviction.as_deref() {
+                None => Eviction::None,
+                Some("lru") => Eviction::Lru,
+                Some("lfu") => Eviction::Lfu,
+                Some("s3-fifo") => Eviction::S3Fifo,
+                Some(_) => Eviction::ClockPro,
+            },
+            versions: !config.disable_cas,
+            access_times: config.access_times,
+            namespaces: config.namespaces.clone(),
+            namespace_delimiter: config.delimiter,
+            tag_generations_max: config.tag_generations_max,
+            region: 0,
+        },
+        seed: seed.clone(),
+        huge_pages: config.large_pages,
+    }
+}
+
+/// Host and port that auto-discovery names: as configured, else as listened on.
+fn advertised(config: &Config, tcp: Option<std::net::SocketAddr>) -> (String, u16) {
+    let port = tcp.map_or(11_211, |address| address.port());
+    if let Some(text) = &config.advertise {
+        return match text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?))) {
+            Some((host, port)) => (host.to_owned(), port),
+            None => (text.clone(), port),
+        };
+    }
+    match tcp {
+        Some(address) if !address.ip().is_unspecified() => (address.ip().to_string(), port),
+        _ => ("127.0.0.1".into(), port),
+    }
+}
