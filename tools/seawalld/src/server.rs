@@ -12,7 +12,7 @@ use crate::storage::snapshot::{self, Progress, Report, Shards, State};
 use crate::storage::{Mode, Storage};
 use anyhow::{Context, Result, bail};
 use cluster::topology::{Node as TopologyNode, Topology};
-use engine::{Eviction, HashSeed, KeyHash, Now, Shard, ShardConfig, ShardStats, Tag};
+use engine::{Eviction, HashSeed, KeyHash, Now, Shard, ShardConfig, ShardStats};
 use net::auth::Users;
 use net::core::{Binding, Settings, Shutdown};
 use net::listener::ListenAddress;

@@ -373,7 +373,7 @@ impl<'a, S: Shards> Loader<'a, S> {
             self.shards.on_core(core, move |shard, _| shard.abort(reservation))?;
         }
         for core in 0..self.shards.count() {
-            self.shards.on_core(core, |shard, now| shard.clear(now))?;
+            self.shards.on_core(core, |shard, now| shard.flush(now, now))?;
         }
         Ok(())
     }
@@ -391,9 +391,146 @@ fn check_tail(path: &Path) -> Result<u64> {
     if length < (codec::HEADER_BYTES + tail.len()) as u64 {
         bail!(SnapshotError::Torn);
     }
-    file.read_exact_at(&mut tail, length - tail.len() as u64)?;
+    file.read_exact_at(&mut tail, length - codec::END_BYTES as u64)?;
     if !codec::is_complete(&tail) {
         bail!(SnapshotError::Torn);
     }
     Ok(length)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::{Arena, Eviction, Expiry, HashSeed, KeyHash, ShardConfig, Tag, Value, Write};
+    use std::num::NonZeroU64;
+    use std::path::PathBuf;
+
+    const NOW: Now = Now(1_800_000_000_000);
+
+    /// Shards without a node around them.
+    struct Bare(Vec<Mutex<Shard>>, HashSeed);
+
+    impl Bare {
+        fn new(count: u32) -> Bare {
+            let seed = HashSeed::new(7);
+            let config = ShardConfig {
+                seed: seed.clone(),
+                memory_bytes_max: 16 << 20,
+                value_bytes_max: 4 << 20,
+                items_max: None,
+                eviction: Eviction::ClockPro,
+                versions: true,
+                access_times: false,
+                namespaces: Vec::new(),
+                namespace_delimiter: b':',
+                tag_generations_max: 100,
+                region: 0,
+            };
+            let shard = |_| Mutex::new(Shard::new(config.clone(), Arena::heap(16 << 20)));
+            Bare((0..count).map(shard).collect(), seed)
+        }
+
+        fn set(&self, key: &[u8], value: &[u8], tags: &[Tag]) {
+            let hash = KeyHash::of(key, &self.1);
+            let mut shard = self.0[self.owner(key) as usize].lock().unwrap();
+            let write = Write {
+                mode: engine::WriteMode::Set,
+                key,
+                hash,
+                value: Value::Bytes(value),
+                client_flags: 3,
+                expiry: Expiry(NOW.0 + 1_000_250),
+                compare: None,
+                invalidate_older: false,
+                new_cas: None,
+                vivify: None,
+                tags,
+                binary_key: false,
+            };
+            shard.write(write, NOW).unwrap();
+        }
+
+        fn get(&self, key: &[u8]) -> Option<Vec<u8>> {
+            let mut shard = self.0[self.owner(key) as usize].lock().unwrap();
+            let item = shard.get(key, KeyHash::of(key, &self.1), NOW)?;
+            assert_eq!((item.client_flags, item.expiry), (3, Expiry(NOW.0 + 1_000_250)));
+            let mut value = Vec::new();
+            item.copy_value_to(&mut value);
+            Some(value)
+        }
+    }
+
+    impl Shards for Bare {
+        fn count(&self) -> u32 {
+            self.0.len() as u32
+        }
+
+        fn owner(&self, key: &[u8]) -> u32 {
+            KeyHash::of(key, &self.1).core(self.count())
+        }
+
+        fn on_core<T: Send + 'static>(
+            &self,
+            core: u32,
+            task: impl FnOnce(&mut Shard, Now) -> T + Send + 'static,
+        ) -> Result<T> {
+            Ok(task(&mut self.0[core as usize].lock().unwrap(), NOW))
+        }
+    }
+
+    fn file(name: &str) -> PathBuf {
+        std::env::temp_dir().join(format!("seawall-snapshot-{name}-{}", std::process::id()))
+    }
+
+    #[test]
+    fn long_values_and_generations_come_back() {
+        let storage = Storage::start().unwrap();
+        let path = file("long");
+        let old = Bare::new(3);
+        let tag = Tag(NonZeroU64::new(9).unwrap());
+        let long: Vec<u8> = (0..3_000_000u32).map(|at| (at * 7) as u8).collect();
+        for number in 0..3_000u32 {
+            old.set(format!("key{number}").as_bytes(), &number.to_le_bytes(), &[]);
+        }
+        old.set(b"long", &long, &[]);
+        old.set(b"longer", &long[1..], &[tag]);
+        old.set(b"dead", b"x", &[tag]);
+        for shard in &old.0 {
+            shard.lock().unwrap().invalidate_tag(tag, NOW);
+        }
+        let saved = save(&old, &storage, &path, &Progress::default()).unwrap();
+        assert_eq!(saved.items, 3_001);
+
+        let new = Bare::new(2);
+        let progress = Progress::default();
+        load(&new, &storage, &path, &progress).unwrap();
+        assert_eq!(progress.report().state, State::Done);
+        for number in 0..3_000u32 {
+            assert_eq!(new.get(format!("key{number}").as_bytes()).as_deref(), Some(&number.to_le_bytes()[..]));
+        }
+        assert!(new.get(b"long").unwrap() == long);
+        assert_eq!((new.get(b"dead"), new.get(b"longer")), (None, None));
+        std::fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn damage_anywhere_leaves_the_shards_empty() {
+        let storage = Storage::start().unwrap();
+        let path = file("damage");
+        let old = Bare::new(2);
+        for number in 0..2_000u32 {
+            old.set(format!("key{number}").as_bytes(), &[7; 100], &[]);
+        }
+        save(&old, &storage, &path, &Progress::default()).unwrap();
+        let good = std::fs::read(&path).unwrap();
+        for at in (0..good.len()).step_by(good.len() / 40).chain([good.len() - 1]) {
+            let mut bytes = good.clone();
+            bytes[at] ^= 0x10;
+            std::fs::write(&path, &bytes).unwrap();
+            let new = Bare::new(2);
+            assert!(load(&new, &storage, &path, &Progress::default()).is_err(), "byte {at}");
+            assert!((0..2_000).all(|number| new.get(format!("key{number}").as_bytes()).is_none()), "byte {at}");
+        }
+        std::fs::remove_file(path).unwrap();
+    }
 }
