@@ -383,7 +383,11 @@ impl Server {
             for (key, share, per_second) in keys {
                 let (key, encoding) = match std::str::from_utf8(&key) {
                     Ok(text) => (text.to_owned(), "utf-8"),
-                    Err(_) => (net::proto::base64::encode_text(&key), "base64"),
+                    Err(_) => {
+                        let mut text = Vec::new();
+                        net::proto::base64::encode(&key, &mut text);
+                        (String::from_utf8_lossy(&text).into_owned(), "base64")
+                    }
                 };
                 rows.push(json!({ "core": core, "key": key, "encoding": encoding, "share": share, "requests_per_second": per_second }));
             }
@@ -440,7 +444,7 @@ impl Server {
             let (tags, namespaces) = (tags.clone(), namespaces.clone());
             self.node.on_core(core, PATIENCE, move |core| {
                 for tag in &*tags {
-                    core.shard.invalidate_tag(net::proto::tag_of(tag), core.now);
+                    core.shard.invalidate_tag(net::proto::meta::tag(tag), core.now);
                 }
                 for name in &*namespaces {
                     core.shard.invalidate_namespace(name, core.now);
