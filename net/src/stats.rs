@@ -7,10 +7,10 @@
 
 use crate::VERSION;
 use crate::control::CoreReport;
-use crate::core::{Binding, Core, Settings, Shared};
+use crate::core::{Binding, Settings, Shared};
 use crate::sys::usage::Usage;
 use crate::watch::LogStats;
-use engine::{ClassStats, Expiry, ShardStats};
+use engine::{ClassStats, Expiry, ShardStats, Now};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// What a core counts that the engine does not see.
@@ -142,12 +142,14 @@ impl Totals {
     }
 }
 
-/// The lines of an answer.
-pub fn collect(kind: Kind, reports: Vec<CoreReport>, pairs: Vec<Stat>, core: &Core) -> Vec<Stat> {
-    let totals = Totals::of(&reports);
+/// The lines of an answer. There is one report a core; `pairs` are the lines of
+/// [`Kind::Connections`].
+pub fn collect(kind: Kind, reports: &[CoreReport], pairs: Vec<Stat>, now: Now, shared: &Shared) -> Vec<Stat> {
+    let totals = Totals::of(reports);
+    let cores = reports.len() as u32;
     match kind {
-        Kind::General => general(&totals, core.cores, core.now.seconds(), &core.shared),
-        Kind::Settings => settings(&totals, core.cores, &core.shared),
+        Kind::General => general(&totals, cores, now.seconds(), shared),
+        Kind::Settings => settings(&totals, cores, shared),
         Kind::Items => items(&totals),
         Kind::Slabs => slabs(&totals),
         // As memcached answers without `-o track_sizes`.

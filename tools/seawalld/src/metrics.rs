@@ -12,14 +12,6 @@ use std::fmt::{Display, Write};
 /// `stats` answers by name.
 pub type Stats = BTreeMap<String, String>;
 
-/// Reads `STAT name value` lines.
-pub fn parse_stats(text: &str) -> Stats {
-    text.lines()
-        .filter_map(|line| line.strip_prefix("STAT ")?.split_once(' '))
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
-}
-
 /// What a metric counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Type {
@@ -241,6 +233,14 @@ pub fn cores<'a>(page: &mut Page, cores: impl Iterator<Item = (&'a ShardStats, &
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Reads `STAT name value` lines.
+    fn parse_stats(text: &str) -> Stats {
+        text.lines()
+            .filter_map(|line| line.strip_prefix("STAT ")?.split_once(' '))
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect()
+    }
 
     #[test]
     fn stats_become_the_exporters_metrics() {

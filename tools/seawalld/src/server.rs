@@ -18,7 +18,8 @@ use net::core::{Binding, Settings, Shutdown};
 use net::listener::ListenAddress;
 use net::node::{Node, NodeConfig, NodeHandle};
 use net::reactor::ReactorOptions;
-use net::stats::CoreStats;
+use net::control::{ControlAnswer, ControlOp};
+use net::stats::{self, CoreStats, Kind};
 use net::sys::affinity;
 use net::sys::{BackendChoice, BackendOptions};
 use serde_json::{Value, json};
@@ -255,6 +256,9 @@ impl Server {
             None => Ok(()),
         };
         self.node.stop();
+        if let Some((path, _)) = &self.config.unix {
+            let _ = std::fs::remove_file(path);
+        }
         saved
     }
 
@@ -465,18 +469,22 @@ impl Server {
     /// `GET /metrics`.
     pub fn metrics(&self) -> Result<String> {
         let mut page = Page::default();
-        let stats = |kind: &str| -> Result<Stats> { Ok(metrics::parse_stats(&self.stats_text(kind)?)) };
-        metrics::memcached(&mut page, &stats("")?, &stats("settings")?, &stats("items")?, &stats("slabs")?);
-        let cores = self.core_numbers()?;
-        metrics::cores(&mut page, cores.iter().map(|numbers| (&numbers.shard, &numbers.protocol)));
+        let mut reports = Vec::new();
+        for answer in self.node.broadcast(&ControlOp::Stats, PATIENCE)? {
+            if let ControlAnswer::Stats(report) = answer {
+                reports.push(*report);
+            }
+        }
+        let now = self.node.clock().now();
+        let stats = |kind| -> Stats {
+            stats::collect(kind, &reports, Vec::new(), now, self.node.shared()).into_iter().collect()
+        };
+        let (items, slabs) = (stats(Kind::Items), stats(Kind::Slabs));
+        metrics::memcached(&mut page, &stats(Kind::General), &stats(Kind::Settings), &items, &slabs);
+        metrics::cores(&mut page, reports.iter().map(|report| (&report.shard, &report.core)));
         let info = [("version", env!("CARGO_PKG_VERSION")), ("backend", self.node.cores()[0].backend.name())];
         page.add("seawall_info", Type::Gauge, "What runs here.", &info, 1);
         Ok(page.finish())
-    }
-
-    fn stats_text(&self, kind: &str) -> Result<String> {
-        let _ = kind;
-        Ok(String::new())
     }
 }
 
