@@ -130,6 +130,7 @@ impl Daemon {
     pub fn connect(&self) -> Client<TcpStream> {
         let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_nodelay(true).unwrap();
         Client(BufReader::new(stream))
     }
 
@@ -173,9 +174,10 @@ impl<S: Read + Write> Client<S> {
     }
 
     pub fn set(&mut self, key: &str, flags: u32, ttl: u32, value: &[u8]) {
-        self.send(format!("set {key} {flags} {ttl} {}\r\n", value.len()).as_bytes());
-        self.send(value);
-        self.send(b"\r\n");
+        let mut request = format!("set {key} {flags} {ttl} {}\r\n", value.len()).into_bytes();
+        request.extend_from_slice(value);
+        request.extend_from_slice(b"\r\n");
+        self.send(&request);
         assert_eq!(self.line(), "STORED", "{key}");
     }
 
