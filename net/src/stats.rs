@@ -10,7 +10,7 @@ use crate::control::CoreReport;
 use crate::core::{Binding, Settings, Shared};
 use crate::sys::usage::Usage;
 use crate::watch::LogStats;
-use engine::{ClassStats, Expiry, ShardStats, Now};
+use engine::{ClassStats, Expiry, Now, ShardStats};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// What a core counts that the engine does not see.
@@ -144,7 +144,13 @@ impl Totals {
 
 /// The lines of an answer. There is one report a core; `pairs` are the lines of
 /// [`Kind::Connections`].
-pub fn collect(kind: Kind, reports: &[CoreReport], pairs: Vec<Stat>, now: Now, shared: &Shared) -> Vec<Stat> {
+pub fn collect(
+    kind: Kind,
+    reports: &[CoreReport],
+    pairs: Vec<Stat>,
+    now: Now,
+    shared: &Shared,
+) -> Vec<Stat> {
     let totals = Totals::of(reports);
     let cores = reports.len() as u32;
     match kind {

@@ -120,7 +120,8 @@ impl Conn {
             Then::Frame(frame) if frame.quiet => {}
             Then::Frame(frame) => put_header(out, frame, Status::Ok, 0, 0, 0, 0),
             Then::Stats(kind, frame) => {
-                let stats = stats::collect(kind, &gather.reports, gather.pairs, core.now, &core.shared);
+                let stats =
+                    stats::collect(kind, &gather.reports, gather.pairs, core.now, &core.shared);
                 write_stats(&stats, frame, kind != Kind::SizesSwitch, out);
             }
             Then::Detail(frame) => {

@@ -52,8 +52,12 @@ async fn waiting<T: Send + 'static>(
     let server = server.clone();
     match tokio::task::spawn_blocking(move || work(&server)).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err((StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}\n")).into_response()),
-        Err(error) => Err((StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response()),
+        Ok(Err(error)) => {
+            Err((StatusCode::SERVICE_UNAVAILABLE, format!("{error:#}\n")).into_response())
+        }
+        Err(error) => {
+            Err((StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response())
+        }
     }
 }
 
@@ -103,7 +107,10 @@ async fn start_snapshot(State(server): Shared) -> Response {
     }
 }
 
-async fn invalidate(State(server): Shared, RawQuery(query): RawQuery) -> Result<Json<Value>, Response> {
+async fn invalidate(
+    State(server): Shared,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, Response> {
     let (mut tags, mut namespaces) = (Vec::new(), Vec::new());
     for (name, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
         match &*name {
@@ -116,7 +123,11 @@ async fn invalidate(State(server): Shared, RawQuery(query): RawQuery) -> Result<
         }
     }
     if tags.is_empty() && namespaces.is_empty() {
-        return Err((StatusCode::BAD_REQUEST, "nothing to invalidate: give ?tag=NAME or ?ns=NAME\n").into_response());
+        return Err((
+            StatusCode::BAD_REQUEST,
+            "nothing to invalidate: give ?tag=NAME or ?ns=NAME\n",
+        )
+            .into_response());
     }
     if let Some(unknown) = namespaces.iter().find(|name| !server.has_namespace(name)) {
         let text = format!("namespace {:?} is not configured\n", String::from_utf8_lossy(unknown));

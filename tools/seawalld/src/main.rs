@@ -24,8 +24,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const EXIT_USAGE: u8 = 64;
 
 fn main() -> ExitCode {
-    let env = std::env::vars_os().filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
-    let found = settings::collect(std::env::args_os().skip(1), env, |path| std::fs::read_to_string(path));
+    let env = std::env::vars_os()
+        .filter_map(|(name, text)| Some((name.into_string().ok()?, text.into_string().ok()?)));
+    let found =
+        settings::collect(std::env::args_os().skip(1), env, |path| std::fs::read_to_string(path));
     match found.intent {
         Intent::Help => print!("{}", settings::help()),
         Intent::ManPage => print!("{}", settings::man_page()),

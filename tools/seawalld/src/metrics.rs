@@ -31,7 +31,14 @@ pub struct Page {
 
 impl Page {
     /// Adds a sample; the first one of a name also writes its help and type.
-    pub fn add(&mut self, name: &str, kind: Type, help: &str, labels: &[(&str, &str)], value: impl Display) {
+    pub fn add(
+        &mut self,
+        name: &str,
+        kind: Type,
+        help: &str,
+        labels: &[(&str, &str)],
+        value: impl Display,
+    ) {
         if self.last != name {
             let kind = if kind == Counter { "counter" } else { "gauge" };
             let _ = write!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
@@ -56,30 +63,100 @@ const GENERAL: &[(&str, &str, Type, &str)] = &[
     ("uptime", "memcached_uptime_seconds", Counter, "Seconds since the server started."),
     ("time", "memcached_time_seconds", Gauge, "The server's clock, in Unix seconds."),
     ("rusage_user", "memcached_process_user_cpu_seconds_total", Counter, "CPU time in user mode."),
-    ("rusage_system", "memcached_process_system_cpu_seconds_total", Counter, "CPU time in system mode."),
+    (
+        "rusage_system",
+        "memcached_process_system_cpu_seconds_total",
+        Counter,
+        "CPU time in system mode.",
+    ),
     ("bytes_read", "memcached_read_bytes_total", Counter, "Bytes received from clients."),
     ("bytes_written", "memcached_written_bytes_total", Counter, "Bytes sent to clients."),
     ("curr_connections", "memcached_current_connections", Gauge, "Open connections."),
     ("max_connections", "memcached_max_connections", Gauge, "Most connections allowed."),
-    ("total_connections", "memcached_connections_total", Counter, "Connections accepted since start."),
-    ("rejected_connections", "memcached_connections_rejected_total", Counter, "Connections refused at the limit."),
-    ("conn_yields", "memcached_connections_yielded_total", Counter, "Turns in which a connection used up its share."),
-    ("listen_disabled_num", "memcached_connections_listener_disabled_total", Counter, "Times that accepting was paused at the limit."),
+    (
+        "total_connections",
+        "memcached_connections_total",
+        Counter,
+        "Connections accepted since start.",
+    ),
+    (
+        "rejected_connections",
+        "memcached_connections_rejected_total",
+        Counter,
+        "Connections refused at the limit.",
+    ),
+    (
+        "conn_yields",
+        "memcached_connections_yielded_total",
+        Counter,
+        "Turns in which a connection used up its share.",
+    ),
+    (
+        "listen_disabled_num",
+        "memcached_connections_listener_disabled_total",
+        Counter,
+        "Times that accepting was paused at the limit.",
+    ),
     ("bytes", "memcached_current_bytes", Gauge, "Bytes of stored items."),
     ("limit_maxbytes", "memcached_limit_bytes", Gauge, "Memory limit for items and index."),
     ("curr_items", "memcached_current_items", Gauge, "Items stored."),
     ("total_items", "memcached_items_total", Counter, "Items stored since start."),
     ("evictions", "memcached_items_evicted_total", Counter, "Live items evicted for room."),
-    ("reclaimed", "memcached_items_reclaimed_total", Counter, "Expired items whose memory was reused."),
-    ("store_too_large", "memcached_item_too_large_total", Counter, "Writes refused because the value is too large."),
-    ("store_no_memory", "memcached_item_no_memory_total", Counter, "Writes refused for want of memory."),
-    ("direct_reclaims", "memcached_direct_reclaims_total", Counter, "Evictions done by a write that needed the room."),
+    (
+        "reclaimed",
+        "memcached_items_reclaimed_total",
+        Counter,
+        "Expired items whose memory was reused.",
+    ),
+    (
+        "store_too_large",
+        "memcached_item_too_large_total",
+        Counter,
+        "Writes refused because the value is too large.",
+    ),
+    (
+        "store_no_memory",
+        "memcached_item_no_memory_total",
+        Counter,
+        "Writes refused for want of memory.",
+    ),
+    (
+        "direct_reclaims",
+        "memcached_direct_reclaims_total",
+        Counter,
+        "Evictions done by a write that needed the room.",
+    ),
     ("total_malloced", "memcached_malloced_bytes", Gauge, "Bytes of slab pages in use."),
-    ("accepting_conns", "memcached_accepting_connections", Gauge, "Whether new connections are accepted."),
-    ("lru_crawler_running", "memcached_lru_crawler_enabled", Gauge, "Whether expired items are freed in the background."),
-    ("lru_crawler_starts", "memcached_lru_crawler_starts_total", Counter, "Background passes begun."),
-    ("crawler_reclaimed", "memcached_lru_crawler_reclaimed_total", Counter, "Items freed by background passes."),
-    ("crawler_items_checked", "memcached_lru_crawler_items_checked_total", Counter, "Items looked at by background passes."),
+    (
+        "accepting_conns",
+        "memcached_accepting_connections",
+        Gauge,
+        "Whether new connections are accepted.",
+    ),
+    (
+        "lru_crawler_running",
+        "memcached_lru_crawler_enabled",
+        Gauge,
+        "Whether expired items are freed in the background.",
+    ),
+    (
+        "lru_crawler_starts",
+        "memcached_lru_crawler_starts_total",
+        Counter,
+        "Background passes begun.",
+    ),
+    (
+        "crawler_reclaimed",
+        "memcached_lru_crawler_reclaimed_total",
+        Counter,
+        "Items freed by background passes.",
+    ),
+    (
+        "crawler_items_checked",
+        "memcached_lru_crawler_items_checked_total",
+        Counter,
+        "Items looked at by background passes.",
+    ),
 ];
 
 /// `stats items` (`items:<class>:<field>`) and `stats slabs` (`<class>:<field>`).
@@ -87,14 +164,54 @@ const CLASSES: &[(&str, &str, Type, &str)] = &[
     ("number", "memcached_slab_current_items", Gauge, "Items of the class."),
     ("age", "memcached_slab_items_age_seconds", Gauge, "Age of the oldest item."),
     ("evicted", "memcached_slab_items_evicted_total", Counter, "Items evicted."),
-    ("evicted_nonzero", "memcached_slab_items_evicted_nonzero_total", Counter, "Evicted items that had an expiry."),
-    ("evicted_time", "memcached_slab_items_evicted_time_seconds", Gauge, "Seconds since the last evicted item was used."),
-    ("evicted_unfetched", "memcached_slab_items_evicted_unfetched_total", Counter, "Evicted items that were never read."),
-    ("expired_unfetched", "memcached_slab_items_expired_unfetched_total", Counter, "Expired items that were never read."),
-    ("outofmemory", "memcached_slab_items_outofmemory_total", Counter, "Writes refused for want of memory."),
-    ("reclaimed", "memcached_slab_items_reclaimed_total", Counter, "Expired items whose memory was reused."),
-    ("tailrepairs", "memcached_slab_items_tailrepairs_total", Counter, "Always 0: nothing leaks references here."),
-    ("crawler_reclaimed", "memcached_slab_items_crawler_reclaimed_total", Counter, "Items freed in the background."),
+    (
+        "evicted_nonzero",
+        "memcached_slab_items_evicted_nonzero_total",
+        Counter,
+        "Evicted items that had an expiry.",
+    ),
+    (
+        "evicted_time",
+        "memcached_slab_items_evicted_time_seconds",
+        Gauge,
+        "Seconds since the last evicted item was used.",
+    ),
+    (
+        "evicted_unfetched",
+        "memcached_slab_items_evicted_unfetched_total",
+        Counter,
+        "Evicted items that were never read.",
+    ),
+    (
+        "expired_unfetched",
+        "memcached_slab_items_expired_unfetched_total",
+        Counter,
+        "Expired items that were never read.",
+    ),
+    (
+        "outofmemory",
+        "memcached_slab_items_outofmemory_total",
+        Counter,
+        "Writes refused for want of memory.",
+    ),
+    (
+        "reclaimed",
+        "memcached_slab_items_reclaimed_total",
+        Counter,
+        "Expired items whose memory was reused.",
+    ),
+    (
+        "tailrepairs",
+        "memcached_slab_items_tailrepairs_total",
+        Counter,
+        "Always 0: nothing leaks references here.",
+    ),
+    (
+        "crawler_reclaimed",
+        "memcached_slab_items_crawler_reclaimed_total",
+        Counter,
+        "Items freed in the background.",
+    ),
     ("number_hot", "memcached_slab_hot_items", Gauge, "Hot items."),
     ("number_cold", "memcached_slab_cold_items", Gauge, "Cold items."),
     ("chunk_size", "memcached_slab_chunk_size_bytes", Gauge, "Chunk size."),
@@ -103,8 +220,18 @@ const CLASSES: &[(&str, &str, Type, &str)] = &[
     ("total_chunks", "memcached_slab_current_chunks", Gauge, "Chunks of the class."),
     ("used_chunks", "memcached_slab_chunks_used", Gauge, "Chunks holding items."),
     ("free_chunks", "memcached_slab_chunks_free", Gauge, "Chunks free."),
-    ("free_chunks_end", "memcached_slab_chunks_free_end", Gauge, "Always 0: pages are formatted whole."),
-    ("mem_requested", "memcached_slab_mem_requested_bytes", Gauge, "Bytes of the items in the class."),
+    (
+        "free_chunks_end",
+        "memcached_slab_chunks_free_end",
+        Gauge,
+        "Always 0: pages are formatted whole.",
+    ),
+    (
+        "mem_requested",
+        "memcached_slab_mem_requested_bytes",
+        Gauge,
+        "Bytes of the items in the class.",
+    ),
 ];
 
 /// Fields of `stats slabs` that are samples of one metric, by command and status.
@@ -151,7 +278,13 @@ pub fn memcached(page: &mut Page, general: &Stats, settings: &Stats, items: &Sta
         for (class, name, value) in &classes {
             if name == field {
                 let labels = [("slab", *class), ("command", *command), ("status", *status)];
-                page.add("memcached_slab_commands_total", Counter, "Commands by class.", &labels, value);
+                page.add(
+                    "memcached_slab_commands_total",
+                    Counter,
+                    "Commands by class.",
+                    &labels,
+                    value,
+                );
             }
         }
     }
@@ -170,12 +303,18 @@ fn commands(page: &mut Page, general: &Stats) {
     }
     add("cas", "badval", number(general, "cas_badval"));
     add("flush", "hit", number(general, "cmd_flush"));
-    let cas: u64 = ["cas_hits", "cas_misses", "cas_badval"].iter().filter_map(|name| number(general, name)).sum();
+    let cas: u64 = ["cas_hits", "cas_misses", "cas_badval"]
+        .iter()
+        .filter_map(|name| number(general, name))
+        .sum();
     add("set", "hit", number(general, "cmd_set").map(|sets| sets.saturating_sub(cas)));
 }
 
 /// `<prefix><class>:<field>` as (class, field, value).
-fn by_class<'a>(stats: &'a Stats, prefix: &'a str) -> impl Iterator<Item = (&'a str, &'a str, &'a str)> {
+fn by_class<'a>(
+    stats: &'a Stats,
+    prefix: &'a str,
+) -> impl Iterator<Item = (&'a str, &'a str, &'a str)> {
     stats.iter().filter_map(move |(name, value)| {
         let (class, field) = name.strip_prefix(prefix)?.split_once(':')?;
         class.bytes().all(|byte| byte.is_ascii_digit()).then_some((class, field, value.as_str()))
@@ -184,7 +323,10 @@ fn by_class<'a>(stats: &'a Stats, prefix: &'a str) -> impl Iterator<Item = (&'a 
 
 /// One core's numbers as (name, type, value); `/metrics` puts `seawall_core_`
 /// before the name.
-pub fn core_fields(shard: &ShardStats, protocol: &CoreStats) -> impl Iterator<Item = (&'static str, Type, u64)> {
+pub fn core_fields(
+    shard: &ShardStats,
+    protocol: &CoreStats,
+) -> impl Iterator<Item = (&'static str, Type, u64)> {
     let (counters, gauges) = (&shard.counters, &shard.gauges);
     [
         ("items", Gauge, gauges.curr_items),
@@ -219,13 +361,20 @@ pub fn core_fields(shard: &ShardStats, protocol: &CoreStats) -> impl Iterator<It
 
 /// Writes the part that is per core.
 pub fn cores<'a>(page: &mut Page, cores: impl Iterator<Item = (&'a ShardStats, &'a CoreStats)>) {
-    let rows: Vec<Vec<_>> = cores.map(|(shard, protocol)| core_fields(shard, protocol).collect()).collect();
+    let rows: Vec<Vec<_>> =
+        cores.map(|(shard, protocol)| core_fields(shard, protocol).collect()).collect();
     let fields = rows.first().map_or(0, Vec::len);
     for field in 0..fields {
         for (core, row) in rows.iter().enumerate() {
             let (name, kind, value) = row[field];
             let help = "Of one core; see docs/operations.md.";
-            page.add(&format!("seawall_core_{name}"), kind, help, &[("core", &core.to_string())], value);
+            page.add(
+                &format!("seawall_core_{name}"),
+                kind,
+                help,
+                &[("core", &core.to_string())],
+                value,
+            );
         }
     }
 }
@@ -249,7 +398,8 @@ mod tests {
              STAT cas_misses 1\r\nSTAT cas_badval 1\r\nSTAT rusage_user 0.250000\r\nSTAT curr_items 3\r\nEND\r\n",
         );
         let items = parse_stats("STAT items:4:number 3\r\nSTAT items:4:evicted 1\r\n");
-        let slabs = parse_stats("STAT 4:chunk_size 96\r\nSTAT 4:get_hits 5\r\nSTAT active_slabs 1\r\n");
+        let slabs =
+            parse_stats("STAT 4:chunk_size 96\r\nSTAT 4:get_hits 5\r\nSTAT active_slabs 1\r\n");
         let mut page = Page::default();
         memcached(&mut page, &general, &Stats::new(), &items, &slabs);
         let text = page.finish();
@@ -266,7 +416,8 @@ mod tests {
             assert!(text.lines().any(|found| found == line), "{line}\nis not in\n{text}");
         }
         // Prometheus refuses a page that announces a metric twice.
-        let mut announced: Vec<&str> = text.lines().filter(|line| line.starts_with("# TYPE")).collect();
+        let mut announced: Vec<&str> =
+            text.lines().filter(|line| line.starts_with("# TYPE")).collect();
         let all = announced.len();
         announced.sort_unstable();
         announced.dedup();

@@ -41,7 +41,11 @@ pub fn background() -> Result<Background> {
 impl Background {
     /// The start went well: lets the parent exit and leaves the terminal.
     pub fn served(mut self) -> Result<()> {
-        let null = File::options().read(true).write(true).open("/dev/null").context("cannot open /dev/null")?;
+        let null = File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/null")
+            .context("cannot open /dev/null")?;
         nix::unistd::dup2_stdin(&null)?;
         nix::unistd::dup2_stdout(&null)?;
         nix::unistd::dup2_stderr(&null)?;
@@ -54,7 +58,8 @@ impl Background {
 /// for the rings, and with `core_dumps` the core size.
 pub fn raise_limits(connections: u32, core_dumps: bool) -> Result<()> {
     let wanted = u64::from(connections) + DESCRIPTORS_BESIDE_CLIENTS;
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
+    let (soft, hard) =
+        getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
     if soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted)).is_err() {
         if hard < wanted {
             bail!(
@@ -64,7 +69,8 @@ pub fn raise_limits(connections: u32, core_dumps: bool) -> Result<()> {
                 hard.saturating_sub(DESCRIPTORS_BESIDE_CLIENTS)
             );
         }
-        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard).context("cannot raise the limit of open files")?;
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)
+            .context("cannot raise the limit of open files")?;
     }
     let (_, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
     // Without privilege this stays as it is, and the rings take what they get.
@@ -72,7 +78,8 @@ pub fn raise_limits(connections: u32, core_dumps: bool) -> Result<()> {
         let _ = setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard);
     }
     if core_dumps {
-        setrlimit(Resource::RLIMIT_CORE, u64::MAX, u64::MAX).context("cannot raise the core file limit (-r)")?;
+        setrlimit(Resource::RLIMIT_CORE, u64::MAX, u64::MAX)
+            .context("cannot raise the core file limit (-r)")?;
     }
     Ok(())
 }

@@ -14,11 +14,11 @@ use anyhow::{Context, Result, bail};
 use cluster::topology::{Node as TopologyNode, Topology};
 use engine::{Eviction, HashSeed, KeyHash, Now, Shard, ShardConfig, ShardStats};
 use net::auth::Users;
+use net::control::{ControlAnswer, ControlOp};
 use net::core::{Binding, Settings, Shutdown};
 use net::listener::ListenAddress;
 use net::node::{Node, NodeConfig, NodeHandle};
 use net::reactor::ReactorOptions;
-use net::control::{ControlAnswer, ControlOp};
 use net::stats::{self, CoreStats, Kind};
 use net::sys::affinity;
 use net::sys::{BackendChoice, BackendOptions};
@@ -183,14 +183,24 @@ impl Server {
     fn banner(&self, admin: Option<std::net::SocketAddr>) {
         let config = &self.config;
         let cores = self.node.cores();
-        let count = |number: usize, word: &str| format!("{number} {word}{}", if number == 1 { "" } else { "s" });
+        let count = |number: usize, word: &str| {
+            format!("{number} {word}{}", if number == 1 { "" } else { "s" })
+        };
         say(&format!("version {}", env!("CARGO_PKG_VERSION")));
         match self.node.refusal() {
             Some(refusal) => say(&refusal.to_string()),
             None => say(&format!("sockets: {}", cores[0].backend.name())),
         }
-        let pinned = cores.iter().filter_map(|core| core.processor).map(|cpu| cpu.to_string()).collect::<Vec<_>>();
-        let pinned = if pinned.is_empty() { String::new() } else { format!(", pinned to CPU {}", pinned.join(", ")) };
+        let pinned = cores
+            .iter()
+            .filter_map(|core| core.processor)
+            .map(|cpu| cpu.to_string())
+            .collect::<Vec<_>>();
+        let pinned = if pinned.is_empty() {
+            String::new()
+        } else {
+            format!(", pinned to CPU {}", pinned.join(", "))
+        };
         say(&format!("{}{pinned}", count(cores.len(), "core")));
         say(&format!(
             "memory: {} MiB, {} pages, values up to {}, eviction {}",
@@ -206,7 +216,8 @@ impl Server {
         if let Some(Mode::Plain(why)) = self.storage.as_ref().map(Storage::mode) {
             say(&format!("storage: ordinary files, because direct I/O cannot start here: {why}"));
         }
-        let addresses: Vec<String> = self.node.addresses().iter().map(ToString::to_string).collect();
+        let addresses: Vec<String> =
+            self.node.addresses().iter().map(ToString::to_string).collect();
         say(&format!("listening on {}", addresses.join(", ")));
         if let Some(admin) = admin {
             say(&format!("admin API on http://{admin}"));
@@ -214,12 +225,15 @@ impl Server {
     }
 
     async fn load(self: &Arc<Server>) -> Result<()> {
-        let Some(path) = self.config.snapshot.clone().filter(|path| path.exists()) else { return Ok(()) };
+        let Some(path) = self.config.snapshot.clone().filter(|path| path.exists()) else {
+            return Ok(());
+        };
         say(&format!("loading the snapshot {}", path.display()));
         let server = self.clone();
         let mut work = tokio::task::spawn_blocking(move || {
             let _ = server.progress.begin(State::Loading);
-            let storage = server.storage.as_ref().context("storage runs whenever a file is configured")?;
+            let storage =
+                server.storage.as_ref().context("storage runs whenever a file is configured")?;
             snapshot::load(&*server, storage, &path, &server.progress)
         });
         let outcome = loop {
@@ -231,7 +245,10 @@ impl Server {
         match outcome {
             Ok(_) => {
                 let Report { items, value_bytes, seconds, .. } = self.progress.report();
-                say(&format!("snapshot loaded: {items} items, {} MiB of values, {seconds:.1} s", value_bytes >> 20));
+                say(&format!(
+                    "snapshot loaded: {items} items, {} MiB of values, {seconds:.1} s",
+                    value_bytes >> 20
+                ));
             }
             Err(error) => say(&format!("{error:#}; starting empty")),
         }
@@ -249,7 +266,10 @@ impl Server {
         let drained = self.node.drain(Duration::from_secs(self.config.drain_seconds));
         match drained.connections_left {
             0 => say("drained"),
-            left => say(&format!("drained for {} s; {left} connections were still open", self.config.drain_seconds)),
+            left => say(&format!(
+                "drained for {} s; {left} connections were still open",
+                self.config.drain_seconds
+            )),
         }
         let saved = match &self.config.snapshot {
             Some(path) => self.save(path),
@@ -270,7 +290,8 @@ impl Server {
     }
 
     fn write_snapshot(&self, path: &Path) -> Result<()> {
-        let storage = self.storage.as_ref().context("storage runs whenever a file is configured")?;
+        let storage =
+            self.storage.as_ref().context("storage runs whenever a file is configured")?;
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let reporter = scope.spawn(|| {
@@ -286,7 +307,11 @@ impl Server {
             reporter.thread().unpark();
             let totals = outcome?;
             let seconds = self.progress.report().seconds;
-            say(&format!("snapshot written to {}: {} items, {seconds:.1} s", path.display(), totals.items));
+            say(&format!(
+                "snapshot written to {}: {} items, {seconds:.1} s",
+                path.display(),
+                totals.items
+            ));
             Ok(())
         })
     }
@@ -327,9 +352,9 @@ impl Server {
     /// Fails if a core does not turn its loop.
     pub fn check_cores(&self) -> Result<()> {
         for core in 0..self.cores() {
-            self.node
-                .on_core(core, LIVE_PATIENCE, |_| ())
-                .with_context(|| format!("core {core} does not answer within {} s", LIVE_PATIENCE.as_secs()))?;
+            self.node.on_core(core, LIVE_PATIENCE, |_| ()).with_context(|| {
+                format!("core {core} does not answer within {} s", LIVE_PATIENCE.as_secs())
+            })?;
         }
         Ok(())
     }
@@ -354,7 +379,10 @@ impl Server {
     }
 
     fn core_numbers(&self) -> Result<Vec<CoreNumbers>> {
-        let numbers = |core: &mut net::core::Core| CoreNumbers { shard: core.shard.stats(), protocol: core.stats };
+        let numbers = |core: &mut net::core::Core| CoreNumbers {
+            shard: core.shard.stats(),
+            protocol: core.stats,
+        };
         (0..self.cores()).map(|core| Ok(self.node.on_core(core, PATIENCE, numbers)?)).collect()
     }
 
@@ -382,7 +410,9 @@ impl Server {
         for core in 0..self.cores() {
             let keys = self.node.on_core(core, PATIENCE, move |core| {
                 let keys = core.shard.hot_keys(core.now);
-                keys.into_iter().map(|hot| (hot.key.to_vec(), hot.share, hot.per_second)).collect::<Vec<_>>()
+                keys.into_iter()
+                    .map(|hot| (hot.key.to_vec(), hot.share, hot.per_second))
+                    .collect::<Vec<_>>()
             })?;
             for (key, share, per_second) in keys {
                 let (key, encoding) = match std::str::from_utf8(&key) {
@@ -477,12 +507,23 @@ impl Server {
         }
         let now = self.node.clock().now();
         let stats = |kind| -> Stats {
-            stats::collect(kind, &reports, Vec::new(), now, self.node.shared()).into_iter().collect()
+            stats::collect(kind, &reports, Vec::new(), now, self.node.shared())
+                .into_iter()
+                .collect()
         };
         let (items, slabs) = (stats(Kind::Items), stats(Kind::Slabs));
-        metrics::memcached(&mut page, &stats(Kind::General), &stats(Kind::Settings), &items, &slabs);
+        metrics::memcached(
+            &mut page,
+            &stats(Kind::General),
+            &stats(Kind::Settings),
+            &items,
+            &slabs,
+        );
         metrics::cores(&mut page, reports.iter().map(|report| (&report.shard, &report.core)));
-        let info = [("version", env!("CARGO_PKG_VERSION")), ("backend", self.node.cores()[0].backend.name())];
+        let info = [
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("backend", self.node.cores()[0].backend.name()),
+        ];
         page.add("seawall_info", Type::Gauge, "What runs here.", &info, 1);
         Ok(page.finish())
     }
@@ -521,7 +562,8 @@ fn random_seed() -> Result<u64> {
 fn read_users(config: &Config) -> Result<Users> {
     let path = if config.sasl { config.sasl_file.as_ref() } else { config.auth_file.as_ref() };
     let Some(path) = path else { return Ok(Users::default()) };
-    let text = std::fs::read(path).with_context(|| format!("cannot read the users in {}", path.display()))?;
+    let text = std::fs::read(path)
+        .with_context(|| format!("cannot read the users in {}", path.display()))?;
     Users::parse(&text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
 }
 
@@ -531,7 +573,8 @@ fn path_text(path: &PathBuf) -> String {
 
 /// The node's part of the configuration.
 fn node_config(config: &Config, seed: &HashSeed, users: Users) -> NodeConfig {
-    let mut listen: Vec<ListenAddress> = config.tcp.iter().copied().map(ListenAddress::Tcp).collect();
+    let mut listen: Vec<ListenAddress> =
+        config.tcp.iter().copied().map(ListenAddress::Tcp).collect();
     if let Some((path, mask)) = &config.unix {
         listen.push(ListenAddress::Unix { path: path.clone(), mask: *mask });
     }
@@ -627,7 +670,8 @@ fn node_config(config: &Config, seed: &HashSeed, users: Users) -> NodeConfig {
 fn advertised(config: &Config, tcp: Option<std::net::SocketAddr>) -> (String, u16) {
     let port = tcp.map_or(11_211, |address| address.port());
     if let Some(text) = &config.advertise {
-        return match text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?))) {
+        return match text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)))
+        {
             Some((host, port)) => (host.to_owned(), port),
             None => (text.clone(), port),
         };

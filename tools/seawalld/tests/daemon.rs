@@ -13,7 +13,9 @@ fn help_version_and_licence_are_printed() {
         assert!(help.status.success());
         assert!(text(&help.stdout).contains("-m, --memory-limit=<size>"));
     }
-    assert!(text(&run(&["-V"]).stdout).starts_with(concat!("seawalld ", env!("CARGO_PKG_VERSION"))));
+    assert!(
+        text(&run(&["-V"]).stdout).starts_with(concat!("seawalld ", env!("CARGO_PKG_VERSION")))
+    );
     assert!(text(&run(&["-i"]).stdout).contains("Apache License"));
     assert!(text(&run(&["--man-page"]).stdout).starts_with(".TH SEAWALLD"));
 }
@@ -43,8 +45,16 @@ fn check_config_prints_every_value_and_its_source() {
     let out = run(&["--check-config", "-m", "128"]);
     assert!(out.status.success());
     let table = text(&out.stdout);
-    assert!(table.lines().any(|line| line.contains("memory.limit") && line.contains("128m") && line.contains("-m")), "{table}");
-    assert!(table.lines().any(|line| line.contains("listen.port") && line.contains("default")), "{table}");
+    assert!(
+        table.lines().any(|line| line.contains("memory.limit")
+            && line.contains("128m")
+            && line.contains("-m")),
+        "{table}"
+    );
+    assert!(
+        table.lines().any(|line| line.contains("listen.port") && line.contains("default")),
+        "{table}"
+    );
 }
 
 #[test]
@@ -66,7 +76,10 @@ fn a_taken_port_is_explained() {
     let out = run(&["-l", "127.0.0.1", "-p", &port, "--admin-listen", "off"]);
     assert_eq!(out.status.code(), Some(1));
     let log = text(&out.stderr);
-    assert!(log.contains(&format!("cannot listen on 127.0.0.1:{port}: address already in use")), "{log}");
+    assert!(
+        log.contains(&format!("cannot listen on 127.0.0.1:{port}: address already in use")),
+        "{log}"
+    );
     daemon.stop();
 }
 
@@ -106,7 +119,11 @@ fn the_admin_api_answers() {
 
     let (status, metrics) = daemon.http("GET", "/metrics");
     assert_eq!(status, 200);
-    for line in ["memcached_up 1", "memcached_commands_total{command=\"get\",status=\"hit\"} 1", "memcached_current_items 2"] {
+    for line in [
+        "memcached_up 1",
+        "memcached_commands_total{command=\"get\",status=\"hit\"} 1",
+        "memcached_current_items 2",
+    ] {
         assert!(metrics.lines().any(|found| found == line), "{line}\nis not in\n{metrics}");
     }
     for core in ["0", "1"] {
@@ -121,7 +138,10 @@ fn the_admin_api_answers() {
     let (status, hot) = daemon.http("GET", "/hot");
     assert_eq!(status, 200, "{hot}");
     let (_, cores) = daemon.http("GET", "/cores");
-    assert_eq!(serde_json::from_str::<serde_json::Value>(&cores).unwrap().as_array().unwrap().len(), 2);
+    assert_eq!(
+        serde_json::from_str::<serde_json::Value>(&cores).unwrap().as_array().unwrap().len(),
+        2
+    );
     assert!(daemon.http("GET", "/topology").1.contains(&daemon.port.to_string()));
 
     assert_eq!(daemon.http("POST", "/invalidate").0, 400);
@@ -149,7 +169,9 @@ fn a_unix_socket_replaces_tcp_and_has_its_mode() {
     let stream = loop {
         match std::os::unix::net::UnixStream::connect(&socket) {
             Ok(stream) => break stream,
-            Err(_) if began.elapsed().as_secs() < 30 => std::thread::sleep(std::time::Duration::from_millis(20)),
+            Err(_) if began.elapsed().as_secs() < 30 => {
+                std::thread::sleep(std::time::Duration::from_millis(20))
+            }
             Err(error) => panic!("{error}"),
         }
     };
@@ -167,7 +189,19 @@ fn the_background_start_reports_success_and_failure() {
     let folder = Folder::new("background");
     let pid_file = folder.path("pid");
     let port = free_port().to_string();
-    let args = ["-d", "-l", "127.0.0.1", "-p", &port, "-P", pid_file.to_str().unwrap(), "--admin-listen", "off", "-t", "1"];
+    let args = [
+        "-d",
+        "-l",
+        "127.0.0.1",
+        "-p",
+        &port,
+        "-P",
+        pid_file.to_str().unwrap(),
+        "--admin-listen",
+        "off",
+        "-t",
+        "1",
+    ];
     let out = run(&args);
     assert!(out.status.success(), "{}", text(&out.stderr));
     // It serves by the time that the command returned.

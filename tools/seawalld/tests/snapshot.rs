@@ -12,7 +12,8 @@ fn value(seed: usize, length: usize) -> Vec<u8> {
 fn a_restart_keeps_every_item_with_all_its_state() {
     let folder = Folder::new("restart");
     let file = folder.path("cache.snapshot");
-    let args = ["-m", "256", "-I", "8m", "--namespaces", "user", "--snapshot", file.to_str().unwrap()];
+    let args =
+        ["-m", "256", "-I", "8m", "--namespaces", "user", "--snapshot", file.to_str().unwrap()];
 
     let daemon = Daemon::start(&args);
     let mut client = daemon.connect();
@@ -48,12 +49,15 @@ fn a_restart_keeps_every_item_with_all_its_state() {
     assert_eq!(client.ask("mg small8 v"), "VA 8 X W", "the stale mark is kept");
     client.line();
     for number in (0..5_000).filter(|number| *number != 8) {
-        let (found, flags) = client.get(&format!("small{number}")).unwrap_or_else(|| panic!("small{number} is lost"));
+        let (found, flags) = client
+            .get(&format!("small{number}"))
+            .unwrap_or_else(|| panic!("small{number} is lost"));
         assert_eq!(flags, number as u32);
         assert!(found == value(number, number % 300), "small{number}");
     }
     for (number, length) in lengths.into_iter().enumerate() {
-        let (found, flags) = client.get(&format!("long{number}")).unwrap_or_else(|| panic!("long{number} is lost"));
+        let (found, flags) =
+            client.get(&format!("long{number}")).unwrap_or_else(|| panic!("long{number} is lost"));
         assert!(flags == 9 && found == value(number, length), "long{number}");
     }
     let ttl: u32 = client.ask("mg ttl t").strip_prefix("HD t").unwrap().parse().unwrap();
@@ -104,7 +108,10 @@ fn torn_and_foreign_files_are_refused_and_the_node_starts_empty() {
     for (bytes, reason) in [
         (&good[..good.len() - 10], "torn"),
         (&good[..10], "torn"),
-        (&b"something else entirely, but long enough to hold a header"[..], "not a Seawall snapshot"),
+        (
+            &b"something else entirely, but long enough to hold a header"[..],
+            "not a Seawall snapshot",
+        ),
         (&b""[..], "not a Seawall snapshot"),
         (&flipped[..], "wrong checksum"),
     ] {

@@ -2,6 +2,7 @@
 //! `soak`, `compare`, `memory`, `fuzz`.
 
 mod build;
+mod check;
 mod differential;
 mod install;
 mod paths;
@@ -9,8 +10,11 @@ mod process;
 mod report;
 mod sasl;
 mod server;
+mod soak;
+mod suites;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use lexopt::prelude::*;
@@ -18,6 +22,10 @@ use lexopt::prelude::*;
 const HELP: &str = "\
 cargo xtask <command>
 
+  test          everything below, and every crate's own tests; installs what it needs
+  check         formatting, lints, dependency rules
+  conformance   memccapable and the client libraries
+  soak          misbehaving clients beside checked ones   [--seconds N]
   differential  generated streams to Debian's memcached and to Seawall, byte for byte
                 [--seed N] [--streams N] [--minutes N] [--cases | --no-cases] [--only NAME]
                 [--mismatches N] [--server PATH | --server memcached] [--flags '-t 2']
@@ -34,6 +42,30 @@ fn main() -> ExitCode {
     }
 }
 
+/// Long enough for each kind of misbehaviour to happen hundreds of times.
+const SOAK_SECONDS: u64 = 60;
+
+fn check_all(report: &mut report::Report) -> bool {
+    report.step("formatting", check::formatting);
+    report.step("lints", check::lints);
+    report.step("dependency rules", check::rules)
+}
+
+fn conformance(report: &mut report::Report) -> Result<bool> {
+    let seawalld = build::seawalld()?;
+    report.step("memccapable", || suites::memccapable(&seawalld));
+    Ok(report.step("client libraries", || suites::clients(&seawalld)))
+}
+
+fn soak_for(report: &mut report::Report, seconds: u64) -> bool {
+    report.step("soak", || {
+        build::tools(build::profile(), &["seawalld", "seawall-load"])?;
+        let seawalld = build::binary(build::profile(), "seawalld")?;
+        let load = build::binary(build::profile(), "seawall-load")?;
+        soak::run(&seawalld, &load, Duration::from_secs(seconds))
+    })
+}
+
 fn dispatch() -> Result<bool> {
     let mut arguments = lexopt::Parser::from_env();
     let command = match arguments.next()? {
@@ -48,6 +80,29 @@ fn dispatch() -> Result<bool> {
             return Ok(true);
         }
         "differential" => report.step("differential", || differential::command(&mut arguments)),
+        "check" => check_all(&mut report),
+        "conformance" => conformance(&mut report)?,
+        "soak" => {
+            let mut seconds = SOAK_SECONDS;
+            while let Some(argument) = arguments.next()? {
+                match argument {
+                    Long("seconds") => seconds = arguments.value()?.parse()?,
+                    other => return Err(other.unexpected().into()),
+                }
+            }
+            soak_for(&mut report, seconds)
+        }
+        "test" => {
+            check_all(&mut report);
+            report.step("cargo test --workspace", || {
+                let mut command = check::cargo(&["test", "--workspace"]);
+                process::run(&mut command, Duration::from_secs(2_400))?;
+                Ok(report::Done::new(1, "every crate's own tests"))
+            });
+            conformance(&mut report)?;
+            report.step("differential", || differential::command(&mut arguments));
+            soak_for(&mut report, SOAK_SECONDS)
+        }
         other => anyhow::bail!("`{other}` is no command\n\n{HELP}"),
     };
     Ok(report.close())

@@ -160,13 +160,23 @@ mod tests {
             std::fs::write(path, &text).unwrap();
         }
         let book = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(book == text, "docs/settings.md is out of date; run the test with UPDATE_SNAPSHOTS=1");
+        assert!(
+            book == text,
+            "docs/settings.md is out of date; run the test with UPDATE_SNAPSHOTS=1"
+        );
     }
 
     #[test]
     fn help_has_memcacheds_flags() {
         let help = super::help();
-        for flag in ["-p, --port=", "-m, --memory-limit=", "-c, --conn-limit=", "-t, --threads=", "-I, --max-item-size=", "-o, --extended="] {
+        for flag in [
+            "-p, --port=",
+            "-m, --memory-limit=",
+            "-c, --conn-limit=",
+            "-t, --threads=",
+            "-I, --max-item-size=",
+            "-o, --extended=",
+        ] {
             assert!(help.contains(flag), "{flag}\n{help}");
         }
     }

@@ -51,7 +51,9 @@ impl Storage {
         let mode = match direct::start(inbox) {
             Ok(()) => Mode::Direct,
             Err((inbox, why)) => {
-                std::thread::Builder::new().name("storage".into()).spawn(move || plain::run(&inbox))?;
+                std::thread::Builder::new()
+                    .name("storage".into())
+                    .spawn(move || plain::run(&inbox))?;
                 Mode::Plain(why)
             }
         };
@@ -76,11 +78,20 @@ impl Storage {
         let (chunks, inbox) = sync_channel(CHUNKS_WAITING_MAX);
         let (done, outcome) = sync_channel(1);
         self.submit(Job::Write { path: temporary.clone(), chunks: inbox, done })?;
-        Ok(FileWriter { chunks: Some(chunks), outcome, temporary, path: path.to_owned(), finished: false })
+        Ok(FileWriter {
+            chunks: Some(chunks),
+            outcome,
+            temporary,
+            path: path.to_owned(),
+            finished: false,
+        })
     }
 
     /// Reads `path` from its start, chunk by chunk.
-    pub fn read(&self, path: &Path) -> io::Result<impl Iterator<Item = io::Result<Vec<u8>>> + use<>> {
+    pub fn read(
+        &self,
+        path: &Path,
+    ) -> io::Result<impl Iterator<Item = io::Result<Vec<u8>>> + use<>> {
         let (chunks, inbox) = sync_channel(CHUNKS_WAITING_MAX);
         self.submit(Job::Read { path: path.to_owned(), chunks })?;
         Ok(inbox.into_iter())
@@ -100,13 +111,17 @@ pub struct FileWriter {
 impl FileWriter {
     /// Appends a chunk; waits while the disk is behind.
     pub fn write(&mut self, chunk: Vec<u8>) -> io::Result<()> {
-        let chunks = self.chunks.as_ref().ok_or_else(|| io::Error::other("the file is finished"))?;
+        let chunks =
+            self.chunks.as_ref().ok_or_else(|| io::Error::other("the file is finished"))?;
         if chunks.send(chunk).is_ok() {
             return Ok(());
         }
         self.chunks = None;
         // The storage thread stopped taking chunks: its outcome says why.
-        Err(self.outcome()?.err().unwrap_or_else(|| io::Error::other("the storage thread stopped early")))
+        Err(self
+            .outcome()?
+            .err()
+            .unwrap_or_else(|| io::Error::other("the storage thread stopped early")))
     }
 
     fn outcome(&self) -> io::Result<io::Result<()>> {
@@ -139,7 +154,8 @@ mod tests {
     use super::*;
 
     fn folder(name: &str) -> PathBuf {
-        let folder = std::env::temp_dir().join(format!("seawall-storage-{name}-{}", std::process::id()));
+        let folder =
+            std::env::temp_dir().join(format!("seawall-storage-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         folder
     }

@@ -100,12 +100,16 @@ impl Progress {
 
     fn advance(&self, totals: &Totals, fraction: f64) {
         let mut report = self.report.lock().expect("no holder panics");
-        (report.items, report.value_bytes, report.fraction) = (totals.items, totals.value_bytes, fraction);
+        (report.items, report.value_bytes, report.fraction) =
+            (totals.items, totals.value_bytes, fraction);
         report.seconds = self.seconds();
     }
 
     fn seconds(&self) -> f64 {
-        self.began.lock().expect("no holder panics").map_or(0.0, |began| began.elapsed().as_secs_f64())
+        self.began
+            .lock()
+            .expect("no holder panics")
+            .map_or(0.0, |began| began.elapsed().as_secs_f64())
     }
 
     /// Records how it ended.
@@ -115,7 +119,8 @@ impl Progress {
         report.seconds = seconds;
         match outcome {
             Ok(totals) => {
-                (report.items, report.value_bytes, report.fraction) = (totals.items, totals.value_bytes, 1.0);
+                (report.items, report.value_bytes, report.fraction) =
+                    (totals.items, totals.value_bytes, 1.0);
                 report.state = State::Done;
             }
             Err(error) => {
@@ -159,14 +164,24 @@ fn slice(shard: &mut Shard, mut cursor: ScanCursor, now: Now) -> Slice {
 }
 
 /// Writes all shards to `path`.
-pub fn save(shards: &impl Shards, storage: &Storage, path: &Path, progress: &Progress) -> Result<Totals> {
+pub fn save(
+    shards: &impl Shards,
+    storage: &Storage,
+    path: &Path,
+    progress: &Progress,
+) -> Result<Totals> {
     let outcome = save_all(shards, storage, path, progress)
         .with_context(|| format!("cannot write the snapshot {}", path.display()));
     progress.end(outcome.as_ref());
     outcome
 }
 
-fn save_all(shards: &impl Shards, storage: &Storage, path: &Path, progress: &Progress) -> Result<Totals> {
+fn save_all(
+    shards: &impl Shards,
+    storage: &Storage,
+    path: &Path,
+    progress: &Progress,
+) -> Result<Totals> {
     let mut file = storage.create(path)?;
     let mut totals = Totals::default();
     let created = shards.on_core(0, |_, now| now)?;
@@ -201,7 +216,11 @@ fn save_all(shards: &impl Shards, storage: &Storage, path: &Path, progress: &Pro
     Ok(totals)
 }
 
-fn write_pieces(pin: &Pin, totals: &mut Totals, file: &mut super::FileWriter) -> std::io::Result<()> {
+fn write_pieces(
+    pin: &Pin,
+    totals: &mut Totals,
+    file: &mut super::FileWriter,
+) -> std::io::Result<()> {
     let mut piece = Vec::with_capacity(PIECE_BYTES);
     let mut offset = 0;
     while offset < pin.value_bytes() {
@@ -217,7 +236,12 @@ fn write_pieces(pin: &Pin, totals: &mut Totals, file: &mut super::FileWriter) ->
 }
 
 /// Loads `path` into empty shards. On any error they are left empty.
-pub fn load(shards: &impl Shards, storage: &Storage, path: &Path, progress: &Progress) -> Result<Totals> {
+pub fn load(
+    shards: &impl Shards,
+    storage: &Storage,
+    path: &Path,
+    progress: &Progress,
+) -> Result<Totals> {
     let mut loader = Loader::new(shards);
     let mut outcome = loader.run(storage, path, progress);
     if outcome.is_err()
@@ -263,7 +287,9 @@ impl<'a, S: Shards> Loader<'a, S> {
                 codec::read_header(&bytes)?;
                 used = codec::HEADER_BYTES;
             }
-            while let Some((block, taken)) = codec::read_block(&bytes[used..], offset + used as u64, &mut self.totals)? {
+            while let Some((block, taken)) =
+                codec::read_block(&bytes[used..], offset + used as u64, &mut self.totals)?
+            {
                 let at = offset + used as u64;
                 used += taken;
                 if self.block(block, at)? {
@@ -301,7 +327,8 @@ impl<'a, S: Shards> Loader<'a, S> {
                 for generation in codec::generations(payload) {
                     let generation = generation.ok_or_else(malformed)?;
                     for core in 0..self.shards.count() {
-                        self.shards.on_core(core, move |shard, _| shard.merge_generation(generation))?;
+                        self.shards
+                            .on_core(core, move |shard, _| shard.merge_generation(generation))?;
                     }
                 }
             }
@@ -314,7 +341,8 @@ impl<'a, S: Shards> Loader<'a, S> {
         let core = self.shards.owner(record.key);
         if record.value == RecordValue::Elsewhere {
             let (key, length) = (record.key.to_vec(), record.value_bytes as usize);
-            let reserved = self.shards.on_core(core, move |shard, now| shard.reserve(&key, length, now))?;
+            let reserved =
+                self.shards.on_core(core, move |shard, now| shard.reserve(&key, length, now))?;
             match reserved {
                 Ok(reservation) => {
                     let mut bytes = Vec::new();
@@ -506,7 +534,10 @@ mod tests {
         load(&new, &storage, &path, &progress).unwrap();
         assert_eq!(progress.report().state, State::Done);
         for number in 0..3_000u32 {
-            assert_eq!(new.get(format!("key{number}").as_bytes()).as_deref(), Some(&number.to_le_bytes()[..]));
+            assert_eq!(
+                new.get(format!("key{number}").as_bytes()).as_deref(),
+                Some(&number.to_le_bytes()[..])
+            );
         }
         assert!(new.get(b"long").unwrap() == long);
         assert_eq!((new.get(b"dead"), new.get(b"longer")), (None, None));
@@ -529,7 +560,10 @@ mod tests {
             std::fs::write(&path, &bytes).unwrap();
             let new = Bare::new(2);
             assert!(load(&new, &storage, &path, &Progress::default()).is_err(), "byte {at}");
-            assert!((0..2_000).all(|number| new.get(format!("key{number}").as_bytes()).is_none()), "byte {at}");
+            assert!(
+                (0..2_000).all(|number| new.get(format!("key{number}").as_bytes()).is_none()),
+                "byte {at}"
+            );
         }
         std::fs::remove_file(path).unwrap();
     }

@@ -56,7 +56,12 @@ impl Daemon {
     pub fn start(args: &[&str]) -> Daemon {
         let (port, admin) = (free_port(), free_port());
         let mut all = vec!["-l".to_owned(), "127.0.0.1".into(), "-p".into(), port.to_string()];
-        all.extend(["--admin-listen".into(), format!("127.0.0.1:{admin}"), "-t".into(), "2".into()]);
+        all.extend([
+            "--admin-listen".into(),
+            format!("127.0.0.1:{admin}"),
+            "-t".into(),
+            "2".into(),
+        ]);
         all.extend(args.iter().map(ToString::to_string));
         let daemon = Daemon::spawn(&all, port, admin);
         daemon.wait_for("ready");
@@ -101,7 +106,8 @@ impl Daemon {
     }
 
     pub fn signal(&self, name: &str) {
-        let sent = Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
+        let sent =
+            Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
         assert!(sent.success());
     }
 
@@ -138,7 +144,11 @@ impl Daemon {
     pub fn http(&self, method: &str, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.admin)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(stream, "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").unwrap();
+        write!(
+            stream,
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        )
+        .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();

@@ -1,0 +1,147 @@
+//! Tests that we did not write: memccapable, and client libraries in four languages.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::report::Done;
+use crate::server::{Program, Setup};
+use crate::{check, install, paths, process};
+
+const PATIENCE: Duration = Duration::from_secs(180);
+const BUILD_PATIENCE: Duration = Duration::from_secs(900);
+
+/// The ways in which a node can run that a client must not notice.
+pub const VARIANTS: &[&[&str]] =
+    &[&["-t", "2"], &["-t", "1"], &["-t", "2", "--io-backend", "epoll"]];
+
+/// libmemcached's conformance suites, text and binary.
+pub fn memccapable(seawalld: &Path) -> Result<Done> {
+    install::apt(&["libmemcached-tools"], &["memccapable"])?;
+    let program = Program::Seawall(seawalld.to_owned());
+    let mut checks = 0;
+    for flags in VARIANTS {
+        for suite in ["-a", "-b"] {
+            let server = Setup::new(&program, flags).start()?;
+            let mut command = Command::new("memccapable");
+            command.args(["-h", "127.0.0.1", "-p", &server.address.port().to_string(), suite]);
+            let (good, text) = process::capture(&mut command, PATIENCE)?;
+            let passed = text.lines().filter(|line| line.contains("[pass]")).count();
+            if !good || passed == 0 || text.contains("[FAIL]") {
+                bail!("memccapable {suite} with {}:\n{text}", flags.join(" "));
+            }
+            checks += passed as u64;
+        }
+    }
+    Ok(Done::new(checks, "text and binary, over 1 and 2 cores, io_uring and epoll"))
+}
+
+/// Client libraries: what runs, and with which arguments before host and port.
+struct Clients {
+    python: PathBuf,
+    rust: PathBuf,
+}
+
+/// Drives Debian's memcached and then every variant of Seawall with each library.
+pub fn clients(seawalld: &Path) -> Result<Done> {
+    let clients = Clients { python: python()?, rust: rust()? };
+    node()?;
+    install::apt(&["php-cli", "php-memcached"], &["php", "/usr/share/php8.2-memcached"]).ok();
+    install::apt(&["memcached"], &["memcached"])?;
+    let mut checks = 0;
+    let mut libraries = 0;
+    let reference = Setup::new(&Program::Memcached, &["-t", "1"]);
+    let mut servers = vec![reference];
+    let program = Program::Seawall(seawalld.to_owned());
+    servers.extend(VARIANTS.iter().map(|flags| Setup::new(&program, flags)));
+    for setup in &servers {
+        let server = setup.start()?;
+        let (host, port) = ("127.0.0.1", server.address.port().to_string());
+        let runs = clients.commands()?;
+        libraries = runs.len();
+        for mut command in runs {
+            command.args([host, &port]);
+            let (good, text) = process::capture(&mut command, PATIENCE)?;
+            let line = text.lines().find(|line| line.starts_with("ok "));
+            let Some(line) = line.filter(|_| good) else {
+                bail!("{} against `{}`:\n{text}", process::describe(&command), server.command);
+            };
+            let words: Vec<_> = line.split_whitespace().collect();
+            checks += words.iter().rev().find_map(|word| word.parse::<u64>().ok()).unwrap_or(1);
+        }
+    }
+    Ok(Done::new(checks, format!("{libraries} libraries against memcached and Seawall")))
+}
+
+impl Clients {
+    fn commands(&self) -> Result<Vec<Command>> {
+        let folder = paths::xtask().join("clients");
+        let mut commands = Vec::new();
+        for script in
+            ["pymemcache_text", "pylibmc_binary", "bmemcached_binary", "meta_memcache_meta"]
+        {
+            let mut command = Command::new(&self.python);
+            command.arg(folder.join("python").join(format!("{script}.py")));
+            commands.push(command);
+        }
+        for script in ["memcached", "memjs"] {
+            let mut command = Command::new("node");
+            command.current_dir(node_folder()).arg(format!("{script}.mjs"));
+            commands.push(command);
+        }
+        let mut command = Command::new("php");
+        command.arg(folder.join("php/memcached.php"));
+        commands.push(command);
+        for name in ["memcache", "async_memcached"] {
+            commands.push(Command::new(self.rust.join(name)));
+        }
+        Ok(commands)
+    }
+}
+
+fn python() -> Result<PathBuf> {
+    install::apt(&["python3", "python3-venv"], &["python3"])?;
+    let folder = paths::target().join("xtask/python");
+    let python = folder.join("bin/python");
+    if !python.exists() {
+        install::quiet(Command::new("python3").args(["-m", "venv"]).arg(&folder))?;
+    }
+    let requirements = paths::xtask().join("clients/python/requirements.txt");
+    let mut pip = Command::new(&python);
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"])
+        .arg(requirements);
+    install::quiet(&mut pip)?;
+    Ok(python)
+}
+
+fn node_folder() -> PathBuf {
+    paths::target().join("xtask/node")
+}
+
+/// Modules are found beside the script, so scripts and modules live under target.
+fn node() -> Result<()> {
+    install::apt(&["nodejs", "npm"], &["node", "npm"])?;
+    let folder = node_folder();
+    std::fs::create_dir_all(&folder)?;
+    for entry in std::fs::read_dir(paths::xtask().join("clients/node"))? {
+        let entry = entry?;
+        if entry.file_type()?.is_file() {
+            std::fs::copy(entry.path(), folder.join(entry.file_name()))?;
+        }
+    }
+    let mut npm = Command::new("npm");
+    npm.current_dir(&folder).args(["ci", "--silent", "--no-audit", "--no-fund"]);
+    install::quiet(&mut npm)
+}
+
+fn rust() -> Result<PathBuf> {
+    let target = paths::target().join("xtask/rust");
+    let manifest = paths::xtask().join("clients/rust/Cargo.toml");
+    let manifest = manifest.to_str().context("a path of UTF-8")?;
+    let mut command = check::cargo(&["build", "--quiet", "--locked", "--manifest-path", manifest]);
+    command.env("CARGO_TARGET_DIR", &target);
+    process::run(&mut command, BUILD_PATIENCE)?;
+    Ok(target.join("debug"))
+}
