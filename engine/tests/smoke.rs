@@ -321,3 +321,54 @@ fn expired_items_go_without_being_asked_for() {
         assert!(value_of(&mut shard, b"stays", now).is_some());
     }
 }
+
+/// Memory that one size had taken must serve the next size as well as a fresh
+/// cache would, and back.
+#[test]
+fn pages_follow_the_sizes() {
+    // A skewed draw: the square of an even one.
+    let draw = |state: &mut u64, keys: u64| {
+        *state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let even = (*state >> 33) as f64 / (1u64 << 31) as f64;
+        (even * even * keys as f64) as u64
+    };
+    let phase = |shard: &mut Shard,
+                 state: &mut u64,
+                 name: &str,
+                 keys: u64,
+                 len: usize,
+                 requests: u64,
+                 now: &mut Now| {
+        let value = vec![7; len];
+        let mut hits = 0;
+        for request in 0..requests {
+            let key = format!("{name}{}", draw(state, keys));
+            if shard.get(key.as_bytes(), hash(key.as_bytes()), *now).is_some() {
+                hits += u64::from(request >= requests / 2);
+            } else {
+                shard.write(set(key.as_bytes(), &value), *now).unwrap();
+            }
+            if request % 100 == 0 {
+                now.0 += 1;
+                shard.maintain(*now);
+            }
+        }
+        hits as f64 / (requests / 2) as f64
+    };
+    for eviction in [Eviction::ClockPro, Eviction::Lru, Eviction::Lfu, Eviction::S3Fifo] {
+        let (mut state, mut now) = (5, NOW);
+        let mut shifted = shard(eviction, true, 16 << 20);
+        phase(&mut shifted, &mut state, "a", 200_000, 100, 400_000, &mut now);
+        let large = phase(&mut shifted, &mut state, "b", 30_000, 1000, 200_000, &mut now);
+        let small = phase(&mut shifted, &mut state, "c", 200_000, 100, 800_000, &mut now);
+        let mut fresh = shard(eviction, true, 16 << 20);
+        let large_fresh = phase(&mut fresh, &mut state, "b", 30_000, 1000, 200_000, &mut now);
+        let mut fresh = shard(eviction, true, 16 << 20);
+        let small_fresh = phase(&mut fresh, &mut state, "c", 200_000, 100, 800_000, &mut now);
+        println!(
+            "{eviction:?}: 1 KiB {large:.3} fresh {large_fresh:.3}, 100 B {small:.3} fresh {small_fresh:.3}"
+        );
+        assert!(large > large_fresh - 0.05 && small > small_fresh - 0.02, "{eviction:?}");
+    }
+}

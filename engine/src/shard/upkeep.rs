@@ -27,7 +27,7 @@ const SWEEP_EVERY_MS: u64 = 10_000;
 /// Generations dropped in a slice.
 const DROPS: usize = 256;
 /// Evictions after which ghost hits are halved, in parts of the items.
-const DECAY_ITEMS: u64 = 4;
+const DECAY_ITEMS: u64 = 32;
 /// A class gets a page only if its pages miss this many times more than those
 /// of the class which gives it; less would move pages to and fro.
 const GAIN_MIN: u64 = 2;
@@ -307,7 +307,7 @@ impl Shard {
     fn decay_ghost_hits(&mut self) {
         let evictions = self.counters.evictions;
         let since = evictions.wrapping_sub(self.upkeep.decayed_at);
-        if since > self.index.len() / DECAY_ITEMS + 1000 {
+        if since > self.index.len() / DECAY_ITEMS + 256 {
             self.upkeep.decayed_at = evictions;
             self.policy.decay_ghost_hits();
         }

@@ -10,7 +10,7 @@
 //! +--------+------+------+------+-------+---------+---------+-- - --+
 //! ```
 //!
-//! Steps are fine (4 bytes up to 256, some 6 bytes up to 1 KiB, then 6%),
+//! Steps are fine (4 bytes up to 256, each number of chunks in a page up to 1 KiB, then 6%),
 //! because what a class rounds up is a large part of an item's overhead. Above
 //! 256 bytes a chunk is whatever divides the page, so that no bytes are left at
 //! its end. A shard of few pages has coarser steps: a class that holds a single
@@ -67,7 +67,7 @@ impl ClassTable {
         let steps = match pages {
             0..64 => Steps { small: 8, small_max: 32, bytes: 8, factor: 1250 },
             64..512 => Steps { small: 8, small_max: 128, bytes: 8, factor: 1080 },
-            _ => Steps { small: 4, small_max: 256, bytes: 6, factor: 1000 },
+            _ => Steps { small: 4, small_max: 256, bytes: 4, factor: 1000 },
         };
         let mut classes = Vec::new();
         let mut last = 0;
