@@ -23,7 +23,7 @@ use net::stats::{self, CoreStats, Kind};
 use net::sys::affinity;
 use net::sys::{BackendChoice, BackendOptions};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -567,8 +567,8 @@ fn read_users(config: &Config) -> Result<Users> {
     Users::parse(&text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))
 }
 
-fn path_text(path: &PathBuf) -> String {
-    path.display().to_string()
+fn path_text(path: impl AsRef<Path>) -> String {
+    path.as_ref().display().to_string()
 }
 
 /// The node's part of the configuration.

@@ -17,7 +17,7 @@ pub fn apt(packages: &[&str], programs: &[&str]) -> Result<()> {
         true => Path::new(program).exists(),
         false => process::exists(program) || Path::new("/usr/sbin").join(program).exists(),
     };
-    if programs.iter().all(|program| there(&program)) {
+    if programs.iter().all(there) {
         return Ok(());
     }
     static UPDATED: AtomicBool = AtomicBool::new(false);

@@ -81,7 +81,7 @@ fn bytes(text: &str, unit: u64) -> Option<u64> {
 /// A size as a person writes it: the largest unit that divides it.
 pub fn bytes_text(bytes: u64) -> String {
     for (shift, unit) in [(40, "t"), (30, "g"), (20, "m"), (10, "k")] {
-        if bytes != 0 && bytes % (1 << shift) == 0 {
+        if bytes != 0 && bytes.is_multiple_of(1 << shift) {
             return format!("{}{unit}", bytes >> shift);
         }
     }

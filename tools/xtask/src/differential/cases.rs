@@ -67,22 +67,41 @@ fn read_line(file: &mut CaseFile, line: &str, repeat: &mut usize) -> Result<()> 
     }
     let (verb, rest) = line.split_once(' ').unwrap_or((line, ""));
     match verb {
-        "flags" => return Ok(file.flags.extend(rest.split_whitespace().map(str::to_owned))),
-        "auth" => return Ok(file.auth = Some(rest.to_owned())),
-        "sasl" => return Ok(file.sasl = Some(rest.to_owned())),
+        "flags" => {
+            file.flags.extend(rest.split_whitespace().map(str::to_owned));
+            return Ok(());
+        }
+        "auth" => {
+            file.auth = Some(rest.to_owned());
+            return Ok(());
+        }
+        "sasl" => {
+            file.sasl = Some(rest.to_owned());
+            return Ok(());
+        }
         "==" => {
             let name = format!("{}: {rest}", file.name);
             let stream =
                 Stream { name, protocol: Protocol::Text, steps: Vec::new(), chunk_seed: None };
-            return Ok(file.streams.push(stream));
+            file.streams.push(stream);
+            return Ok(());
         }
         _ => {}
     }
     let stream = file.streams.last_mut().context("a case starts with `== name`")?;
     let step = match verb {
-        "binary" => return Ok(stream.protocol = Protocol::Binary),
-        "chunks" => return Ok(stream.chunk_seed = Some(rest.parse()?)),
-        "repeat" => return Ok(*repeat = rest.parse()?),
+        "binary" => {
+            stream.protocol = Protocol::Binary;
+            return Ok(());
+        }
+        "chunks" => {
+            stream.chunk_seed = Some(rest.parse()?);
+            return Ok(());
+        }
+        "repeat" => {
+            *repeat = rest.parse()?;
+            return Ok(());
+        }
         ">" => {
             let mut pieces = unescape(rest)?;
             pieces.push(Piece::Raw(b"\r\n".to_vec()));

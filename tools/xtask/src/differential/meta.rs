@@ -82,8 +82,12 @@ fn shuffle_in(random: &mut Random, line: &mut Line, flags: &[(usize, String)]) {
         line.flag(flag);
     }
     match random.below(60) {
-        0 => line
-            .flag(*random.pick(&["!", "Z", "y", "9", "B", "O", "T", "Tabc", "N", "Fx", "C", "Cx"])),
+        0 => {
+            const BROKEN: [&str; 12] =
+                ["!", "Z", "y", "9", "B", "O", "T", "Tabc", "N", "Fx", "C", "Cx"];
+            let broken: &&str = random.pick(&BROKEN);
+            line.flag(broken);
+        }
         1 => {
             if let Some(flag) = drawn.first() {
                 line.flag(flag);

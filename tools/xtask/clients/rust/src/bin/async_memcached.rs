@@ -36,7 +36,8 @@ async fn classic(client: &mut Client, check: &mut Checks) -> Result<(), Error> {
     check.equal(data(client, "y:n").await?, Some(b"3".to_vec()));
     let pairs: Vec<(String, String)> =
         (0..300).map(|index| (format!("y:m:{index}"), format!("value {index}"))).collect();
-    let stored = client.set_multi(&pairs, None, None).await?;
+    let pair_texts = borrowed(&pairs);
+    let stored = client.set_multi(&pair_texts, None, None).await?;
     check.holds(stored.values().all(Result::is_ok));
     let found = client.get_multi(pairs.iter().map(|pair| &pair.0)).await?;
     check.equal(found.len(), 300);
@@ -91,7 +92,7 @@ async fn meta(client: &mut Client, check: &mut Checks) -> Result<(), Error> {
     check.equal(counter.and_then(|value| value.data).as_deref(), Some(&b"10"[..]));
     let items: Vec<(String, String)> =
         (0..200).map(|index| (format!("y:p:{index}"), format!("v{index}"))).collect();
-    check.equal(client.meta_set_multi(&items, None).await?.len(), 0);
+    check.equal(client.meta_set_multi(&borrowed(&items), None).await?.len(), 0);
     let keys: Vec<&String> = items.iter().map(|item| &item.0).collect();
     let found = client.meta_get_multi(&keys, Some(&["v"])).await?;
     check.equal(found.len(), 200);
@@ -107,4 +108,8 @@ async fn meta(client: &mut Client, check: &mut Checks) -> Result<(), Error> {
     client.meta_delete("y:x", false, None, None).await?;
     check.holds(client.meta_get("y:x", false, None, Some(&["v"])).await?.is_none());
     Ok(())
+}
+
+fn borrowed(pairs: &[(String, String)]) -> Vec<(&str, &str)> {
+    pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect()
 }
