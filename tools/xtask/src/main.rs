@@ -3,7 +3,9 @@
 
 mod build;
 mod check;
+mod compare;
 mod differential;
+mod fuzz;
 mod install;
 mod paths;
 mod process;
@@ -25,6 +27,9 @@ cargo xtask <command>
   test          everything below, and every crate's own tests; installs what it needs
   check         formatting, lints, dependency rules
   conformance   memccapable and the client libraries
+  compare       CPU and throughput beside memcached       [--rounds N] [--keys N]
+  memory        bytes an item beside memcached and Redis
+  fuzz          every fuzz target in turn                 [--minutes N]
   soak          misbehaving clients beside checked ones   [--seconds N]
   differential  generated streams to Debian's memcached and to Seawall, byte for byte
                 [--seed N] [--streams N] [--minutes N] [--cases | --no-cases] [--only NAME]
@@ -80,6 +85,28 @@ fn dispatch() -> Result<bool> {
             return Ok(true);
         }
         "differential" => report.step("differential", || differential::command(&mut arguments)),
+        "memory" => report.step("memory", compare::memory),
+        "compare" => {
+            let (mut rounds, mut keys) = (5, "1m".to_owned());
+            while let Some(argument) = arguments.next()? {
+                match argument {
+                    Long("rounds") => rounds = arguments.value()?.parse()?,
+                    Long("keys") => keys = arguments.value()?.string()?,
+                    other => return Err(other.unexpected().into()),
+                }
+            }
+            report.step("compare", || compare::speed(rounds, &keys))
+        }
+        "fuzz" => {
+            let mut minutes = 10;
+            while let Some(argument) = arguments.next()? {
+                match argument {
+                    Long("minutes") => minutes = arguments.value()?.parse()?,
+                    other => return Err(other.unexpected().into()),
+                }
+            }
+            report.step("fuzz", || fuzz::run(minutes))
+        }
         "check" => check_all(&mut report),
         "conformance" => conformance(&mut report)?,
         "soak" => {

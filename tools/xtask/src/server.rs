@@ -67,18 +67,6 @@ impl Setup {
         self
     }
 
-    /// With one more environment variable.
-    pub fn with_environment(mut self, name: &str, value: &str) -> Setup {
-        self.environment.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// On a Unix socket.
-    pub fn on_unix_socket(mut self, path: &Path) -> Setup {
-        self.unix_socket = Some(path.to_owned());
-        self
-    }
-
     /// Starts it and waits until it accepts connections.
     pub fn start(&self) -> Result<Server> {
         let port = free_port()?;
@@ -192,16 +180,6 @@ impl Server {
             status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS line")?;
         let kib: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
         Ok(kib * 1024)
-    }
-
-    /// CPU time of all its threads so far, in nanoseconds.
-    pub fn cpu_ns(&self) -> Result<u64> {
-        let mut total = 0;
-        for task in std::fs::read_dir(format!("/proc/{}/task", self.pid()))? {
-            let text = std::fs::read_to_string(task?.path().join("schedstat"))?;
-            total += text.split_whitespace().next().context("empty schedstat")?.parse::<u64>()?;
-        }
-        Ok(total)
     }
 
     /// Asks it to end and waits.
