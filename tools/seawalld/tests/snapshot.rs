@@ -47,7 +47,7 @@ fn a_restart_keeps_every_item_with_all_its_state() {
     let mut client = daemon.connect();
     assert_eq!(client.ask("mg small7 c"), cas, "the CAS is kept");
     assert_eq!(client.ask("mg small8 v"), "VA 8 X W", "the stale mark is kept");
-    client.line();
+    client.skip_line();
     for number in (0..5_000).filter(|number| *number != 8) {
         let (found, flags) = client
             .get(&format!("small{number}"))

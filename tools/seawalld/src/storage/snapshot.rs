@@ -3,8 +3,8 @@
 //! Saving walks one shard after the other in slices of about a megabyte, each a
 //! short call on its core; between two slices the core serves as always. The
 //! file is therefore no single instant: an item written during the walk may be
-//! in it or not, as a cache may forget. Invalidations are saved last, so that
-//! nothing invalidated during the walk comes back.
+//! in it or not, as a cache may forget. Invalidations that came during the walk are
+//! saved last, so that nothing invalidated meanwhile comes back.
 //!
 //! Loading checks every block before it believes it. A file that turns out
 //! damaged halfway is refused as a whole: what it had brought is dropped again.
@@ -207,7 +207,11 @@ fn save_all(
         }
     }
     for core in 0..count {
-        let generations = shards.on_core(core, |shard, _| shard.generations())?;
+        // Whatever was dead before the walk is not in the file. Older generations
+        // also must not reach other cores' items: their clocks may differ by a
+        // few ticks within a millisecond.
+        let mut generations = shards.on_core(core, |shard, _| shard.generations())?;
+        generations.retain(|generation| generation.version.unix_ms() >= created.0);
         codec::write_generations(&generations, &mut totals, &mut out);
     }
     codec::write_end(&mut totals, &mut out);

@@ -178,6 +178,11 @@ impl<S: Read + Write> Client<S> {
         line.trim_end().to_owned()
     }
 
+    /// Reads past a line that need not be text.
+    pub fn skip_line(&mut self) {
+        self.0.read_until(b'\n', &mut Vec::new()).unwrap();
+    }
+
     pub fn ask(&mut self, request: &str) -> String {
         self.send(format!("{request}\r\n").as_bytes());
         self.line()

@@ -1,4 +1,4 @@
-"""pylibmc: libmemcached, text and binary, with pipelined no-block writes."""
+"""pylibmc: libmemcached, text and binary."""
 
 import time
 
@@ -8,7 +8,7 @@ from checks import Checks, address
 host, port = address()
 check = Checks("pylibmc")
 for binary in (False, True):
-    for behaviors in ({}, {"tcp_nodelay": True, "no_block": True}):
+    for behaviors in ({}, {"tcp_nodelay": True}):
         client = pylibmc.Client([f"{host}:{port}"], binary=binary, behaviors=behaviors | {"cas": True})
         start = f"l:{int(binary)}:{len(behaviors)}:"
         key = lambda name: start + name
