@@ -24,7 +24,7 @@ use lexopt::prelude::*;
 const HELP: &str = "\
 cargo xtask <command>
 
-  test          everything below, and every crate's own tests; installs what it needs
+  test          check, every crate's own tests, conformance, soak; installs what it needs
   check         formatting, lints, dependency rules
   conformance   memccapable and the client libraries
   compare       CPU and throughput beside memcached       [--rounds N] [--keys N]
@@ -127,7 +127,6 @@ fn dispatch() -> Result<bool> {
                 Ok(report::Done::new(1, "every crate's own tests"))
             });
             conformance(&mut report)?;
-            report.step("differential", || differential::command(&mut arguments));
             soak_for(&mut report, SOAK_SECONDS)
         }
         other => anyhow::bail!("`{other}` is no command\n\n{HELP}"),
