@@ -127,6 +127,9 @@ fn dispatch() -> Result<bool> {
                 Ok(report::Done::new(1, "every crate's own tests"))
             });
             conformance(&mut report)?;
+            report.step("differential cases", || {
+                differential::command(&mut lexopt::Parser::from_args(["--streams", "0"]))
+            });
             soak_for(&mut report, SOAK_SECONDS)
         }
         other => anyhow::bail!("`{other}` is no command\n\n{HELP}"),
