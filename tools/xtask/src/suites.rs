@@ -77,9 +77,7 @@ impl Clients {
     fn commands(&self) -> Result<Vec<Command>> {
         let folder = paths::xtask().join("clients");
         let mut commands = Vec::new();
-        for script in
-            ["pymemcache_text", "pylibmc_binary", "bmemcached_binary", "meta_memcache_meta"]
-        {
+        for script in ["pymemcache_text", "pylibmc_binary", "bmemcached_binary"] {
             let mut command = Command::new(&self.python);
             command.arg(folder.join("python").join(format!("{script}.py")));
             commands.push(command);
