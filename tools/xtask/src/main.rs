@@ -24,7 +24,7 @@ use lexopt::prelude::*;
 const HELP: &str = "\
 cargo xtask <command>
 
-  test          check, every crate's own tests, conformance, soak; installs what it needs
+  test          check, every crate's own tests, conformance, differential cases; installs what it needs
   check         formatting, lints, dependency rules
   conformance   memccapable and the client libraries
   compare       CPU and throughput beside memcached       [--rounds N] [--keys N]
@@ -129,8 +129,7 @@ fn dispatch() -> Result<bool> {
             conformance(&mut report)?;
             report.step("differential cases", || {
                 differential::command(&mut lexopt::Parser::from_args(["--streams", "0"]))
-            });
-            soak_for(&mut report, SOAK_SECONDS)
+            })
         }
         other => anyhow::bail!("`{other}` is no command\n\n{HELP}"),
     };
