@@ -30,7 +30,7 @@ cargo xtask <command>
   compare       CPU and throughput beside memcached       [--rounds N] [--keys N]
   memory        bytes an item beside memcached and Redis
   fuzz          every fuzz target in turn                 [--minutes N]
-  soak          misbehaving clients beside checked ones   [--seconds N]
+  soak          misbehaving clients beside checked ones   [--seconds N] [--only NAME]
   differential  generated streams to Debian's memcached and to Seawall, byte for byte
                 [--seed N] [--streams N] [--minutes N] [--cases | --no-cases] [--only NAME]
                 [--mismatches N] [--server PATH | --server memcached] [--flags '-t 2']
@@ -62,12 +62,12 @@ fn conformance(report: &mut report::Report) -> Result<bool> {
     Ok(report.step("client libraries", || suites::clients(&seawalld)))
 }
 
-fn soak_for(report: &mut report::Report, seconds: u64) -> bool {
+fn soak_for(report: &mut report::Report, seconds: u64, only: Option<&str>) -> bool {
     report.step("soak", || {
         build::tools(build::profile(), &["seawalld", "seawall-load"])?;
         let seawalld = build::binary(build::profile(), "seawalld")?;
         let load = build::binary(build::profile(), "seawall-load")?;
-        soak::run(&seawalld, &load, Duration::from_secs(seconds))
+        soak::run(&seawalld, &load, Duration::from_secs(seconds), only)
     })
 }
 
@@ -110,14 +110,15 @@ fn dispatch() -> Result<bool> {
         "check" => check_all(&mut report),
         "conformance" => conformance(&mut report)?,
         "soak" => {
-            let mut seconds = SOAK_SECONDS;
+            let (mut seconds, mut only) = (SOAK_SECONDS, None);
             while let Some(argument) = arguments.next()? {
                 match argument {
                     Long("seconds") => seconds = arguments.value()?.parse()?,
+                    Long("only") => only = Some(arguments.value()?.string()?),
                     other => return Err(other.unexpected().into()),
                 }
             }
-            soak_for(&mut report, seconds)
+            soak_for(&mut report, seconds, only.as_deref())
         }
         "test" => {
             check_all(&mut report);

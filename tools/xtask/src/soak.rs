@@ -28,18 +28,31 @@ const EACH: usize = 4;
 
 type Misbehaviour = fn(&mut TcpStream, &mut u64) -> std::io::Result<()>;
 
-const MISBEHAVIOURS: &[Misbehaviour] =
-    &[never_reads, dribbles, leaves_in_the_middle, sends_garbage, giant_multiget, deep_pipeline];
+const MISBEHAVIOURS: &[(&str, Misbehaviour)] = &[
+    ("never_reads", never_reads),
+    ("dribbles", dribbles),
+    ("leaves_in_the_middle", leaves_in_the_middle),
+    ("sends_garbage", sends_garbage),
+    ("giant_multiget", giant_multiget),
+    ("deep_pipeline", deep_pipeline),
+];
 
-/// Runs for `duration`.
-pub fn run(seawalld: &Path, load: &Path, duration: Duration) -> Result<Done> {
+/// Runs for `duration`, with every misbehaviour or the one named `only`.
+pub fn run(seawalld: &Path, load: &Path, duration: Duration, only: Option<&str>) -> Result<Done> {
+    let names: Vec<_> = MISBEHAVIOURS.iter().map(|(name, _)| *name).collect();
+    if let Some(only) = only {
+        ensure!(names.contains(&only), "`{only}` is none of {}", names.join(", "));
+    }
     let memory = LIMIT_MIB.to_string();
     let program = Program::Seawall(seawalld.to_owned());
     let mut server = Setup::new(&program, &["-t", "2", "-m", &memory]).start()?;
     let stop = Arc::new(AtomicBool::new(false));
     let episodes = Arc::new(AtomicU64::new(0));
     let outcome = std::thread::scope(|scope| {
-        for (number, kind) in MISBEHAVIOURS.iter().enumerate() {
+        for (number, (name, kind)) in MISBEHAVIOURS.iter().enumerate() {
+            if only.is_some_and(|only| only != *name) {
+                continue;
+            }
             for copy in 0..EACH {
                 let (stop, episodes, address) = (&stop, &episodes, server.address);
                 let seed = (number * EACH + copy) as u64 + 1;
