@@ -5,6 +5,8 @@
 //!   lets generations go that no item needs any more.
 //! - *Rebalancing*: pages go from the class that would miss them least to one
 //!   that evicts items which are asked for again.
+//! - *Index*: what it does not need any more when items became fewer goes back
+//!   to the slab.
 //! - *Limit*: pages beyond the memory limit are emptied and given back.
 //!
 //! A slice reads at most [`LOOKS`] items, and there is at most one a
@@ -14,6 +16,7 @@
 use super::Shard;
 use crate::expiry::Outlook;
 use crate::generation::Liveness;
+use crate::index::Shrunk;
 use crate::item::View;
 use crate::slab::page::Map;
 use crate::{ChunkRef, ClassId, Expiry, Now, Version};
@@ -91,6 +94,7 @@ impl Shard {
         self.continue_move(&mut looks);
         self.expire(&mut looks);
         self.sweep(&mut looks);
+        self.shrink_index(looks);
         self.decay_ghost_hits();
         self.is_behind()
     }
@@ -301,6 +305,19 @@ impl Shard {
         }
         if let Some(class) = moving.to {
             self.store.slab.add_page(class);
+        }
+    }
+
+    // ---- Index.
+
+    /// One step, which reads up to a segment's items; only in a slice that has
+    /// little else to do.
+    fn shrink_index(&mut self, looks: u32) {
+        if looks < LOOKS / 2 {
+            return;
+        }
+        if let Shrunk::Page(page) = self.index.shrink(&self.store) {
+            self.store.slab.give_back_index_page(page);
         }
     }
 
