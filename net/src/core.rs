@@ -3,6 +3,7 @@
 use crate::auth::Users;
 use crate::detail::Detail;
 use crate::hop::Outbox;
+use crate::lend::{Lenders, Seat};
 use crate::limits;
 use crate::stats::CoreStats;
 use crate::watch::WatchLog;
@@ -20,8 +21,8 @@ pub struct Core {
     pub cores: u32,
     /// The time of this loop turn.
     pub now: Now,
-    /// This core's part of the keys.
-    pub shard: Shard,
+    /// This core's part of the keys; lent to others while the core sleeps.
+    pub shard: Seat<Shard>,
     /// The node's hash secrets.
     pub seed: HashSeed,
     /// What waits to be sent to other cores.
@@ -43,6 +44,8 @@ pub struct Core {
 impl Core {
     /// A core around its shard.
     pub fn new(id: u32, cores: u32, shard: Shard, seed: HashSeed, shared: Arc<Shared>) -> Core {
+        let mut shard = Seat::new(shard);
+        shard.enter(&shared.shards, id);
         let watch = WatchLog::new(shared.settings.watcher_log_bytes);
         Core {
             id,
@@ -204,6 +207,8 @@ pub type ShutdownHook = Box<dyn Fn(Shutdown) + Send + Sync>;
 pub struct Shared {
     /// The settings.
     pub settings: Settings,
+    /// The shards of sleeping cores.
+    pub shards: Lenders<Shard>,
     /// When the node started.
     pub started: Now,
     /// Connections open.
@@ -288,9 +293,10 @@ impl Default for Tunables {
 }
 
 impl Shared {
-    /// Shared state of a node that starts at `started`.
-    pub fn new(settings: Settings, users: Users, started: Now) -> Shared {
+    /// Shared state of a node of `cores` that starts at `started`.
+    pub fn new(settings: Settings, cores: u32, users: Users, started: Now) -> Shared {
         Shared {
+            shards: Lenders::new(cores),
             started,
             curr_connections: AtomicU64::new(0),
             total_connections: AtomicU64::new(0),
