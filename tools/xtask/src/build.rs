@@ -34,6 +34,11 @@ pub fn binary(profile: &str, name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// A command that runs a built binary.
+pub fn command(profile: &str, name: &str) -> Result<Command> {
+    Ok(Command::new(binary(profile, name)?))
+}
+
 /// The profile used by tests.
 pub fn profile() -> &'static str {
     PROFILE

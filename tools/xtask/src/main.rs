@@ -1,9 +1,9 @@
 //! The project's own commands: `cargo xtask test`, `check`, `differential`,
-//! `soak`, `compare`, `memory`, `fuzz`.
+//! `soak`, `bench`, `fuzz`.
 
+mod bench;
 mod build;
 mod check;
-mod compare;
 mod differential;
 mod fuzz;
 mod install;
@@ -27,8 +27,8 @@ cargo xtask <command>
   test          check, every crate's own tests, conformance, soak, differential; installs what it needs
   check         formatting, lints, dependency rules
   conformance   memccapable and the client libraries
-  compare       CPU and throughput beside memcached       [--rounds N] [--keys N]
-  memory        bytes an item beside memcached and Redis
+  bench         every figure beside memcached and Redis   [--only PART,...] [--rounds N] [--keys N]
+                [--milliseconds N] [--traces FOLDER] [--save]
   fuzz          every fuzz target in turn                 [--minutes N]
   soak          misbehaving clients beside checked ones   [--seconds N] [--only NAME]
   differential  generated streams to Debian's memcached and to Seawall, byte for byte
@@ -87,17 +87,9 @@ fn dispatch() -> Result<bool> {
             return Ok(true);
         }
         "differential" => report.step("differential", || differential::command(&mut arguments)),
-        "memory" => report.step("memory", compare::memory),
-        "compare" => {
-            let (mut rounds, mut keys) = (5, "1m".to_owned());
-            while let Some(argument) = arguments.next()? {
-                match argument {
-                    Long("rounds") => rounds = arguments.value()?.parse()?,
-                    Long("keys") => keys = arguments.value()?.string()?,
-                    other => return Err(other.unexpected().into()),
-                }
-            }
-            report.step("compare", || compare::speed(rounds, &keys))
+        "bench" => {
+            bench::command(&mut arguments, &mut report)?;
+            true
         }
         "fuzz" => {
             let mut minutes = 10;

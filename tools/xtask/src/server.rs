@@ -19,8 +19,10 @@ pub enum Program {
     Memcached,
     /// A seawalld binary.
     Seawall(PathBuf),
-    /// Debian's redis-server, for the memory comparison only.
+    /// Debian's redis-server, for comparisons only.
     Redis,
+    /// The program that answers fixed bytes.
+    Floor(PathBuf),
 }
 
 impl Program {
@@ -30,6 +32,7 @@ impl Program {
             Program::Memcached => "memcached",
             Program::Seawall(_) => "seawalld",
             Program::Redis => "redis-server",
+            Program::Floor(_) => "floor",
         }
     }
 }
@@ -98,6 +101,7 @@ impl Setup {
             Program::Memcached => PathBuf::from("memcached"),
             Program::Seawall(path) => path.clone(),
             Program::Redis => PathBuf::from("redis-server"),
+            Program::Floor(path) => path.clone(),
         };
         let mut command = match self.cpu {
             Some(cpu) => {
@@ -121,6 +125,9 @@ impl Setup {
                     "no",
                 ]);
             }
+            (Program::Floor(_), _) => {
+                command.arg(&port);
+            }
             (_, Some(path)) => {
                 command.arg("-s").arg(path);
             }
@@ -132,7 +139,7 @@ impl Setup {
             // As root it wants a user; root itself keeps the parent-death signal.
             Program::Memcached => command.args(["-U", "0", "-u", "root"]),
             Program::Seawall(_) => command.args(["-U", "0", "--admin-listen", "off"]),
-            Program::Redis => &mut command,
+            Program::Redis | Program::Floor(_) => &mut command,
         };
         command.args(&self.flags);
         command
