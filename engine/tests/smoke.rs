@@ -372,3 +372,70 @@ fn pages_follow_the_sizes() {
         assert!(large > large_fresh - 0.05 && small > small_fresh - 0.02, "{eviction:?}");
     }
 }
+
+#[test]
+fn evictions_are_told_to_who_asked_and_to_nobody_else() {
+    for eviction in [Eviction::ClockPro, Eviction::Lru, Eviction::Lfu, Eviction::S3Fifo] {
+        let mut shard = shard(eviction, true, 1 << 20);
+        let mut fill = |shard: &mut Shard, from: u32, now: Now| {
+            for number in from..from + 5000 {
+                let key = format!("key{number:06}");
+                let write =
+                    Write { expiry: Expiry(NOW.0 + 100_000), ..set(key.as_bytes(), &[7; 300]) };
+                shard.write(write, now).unwrap();
+            }
+        };
+        fill(&mut shard, 0, NOW);
+        assert!(shard.stats().counters.evictions > 0);
+        assert_eq!(shard.take_events(&mut |_| panic!("nobody asked")), 0);
+
+        shard.keep_events(EventKinds { evictions: true, system: false });
+        let before = shard.stats().counters.evictions;
+        let later = Now(NOW.0 + 7_000);
+        fill(&mut shard, 5000, later);
+        let evictions = shard.stats().counters.evictions - before;
+        let mut told = 0;
+        let dropped = shard.take_events(&mut |event| {
+            let Event::Evicted(evicted) = event else { panic!("{event:?}") };
+            assert!(evicted.key.starts_with(b"key") && evicted.key.len() == 9);
+            assert_eq!((evicted.fetched, evicted.value_bytes), (false, 300));
+            assert_eq!(evicted.ttl_seconds, Some(93));
+            assert!(matches!(evicted.idle_seconds, 0 | 7));
+            told += 1;
+        });
+        assert_eq!(told + dropped, evictions, "{eviction:?}");
+        assert!(told > 1000);
+    }
+}
+
+#[test]
+fn a_sweep_and_a_moved_page_are_told() {
+    let mut shard = shard(Eviction::ClockPro, true, 1 << 20);
+    shard.keep_events(EventKinds { evictions: false, system: true });
+    for number in 0..500u32 {
+        shard.write(set(&number.to_le_bytes(), &[1; 400]), NOW).unwrap();
+    }
+    shard.flush(NOW, NOW);
+    let mut now = NOW;
+    while shard.maintain(now) || now == NOW {
+        now.0 += 1;
+    }
+    let mut swept = Vec::new();
+    shard.take_events(&mut |event| {
+        if let Event::Swept { examined, reclaimed, .. } = event {
+            swept.push((examined, reclaimed));
+        }
+    });
+    assert_eq!(swept, [(500, 500)]);
+
+    // One class has all pages; another one needs some.
+    for number in 0..5000u32 {
+        shard.write(set(&number.to_le_bytes(), &[1; 400]), now).unwrap();
+    }
+    for number in 0..50u32 {
+        shard.write(set(&number.to_be_bytes(), &[1; 4000]), now).unwrap();
+    }
+    let mut moved = 0;
+    shard.take_events(&mut |event| moved += u32::from(matches!(event, Event::PageMoved { .. })));
+    assert!(moved > 0);
+}

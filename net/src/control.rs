@@ -10,7 +10,7 @@ use crate::hop::ConnToken;
 use crate::limits::DUMP_CHUNK_BYTES;
 use crate::proto::{base64, meta, number};
 use crate::stats::CoreStats;
-use crate::watch::{LogStats, Watcher, uri_encode};
+use crate::watch::{LogStats, Watcher, class_number, uri_encode};
 use engine::{ClassStats, Expiry, Now, ScanCursor, ShardStats};
 use std::any::Any;
 use std::sync::Arc;
@@ -187,10 +187,12 @@ pub fn execute(op: &ControlOp, core: &mut Core, connections: &dyn Connections) -
         }
         ControlOp::Watch(watcher) => {
             core.watch.add(*watcher);
+            core.shard.keep_events(core.watch.shard_events());
             ControlAnswer::Done
         }
         ControlOp::Unwatch(watching_core, conn) => {
             core.watch.remove(*watching_core, *conn);
+            core.shard.keep_events(core.watch.shard_events());
             ControlAnswer::Done
         }
         ControlOp::Dump(format, cursor) => dump(*format, *cursor, core),
@@ -254,7 +256,7 @@ fn dump(format: DumpFormat, mut cursor: ScanCursor, core: &mut Core) -> ControlA
                 } else {
                     b" fetch=no cls="
                 });
-                number::put(&mut text, u64::from(item.class.0));
+                number::put(&mut text, class_number(item.class));
                 text.extend_from_slice(b" size=");
                 number::put(&mut text, u64::from(item.total_bytes));
                 text.push(b'\n');

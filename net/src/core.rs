@@ -41,7 +41,8 @@ pub struct Core {
 impl Core {
     /// A core around its shard.
     pub fn new(id: u32, cores: u32, shard: Shard, seed: HashSeed, shared: Arc<Shared>) -> Core {
-        let watch = WatchLog::new(shared.settings.watcher_log_bytes);
+        let watch =
+            WatchLog::new(shared.settings.watcher_log_bytes, Arc::clone(&shared.log_sequence));
         Core {
             id,
             cores,
@@ -55,6 +56,18 @@ impl Core {
             detail: Detail::default(),
             copy_bytes_max: limits::PIN_VALUE_BYTES_MIN,
         }
+    }
+
+    /// Sends what this turn has for the watchers on its way.
+    #[inline]
+    pub fn post_logs(&mut self) {
+        if self.watch.is_idle() {
+            return;
+        }
+        let (watch, now) = (&mut self.watch, self.now);
+        let dropped = self.shard.take_events(&mut |event| watch.shard_event(now, event));
+        self.watch.stats.dropped += dropped;
+        self.watch.flush(&mut self.outbox);
     }
 }
 
@@ -215,6 +228,8 @@ pub struct Shared {
     pub memory_bytes_max: AtomicU64,
     /// Watchers connected.
     pub watchers: AtomicU32,
+    /// Number of the last line of their logs. Touched only while there are any.
+    pub log_sequence: Arc<AtomicU64>,
     /// Values that are only kept to be shown again.
     pub tunables: Tunables,
     /// Users of SASL and of the auth file. Read at login only.
@@ -291,6 +306,7 @@ impl Shared {
             detail: AtomicBool::new(settings.detail),
             memory_bytes_max: AtomicU64::new(settings.memory_bytes_max),
             watchers: AtomicU32::new(0),
+            log_sequence: Arc::default(),
             tunables: Tunables::default(),
             users: RwLock::new(Arc::new(users)),
             on_shutdown: OnceLock::new(),

@@ -22,6 +22,7 @@ pub use exchange::{ScanCursor, ScanItem, ScanLimits};
 pub use read::Inspection;
 
 use crate::clock::HybridClock;
+use crate::events::{Event, EventKinds, Events};
 use crate::expiry::Wheel;
 use crate::generation::Generations;
 use crate::index::Index;
@@ -33,6 +34,7 @@ use crate::slab::arena::{Arena, PAGE_BYTES};
 use crate::stats::{ClassCounters, Counters};
 use crate::store::Store;
 use crate::{ChunkRef, ClassId, Eviction, HotKeys, KeyHash, Now, ShardConfig, Tag, Version};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 /// One core's cache.
@@ -60,6 +62,8 @@ pub struct Shard {
     donor: usize,
     /// Where dead items were last looked for when nothing may be evicted.
     dead_page: u32,
+    /// What happened, while somebody watches.
+    events: Option<Box<Events>>,
 }
 
 impl Shard {
@@ -95,6 +99,7 @@ impl Shard {
             pressure: alloc::vec![0; classes],
             donor: 0,
             dead_page: 0,
+            events: None,
             config,
         };
         shard.apply_memory_limit();
@@ -226,6 +231,19 @@ impl Shard {
             self.unlink(at, hash);
         }
         found.is_some()
+    }
+
+    /// Keeps events of these kinds from now on, for [`take_events`].
+    ///
+    /// [`take_events`]: Shard::take_events
+    pub fn keep_events(&mut self, kinds: EventKinds) {
+        self.events = Events::of(kinds);
+    }
+
+    /// Hands over what happened since the last time, in order. Returns how many
+    /// events found no room.
+    pub fn take_events(&mut self, each: &mut dyn FnMut(Event<'_>)) -> u64 {
+        self.events.as_mut().map_or(0, |events| events.take(each))
     }
 
     /// Whether something is evicted when memory is full.

@@ -6,11 +6,12 @@
 
 use super::Shard;
 use crate::chain::{self, ChunkKind, PieceLinks};
+use crate::events::{Event, Evicted};
 use crate::generation::Liveness;
 use crate::index::Room;
 use crate::item::{self, FETCHED, TTL, View};
 use crate::slab::page::Map;
-use crate::{ChunkRef, ClassId, Eviction, KeyHash};
+use crate::{ChunkRef, ClassId, Eviction, Expiry, KeyHash};
 use alloc::vec::Vec;
 
 /// Longer chains are evicted when their head must move: every piece names it.
@@ -79,6 +80,9 @@ impl Shard {
                 class.evicted_nonzero += u64::from(view.flags & TTL != 0);
                 self.counters.evictions += 1;
                 self.counters.evicted_unfetched += unfetched;
+                if self.events.is_some() {
+                    self.tell_evicted(at, &view);
+                }
             }
             dead => {
                 class.reclaimed += 1;
@@ -89,6 +93,32 @@ impl Shard {
         self.index.remove(hash, at);
         self.forget_bytes(at);
         self.free_unlinked(at);
+    }
+
+    /// Tells the watchers of an item that leaves alive.
+    #[cold]
+    fn tell_evicted(&mut self, at: ChunkRef, view: &View) {
+        let (slab, now) = (&self.store.slab, self.store.now);
+        let expiry = view.expiry(slab);
+        let evicted = Evicted {
+            key: view.key(slab),
+            fetched: view.flags & FETCHED != 0,
+            ttl_seconds: (expiry != Expiry::NEVER)
+                .then(|| (expiry.0 / 1000).saturating_sub(now.seconds())),
+            idle_seconds: self.idle_seconds(view, now),
+            class: slab.class_of(at),
+            value_bytes: view.value_bytes as u32,
+        };
+        if let Some(events) = &mut self.events {
+            events.note(Event::Evicted(evicted));
+        }
+    }
+
+    /// Tells the watchers what the shard did for itself.
+    pub(super) fn tell(&mut self, event: Event<'_>) {
+        if let Some(events) = &mut self.events {
+            events.note(event);
+        }
     }
 
     fn count_dead(&mut self, at: ChunkRef, dead: Liveness, unfetched: u64) {
@@ -243,6 +273,7 @@ impl Shard {
         for (_, _, class) in order {
             if let Some(page) = self.cheapest_page(ClassId(class)) {
                 self.empty_page(page);
+                self.tell(Event::PageMoved { from: ClassId(class), to: None });
                 return true;
             }
         }
@@ -401,11 +432,16 @@ impl Shard {
     fn evict_from_moved_page(&mut self, at: ChunkRef) {
         self.counters.slab_move_evictions += 1;
         self.counters.evictions += 1;
-        let unfetched = u64::from(View::of(&self.store.slab, at).flags & FETCHED == 0);
+        let view = View::of(&self.store.slab, at);
+        let unfetched = u64::from(view.flags & FETCHED == 0);
         self.counters.evicted_unfetched += unfetched;
         let class = self.class_mut(at);
         class.evicted += 1;
         class.evicted_unfetched += unfetched;
+        class.evicted_nonzero += u64::from(view.flags & TTL != 0);
+        if self.events.is_some() {
+            self.tell_evicted(at, &view);
+        }
         let hash = self.store.hash_of(at);
         self.unlink(at, hash);
     }

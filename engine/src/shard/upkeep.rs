@@ -12,6 +12,7 @@
 //! never its latency.
 
 use super::Shard;
+use crate::events::Event;
 use crate::expiry::Outlook;
 use crate::generation::Liveness;
 use crate::item::View;
@@ -66,6 +67,9 @@ struct Sweep {
     changes: u64,
     /// Everything invalidated up to here is gone when it ends.
     up_to: Version,
+    began: Now,
+    examined: u64,
+    reclaimed: u64,
 }
 
 #[derive(Debug)]
@@ -178,7 +182,15 @@ impl Shard {
         {
             upkeep.sweep_not_before = Now(now.0 + SWEEP_EVERY_MS);
             upkeep.swept_flush = self.store.slab.flush_sequence;
-            upkeep.sweep = Some(Sweep { page: 0, slot: 0, changes, up_to: self.clock.last() });
+            upkeep.sweep = Some(Sweep {
+                page: 0,
+                slot: 0,
+                changes,
+                up_to: self.clock.last(),
+                began: now,
+                examined: 0,
+                reclaimed: 0,
+            });
         }
         if let Some(sweep) = self.upkeep.sweep.take() {
             self.sweep_on(sweep, looks);
@@ -199,10 +211,14 @@ impl Shard {
                 }
                 *looks -= 1;
                 sweep.slot = at.slot() + 1;
+                sweep.examined += 1;
                 let view = View::of(&self.store.slab, at);
                 match self.store.liveness(at, &view) {
                     Liveness::Live => {}
-                    dead => self.sweep_dead(at, dead),
+                    dead => {
+                        sweep.reclaimed += 1;
+                        self.sweep_dead(at, dead);
+                    }
                 }
             }
             *looks = looks.saturating_sub(1);
@@ -215,6 +231,11 @@ impl Shard {
         }
         self.upkeep.swept_changes = sweep.changes;
         self.upkeep.swept_up_to = sweep.up_to;
+        self.tell(Event::Swept {
+            elapsed_ms: self.store.now.0.saturating_sub(sweep.began.0),
+            examined: sweep.examined,
+            reclaimed: sweep.reclaimed,
+        });
     }
 
     // ---- Rebalancing.
@@ -299,9 +320,8 @@ impl Shard {
             moving.slot = at.slot() + 1;
             self.vacate(at);
         }
-        if let Some(class) = moving.to {
-            self.store.slab.add_page(class);
-        }
+        let to = moving.to.filter(|class| self.store.slab.add_page(*class));
+        self.tell(Event::PageMoved { from: moving.from, to });
     }
 
     fn decay_ghost_hits(&mut self) {
