@@ -377,7 +377,7 @@ fn pages_follow_the_sizes() {
 fn evictions_are_told_to_who_asked_and_to_nobody_else() {
     for eviction in [Eviction::ClockPro, Eviction::Lru, Eviction::Lfu, Eviction::S3Fifo] {
         let mut shard = shard(eviction, true, 1 << 20);
-        let mut fill = |shard: &mut Shard, from: u32, now: Now| {
+        let fill = |shard: &mut Shard, from: u32, now: Now| {
             for number in from..from + 5000 {
                 let key = format!("key{number:06}");
                 let write =
@@ -438,4 +438,32 @@ fn a_sweep_and_a_moved_page_are_told() {
     let mut moved = 0;
     shard.take_events(&mut |event| moved += u32::from(matches!(event, Event::PageMoved { .. })));
     assert!(moved > 0);
+}
+
+#[test]
+fn ages_are_those_of_who_leaves_next() {
+    for eviction in
+        [Eviction::ClockPro, Eviction::Lru, Eviction::Lfu, Eviction::S3Fifo, Eviction::None]
+    {
+        let mut shard = shard(eviction, true, 4 << 20);
+        for number in 0..1000u32 {
+            shard.write(set(&number.to_le_bytes(), &[1; 50]), NOW).unwrap();
+        }
+        let later = Now(NOW.0 + 5_000);
+        shard.maintain(later);
+        let ages = |shard: &Shard| {
+            let mut sum = ClassStats::default();
+            shard.class_stats().into_iter().for_each(|class| sum += class);
+            (sum.age_seconds, sum.age_hot_seconds)
+        };
+        let (age, age_hot) = ages(&shard);
+        assert_eq!(age, 5, "{eviction:?}");
+        let has_hot = matches!(eviction, Eviction::ClockPro | Eviction::S3Fifo);
+        assert_eq!(age_hot, if has_hot { 5 } else { 0 }, "{eviction:?}");
+        // Written anew, nothing is old.
+        for number in 0..1000u32 {
+            shard.write(set(&number.to_le_bytes(), &[2; 50]), later).unwrap();
+        }
+        assert_eq!(ages(&shard), (0, 0), "{eviction:?}");
+    }
 }

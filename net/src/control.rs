@@ -32,6 +32,10 @@ pub enum ControlOp {
     Detail,
     /// Counters back to zero.
     ResetStats,
+    /// Items by size.
+    Sizes,
+    /// Keep, or no longer keep, items by size.
+    TrackSizes(bool),
     /// The core's share of a new memory limit.
     MemoryLimit {
         /// Bytes for this core.
@@ -88,6 +92,8 @@ pub enum ControlAnswer {
     Stats(Box<CoreReport>),
     /// Names and values.
     Pairs(Vec<(String, String)>),
+    /// Rounded sizes and how many items there are of each.
+    Sizes(Vec<(u64, u64)>),
     /// Counters by prefix.
     Prefixes(Vec<(Box<[u8]>, PrefixCounts)>),
     /// Text of a dump, and where it goes on, unless it is over.
@@ -166,6 +172,11 @@ pub fn execute(op: &ControlOp, core: &mut Core, connections: &dyn Connections) -
             core.shard.reset_stats();
             core.watch.stats = LogStats::default();
             core.detail.clear();
+            ControlAnswer::Done
+        }
+        ControlOp::Sizes => ControlAnswer::Sizes(core.shard.sizes().unwrap_or_default()),
+        ControlOp::TrackSizes(on) => {
+            core.shard.track_sizes(*on, core.now);
             ControlAnswer::Done
         }
         ControlOp::MemoryLimit { bytes } => {

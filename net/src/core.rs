@@ -40,7 +40,8 @@ pub struct Core {
 
 impl Core {
     /// A core around its shard.
-    pub fn new(id: u32, cores: u32, shard: Shard, seed: HashSeed, shared: Arc<Shared>) -> Core {
+    pub fn new(id: u32, cores: u32, mut shard: Shard, seed: HashSeed, shared: Arc<Shared>) -> Core {
+        shard.track_sizes(shared.settings.track_sizes, shared.started);
         let watch =
             WatchLog::new(shared.settings.watcher_log_bytes, Arc::clone(&shared.log_sequence));
         Core {
@@ -137,6 +138,8 @@ pub struct Settings {
     pub watch: bool,
     /// Seconds after which a silent connection is closed; 0 never.
     pub idle_timeout_seconds: u32,
+    /// Keep items by size from the start (`-o track_sizes`).
+    pub track_sizes: bool,
     /// Bytes of log kept per watcher and core.
     pub watcher_log_bytes: usize,
     /// Unsent output at which a connection stops executing.
@@ -179,6 +182,7 @@ impl Default for Settings {
             dump: true,
             watch: true,
             idle_timeout_seconds: 0,
+            track_sizes: false,
             watcher_log_bytes: limits::WATCHER_LOG_BYTES,
             output_bytes_high_water: limits::OUTPUT_BYTES_HIGH_WATER,
             hops_in_flight_max: limits::HOPS_IN_FLIGHT_MAX,
@@ -226,6 +230,8 @@ pub struct Shared {
     pub detail: AtomicBool,
     /// Memory limit, changed by `cache_memlimit`.
     pub memory_bytes_max: AtomicU64,
+    /// `stats sizes_enable`.
+    pub track_sizes: AtomicBool,
     /// Watchers connected.
     pub watchers: AtomicU32,
     /// Number of the last line of their logs. Touched only while there are any.
@@ -305,6 +311,7 @@ impl Shared {
             verbosity: AtomicU32::new(0),
             detail: AtomicBool::new(settings.detail),
             memory_bytes_max: AtomicU64::new(settings.memory_bytes_max),
+            track_sizes: AtomicBool::new(settings.track_sizes),
             watchers: AtomicU32::new(0),
             log_sequence: Arc::default(),
             tunables: Tunables::default(),

@@ -506,3 +506,35 @@ fn a_watched_write_shows_class_ttl_and_whole_value() {
     );
     assert!(log(b"ms k 1 T30\r\nx\r\n").contains("status=stored cmd=set ttl=30 "));
 }
+
+#[test]
+fn sizes_are_counted_when_asked_for() {
+    let mut node = Node::new(2);
+    let client = node.connect(0);
+    for index in 0..100 {
+        node.ask(client, format!("set key{index:02} 0 0 1\r\nx\r\n").as_bytes());
+    }
+    assert_eq!(node.ask(client, b"stats sizes\r\n"), "STAT sizes_status disabled\nEND\n");
+    // As in memcached, the switch's answer has no end.
+    assert_eq!(node.ask(client, b"stats sizes_enable\r\n"), "STAT sizes_status enabled\n");
+    assert_eq!(node.ask(client, b"stats sizes_enable\r\n"), "STAT sizes_status enabled\n");
+    assert_eq!(node.ask(client, b"stats sizes\r\n"), "STAT 32 100\nEND\n");
+    assert!(node.ask(client, b"stats settings\r\n").contains("STAT track_sizes yes\n"));
+    node.ask(client, b"append key07 0 0 25\r\nxxxxxxxxxxxxxxxxxxxxxxxxx\r\ndelete key08\r\n");
+    assert_eq!(node.ask(client, b"stats sizes\r\n"), "STAT 32 98\nSTAT 64 1\nEND\n");
+    node.ask(client, b"flush_all\r\n");
+    for _ in 0..10 {
+        node.advance(10);
+    }
+    assert_eq!(node.ask(client, b"stats sizes\r\n"), "END\n");
+    assert_eq!(node.ask(client, b"stats sizes_disable\r\n"), "STAT sizes_status disabled\n");
+    assert_eq!(node.ask(client, b"stats sizes\r\n"), "STAT sizes_status disabled\nEND\n");
+    assert!(node.ask(client, b"stats settings\r\n").contains("STAT track_sizes no\n"));
+
+    let settings = Settings { track_sizes: true, ..Settings::default() };
+    let mut node = Node::with(1, settings, |_| {});
+    let client = node.connect(0);
+    assert_eq!(node.ask(client, b"stats sizes\r\n"), "END\n");
+    node.ask(client, b"set key 0 0 1\r\nx\r\n");
+    assert_eq!(node.ask(client, b"stats sizes\r\n"), "STAT 32 1\nEND\n");
+}

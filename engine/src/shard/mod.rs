@@ -29,6 +29,7 @@ use crate::index::Index;
 use crate::item::View;
 use crate::pins::Pins;
 use crate::policy::AnyPolicy;
+use crate::sizes::Sizes;
 use crate::slab::Slab;
 use crate::slab::arena::{Arena, PAGE_BYTES};
 use crate::stats::{ClassCounters, Counters};
@@ -64,6 +65,8 @@ pub struct Shard {
     dead_page: u32,
     /// What happened, while somebody watches.
     events: Option<Box<Events>>,
+    /// Items by size, while that is asked for.
+    sizes: Option<Box<Sizes>>,
 }
 
 impl Shard {
@@ -100,6 +103,7 @@ impl Shard {
             donor: 0,
             dead_page: 0,
             events: None,
+            sizes: None,
             config,
         };
         shard.apply_memory_limit();
@@ -119,6 +123,7 @@ impl Shard {
             + self.store.generations.heap_bytes()
             + self.class_counters.len() * (size_of::<ClassCounters>() + size_of::<u16>())
             + Wheel::bytes()
+            + self.sizes.as_ref().map_or(0, |sizes| sizes.heap_bytes())
     }
 
     /// Pages in use and tables together stay below the limit; so pages may use

@@ -245,6 +245,9 @@ impl Shard {
         let bytes = View::of(&self.store.slab, at).bytes() as u64;
         self.bytes += bytes;
         self.class_mut(at).mem_requested += bytes;
+        if let Some(sizes) = &mut self.sizes {
+            sizes.add(at, bytes as usize);
+        }
     }
 
     /// Takes the bytes of an item off the count.
@@ -253,6 +256,9 @@ impl Shard {
         self.bytes -= bytes;
         let class = self.class_mut(at);
         class.mem_requested -= bytes;
+        if let Some(sizes) = &mut self.sizes {
+            sizes.remove(at, bytes as usize);
+        }
     }
 
     // ---- Whole pages.
@@ -395,6 +401,10 @@ impl Shard {
         self.free_chunk(at);
         true
     }
+        if let Some(sizes) = &mut self.sizes {
+            sizes.remove(at, view.bytes());
+            sizes.add(to, view.bytes());
+        }
 
     /// Copies a piece of a chain into a free chunk of its class, if there is one.
     fn move_piece(&mut self, at: ChunkRef) -> bool {

@@ -6,6 +6,7 @@
 //! - *Rebalancing*: pages go from the class that would miss them least to one
 //!   that evicts items which are asked for again.
 //! - *Limit*: pages beyond the memory limit are emptied and given back.
+//! - *Sizes*: the walk that counts what was there when `stats sizes` began.
 //!
 //! A slice reads at most [`LOOKS`] items, and there is at most one a
 //! millisecond: what is behind in background work costs a core some percent,
@@ -16,8 +17,10 @@ use crate::events::Event;
 use crate::expiry::Outlook;
 use crate::generation::Liveness;
 use crate::item::View;
+use crate::sizes::Sizes;
 use crate::slab::page::Map;
 use crate::{ChunkRef, ClassId, Expiry, Now, Version};
+use alloc::boxed::Box;
 
 /// Items that a slice looks at: some 50 microseconds if none is in the cache.
 const LOOKS: u32 = 512;
@@ -97,6 +100,7 @@ impl Shard {
         self.sweep(&mut looks);
         self.decay_ghost_hits();
         self.is_behind()
+        self.walk_sizes(&mut looks);
     }
 
     fn is_behind(&self) -> bool {
@@ -106,6 +110,7 @@ impl Shard {
             || upkeep.moving.is_some()
             || self.wheel.is_behind(self.second())
             || self.store.slab.pages_used > self.store.slab.pages_max
+            || self.sizes.as_ref().is_some_and(|sizes| sizes.walk().is_some())
     }
 
     fn second(&self) -> u32 {
@@ -239,6 +244,40 @@ impl Shard {
     }
 
     // ---- Rebalancing.
+
+    // ---- Sizes.
+
+    /// Keeps a histogram of the items' sizes from now on, or no longer. What is
+    /// there already is counted in slices, the first one at once.
+    pub fn track_sizes(&mut self, on: bool, now: Now) {
+        self.at(now);
+        if on && self.sizes.is_none() {
+            self.sizes = Some(Box::new(Sizes::new()));
+            self.walk_sizes(&mut { LOOKS });
+        } else if !on {
+            self.sizes = None;
+        }
+    }
+
+    fn walk_sizes(&mut self, looks: &mut u32) {
+        let Some(sizes) = &mut self.sizes else { return };
+        let Some((mut page, mut slot)) = sizes.walk() else { return };
+        let slab = &self.store.slab;
+        while page < slab.pages_touched() {
+            while slab.page_class(page).is_some() {
+                let Some(at) = slab.next_in_page(page, slot, Map::Live) else { break };
+                if *looks == 0 {
+                    return sizes.walked(Some((page, slot)));
+                }
+                *looks -= 1;
+                slot = at.slot() + 1;
+                sizes.count(View::of(slab, at).bytes());
+            }
+            *looks = looks.saturating_sub(1);
+            (page, slot) = (page + 1, 0);
+        }
+        sizes.walked(None);
+    }
 
     /// An item of the class was evicted for want of memory. After a page's
     /// worth of them, another class may have to give a page.

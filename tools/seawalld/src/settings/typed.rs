@@ -32,6 +32,8 @@ pub struct Config {
     pub lock_memory: bool,
     /// Last access per item.
     pub access_times: bool,
+    /// Items by size.
+    pub track_sizes: bool,
     /// Hash seed, if fixed.
     pub hash_seed: Option<u64>,
     /// Data cores; `None`: all.
@@ -237,6 +239,7 @@ impl Config {
             hash_seed: nonzero("memory.hash_seed"),
             cores: nonzero("cores.count").map(|count| count as u32),
             pin: rows.text("cores.pin").to_owned(),
+            track_sizes: rows.switch("memory.track_sizes"),
             requests_per_turn: rows.number("cores.requests_per_turn") as u32,
             backend: rows.text("io.backend").to_owned(),
             ring_entries: rows.number("io.ring_entries") as u32,
