@@ -105,7 +105,7 @@ pub const SETTINGS: &[Setting] = &[
 
     row("auth.file", Some('Y'), "auth-file", Kind::Path, "", "user:password lines; text clients log in with their first set"),
     row("auth.sasl", Some('S'), "enable-sasl", Kind::Switch, "false", "require SASL PLAIN of binary clients"),
-    row("auth.sasl_file", None, "sasl-file", Kind::Path, "", "user:password lines for SASL; empty: MEMCACHED_SASL_PWDB, else auth.file"),
+    row("auth.sasl_file", None, "sasl-file", Kind::Path, "", "user:password lines for SASL; empty: MEMCACHED_SASL_PWDB"),
 
     row("namespace.names", None, "namespaces", Kind::List, "", "key prefixes that can be invalidated as a whole"),
     row("namespace.delimiter", Some('D'), "delimiter", Kind::Character, ":", "what ends a key's prefix; giving -D also turns `stats detail` on"),
