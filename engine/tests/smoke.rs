@@ -467,3 +467,19 @@ fn ages_are_those_of_who_leaves_next() {
         assert_eq!(ages(&shard), (0, 0), "{eviction:?}");
     }
 }
+
+/// The flush sequence of pages has 16 bits.
+#[test]
+fn a_flush_sequence_that_comes_around_revives_nothing() {
+    let mut shard = shard(Eviction::ClockPro, false, 4 << 20);
+    for round in 0..2 {
+        shard.write(set(b"key", b"value"), NOW).unwrap();
+        for _ in 0..1 << 16 {
+            shard.flush(NOW, NOW);
+        }
+        assert_eq!(value_of(&mut shard, b"key", NOW), None, "round {round}");
+    }
+    shard.write(set(b"key", b"value"), NOW).unwrap();
+    assert!(value_of(&mut shard, b"key", NOW).is_some());
+    assert_eq!(shard.len(), 1);
+}

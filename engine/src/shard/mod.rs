@@ -202,7 +202,7 @@ impl Shard {
             slab.flush_sequence = slab.flush_sequence.wrapping_add(1);
             // A sequence that comes around must not find pages from last time.
             if slab.flush_sequence == 0 {
-                self.free_flushed_pages(usize::MAX);
+                self.free_unversioned();
             }
         }
     }

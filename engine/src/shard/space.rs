@@ -477,19 +477,20 @@ impl Shard {
         }
     }
 
-    /// Frees what a flush left, a number of pages at most.
-    pub(super) fn free_flushed_pages(&mut self, pages_max: usize) {
-        let mut done = 0;
-        for page in 0..self.store.slab.pages() {
-            if done == pages_max {
-                return;
+    /// Frees every item without a version, whatever its page says, and lets all
+    /// pages say the same.
+    pub(super) fn free_unversioned(&mut self) {
+        for page in 0..self.store.slab.pages_touched() {
+            let mut slot = 0;
+            while self.store.slab.page_class(page).is_some() {
+                let Some(at) = self.store.slab.next_in_page(page, slot, Map::Live) else { break };
+                slot = at.slot() + 1;
+                if View::of(&self.store.slab, at).version(&self.store.slab).is_none() {
+                    self.sweep_dead(at, Liveness::Invalidated);
+                }
             }
-            let old = self.store.slab.page_class(page).is_some()
-                && self.store.slab.flush_sequence_of(ChunkRef::new(page, 0))
-                    != self.store.slab.flush_sequence;
-            if old {
-                self.refresh_page(page, ChunkRef::NONE);
-                done += 1;
+            if self.store.slab.page_class(page).is_some() {
+                self.store.slab.set_flush_sequence(page);
             }
         }
     }
