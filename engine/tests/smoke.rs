@@ -483,3 +483,31 @@ fn a_flush_sequence_that_comes_around_revives_nothing() {
     assert!(value_of(&mut shard, b"key", NOW).is_some());
     assert_eq!(shard.len(), 1);
 }
+
+/// With `-M` a limit that shrinks cannot be reached; asking for another slice
+/// at once would have kept the core busy for ever.
+#[test]
+fn a_limit_that_cannot_be_reached_is_no_work_that_waits() {
+    let mut shard = shard(Eviction::None, true, 4 << 20);
+    for number in 0..20_000u32 {
+        let _ = shard.write(set(&number.to_le_bytes(), &[1; 300]), NOW);
+    }
+    shard.set_memory_max(1 << 20);
+    let mut now = NOW;
+    for _ in 0..100 {
+        now.0 += 1;
+        shard.maintain(now);
+    }
+    now.0 += 1;
+    assert!(!shard.maintain(now));
+    // Where something may be evicted, it is reached.
+    let mut shard = Shard::new(config(Eviction::ClockPro, true, 4 << 20), Arena::heap(4 << 20));
+    for number in 0..20_000u32 {
+        shard.write(set(&number.to_le_bytes(), &[1; 300]), NOW).unwrap();
+    }
+    shard.set_memory_max(1 << 20);
+    while shard.maintain(now) {
+        now.0 += 1;
+    }
+    assert!(shard.memory_bytes() <= 1 << 20);
+}

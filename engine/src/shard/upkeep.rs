@@ -52,6 +52,8 @@ pub(super) struct Upkeep {
     swept_flush: u16,
     /// The page that is being emptied.
     moving: Option<Move>,
+    /// More pages are in use than may be, and none of them can be emptied now.
+    stuck: bool,
     /// Evictions at the last decay of the ghost hits.
     decayed_at: u64,
 }
@@ -98,9 +100,9 @@ impl Shard {
         self.continue_move(&mut looks);
         self.expire(&mut looks);
         self.sweep(&mut looks);
+        self.walk_sizes(&mut looks);
         self.decay_ghost_hits();
         self.is_behind()
-        self.walk_sizes(&mut looks);
     }
 
     fn is_behind(&self) -> bool {
@@ -108,9 +110,9 @@ impl Shard {
         upkeep.expiring.is_some()
             || upkeep.sweep.is_some()
             || upkeep.moving.is_some()
-            || self.wheel.is_behind(self.second())
-            || self.store.slab.pages_used > self.store.slab.pages_max
             || self.sizes.as_ref().is_some_and(|sizes| sizes.walk().is_some())
+            || self.wheel.is_behind(self.second())
+            || self.store.slab.pages_used > self.store.slab.pages_max && !upkeep.stuck
     }
 
     fn second(&self) -> u32 {
@@ -243,8 +245,6 @@ impl Shard {
         });
     }
 
-    // ---- Rebalancing.
-
     // ---- Sizes.
 
     /// Keeps a histogram of the items' sizes from now on, or no longer. What is
@@ -278,6 +278,8 @@ impl Shard {
         }
         sizes.walked(None);
     }
+
+    // ---- Rebalancing.
 
     /// An item of the class was evicted for want of memory. After a page's
     /// worth of them, another class may have to give a page.
@@ -320,19 +322,9 @@ impl Shard {
     /// Goes on with the page that is being emptied, or begins with one that is
     /// beyond the limit.
     fn continue_move(&mut self, looks: &mut u32) {
-        if self.upkeep.moving.is_none()
-            && self.store.slab.pages_used > self.store.slab.pages_max
-            && self.evicts()
-        {
-            let largest = (0..self.store.slab.classes.len())
-                .max_by_key(|class| self.store.slab.classes[*class].ring.len())
-                .map(|class| ClassId(class as u8));
-            if let Some(class) = largest
-                && let Some(page) = self.cheapest_page(class)
-            {
-                self.store.slab.close_page(page);
-                self.upkeep.moving = Some(Move { page, slot: 0, from: class, to: None });
-            }
+        if self.upkeep.moving.is_none() && self.store.slab.pages_used > self.store.slab.pages_max {
+            self.upkeep.moving = self.page_beyond_limit();
+            self.upkeep.stuck = self.upkeep.moving.is_none();
         }
         let Some(mut moving) = self.upkeep.moving.take() else { return };
         loop {
@@ -361,6 +353,19 @@ impl Shard {
         }
         let to = moving.to.filter(|class| self.store.slab.add_page(*class));
         self.tell(Event::PageMoved { from: moving.from, to });
+    }
+
+    /// Closes a page that is to be given back.
+    fn page_beyond_limit(&mut self) -> Option<Move> {
+        if !self.evicts() {
+            return None;
+        }
+        let from = (0..self.store.slab.classes.len())
+            .max_by_key(|class| self.store.slab.classes[*class].ring.len())
+            .map(|class| ClassId(class as u8))?;
+        let page = self.cheapest_page(from)?;
+        self.store.slab.close_page(page);
+        Some(Move { page, slot: 0, from, to: None })
     }
 
     fn decay_ghost_hits(&mut self) {
