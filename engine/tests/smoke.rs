@@ -511,3 +511,34 @@ fn a_limit_that_cannot_be_reached_is_no_work_that_waits() {
     }
     assert!(shard.memory_bytes() <= 1 << 20);
 }
+
+/// An item counted four times was taken for one that nobody had asked for.
+#[test]
+fn pages_that_move_take_popular_items_along_under_lfu() {
+    let mut shard = shard(Eviction::Lfu, true, 1 << 20);
+    let mut count = 0u32;
+    while shard.stats().gauges.pages_free > 0 {
+        shard.write(set(&count.to_le_bytes(), &[1; 300]), NOW).unwrap();
+        count += 1;
+    }
+    for number in (0..count).filter(|number| number % 4 != 0) {
+        let key = number.to_le_bytes();
+        shard.delete(&key, hash(&key), NOW, &Delete::default());
+    }
+    let kept: Vec<u32> = (0..count).step_by(4).collect();
+    for number in &kept {
+        for _ in 0..3 {
+            assert!(value_of(&mut shard, &number.to_le_bytes(), NOW).is_some());
+        }
+    }
+    // Each of these classes needs a page, and there is room for what lies in it.
+    for bytes in [900, 1300, 1900, 2600, 3500, 4500, 5500, 7000] {
+        shard.write(set(format!("{bytes}").as_bytes(), &vec![1; bytes]), NOW).unwrap();
+    }
+    let counters = shard.stats().counters;
+    assert!(counters.slab_move_rescues > 0);
+    assert_eq!(counters.slab_move_evictions, 0);
+    for number in &kept {
+        assert!(value_of(&mut shard, &number.to_le_bytes(), NOW).is_some(), "{number}");
+    }
+}

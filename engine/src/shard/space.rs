@@ -367,9 +367,15 @@ impl Shard {
     /// Whether the item was asked for lately, as far as the policy can tell
     /// without its own order (an LRU has nothing else: then everything is).
     fn is_wanted(&self, at: ChunkRef) -> bool {
-        self.config.eviction == Eviction::Lru
-            || self.store.slab.bit(at, Map::Hot)
-            || item::mark(&self.store.slab, at) & 3 != 0
+        let mark = item::mark(&self.store.slab, at);
+        match self.config.eviction {
+            Eviction::Lru | Eviction::None => true,
+            // The write was the first access.
+            Eviction::Lfu => mark > 1,
+            Eviction::ClockPro | Eviction::S3Fifo => {
+                self.store.slab.bit(at, Map::Hot) || mark & 3 != 0
+            }
+        }
     }
 
     /// Copies an item into a free chunk of its class, if there is one.
@@ -395,16 +401,16 @@ impl Shard {
         }
         slab.set_live(to, true);
         self.index.replace(hash, at, to);
+        if let Some(sizes) = &mut self.sizes {
+            sizes.remove(at, view.bytes());
+            sizes.add(to, view.bytes());
+        }
         self.policy.moved(&mut self.store, class, at, class, to);
         self.note_expiry(to, view.expiry(&self.store.slab));
         self.store.slab.set_live(at, false);
         self.free_chunk(at);
         true
     }
-        if let Some(sizes) = &mut self.sizes {
-            sizes.remove(at, view.bytes());
-            sizes.add(to, view.bytes());
-        }
 
     /// Copies a piece of a chain into a free chunk of its class, if there is one.
     fn move_piece(&mut self, at: ChunkRef) -> bool {
