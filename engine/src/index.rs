@@ -12,7 +12,10 @@
 //!
 //! A table's memory comes from pages of the arena ([`TableMemory`]), in blocks
 //! of one size. The shard donates pages before they are needed; no insertion
-//! allocates by itself.
+//! allocates by itself. When items become fewer (their values grew), segments
+//! that were split apart are merged again, and pages are emptied of the tables
+//! that are left in them and given back: [`Index::shrink`], one segment at a
+//! time.
 
 use crate::slab::arena::PAGE_BYTES;
 use crate::{ChunkRef, KeyHash};
@@ -41,10 +44,54 @@ const READ_AHEAD: usize = 16;
 /// Bits of the directory at most; far more than an arena can hold items for.
 const DEPTH_MAX: u32 = 28;
 
+/// Two halves that hold at most this many items together are merged. So few
+/// that the segment does not split again at once.
+const ITEMS_MERGE_MAX: usize = ITEMS_MAX / 8 * 5;
+/// Free blocks that are kept when pages are given back: a page's worth, so that
+/// the next splits need not take one at once.
+const BLOCKS_KEPT: usize = BLOCKS_PER_PAGE;
+/// Segments looked at in one step for two that can be merged.
+const MERGE_LOOKS: usize = 256;
+
 /// Free blocks inside index pages.
 #[derive(Debug, Default)]
 struct Blocks {
     free: Vec<NonNull<u8>>,
+    /// Every page donated, and not given back.
+    pages: Vec<NonNull<u8>>,
+    /// A page of which no block is handed out any more, and its free blocks.
+    emptying: Option<(NonNull<u8>, usize)>,
+}
+
+/// Whether a block lies in a page.
+fn lies_in(block: NonNull<u8>, page: NonNull<u8>) -> bool {
+    block.addr().get().wrapping_sub(page.addr().get()) < PAGE_BYTES
+}
+
+impl Blocks {
+    /// Chooses the page with the most free blocks and hands out none of them
+    /// any more.
+    fn begin_emptying(&mut self) {
+        let free_in =
+            |page: &NonNull<u8>| self.free.iter().filter(|block| lies_in(**block, *page)).count();
+        let Some(page) = self.pages.iter().copied().max_by_key(free_in) else { return };
+        let before = self.free.len();
+        self.free.retain(|block| !lies_in(*block, page));
+        self.emptying = Some((page, before - self.free.len()));
+    }
+
+    /// Hands out the blocks of the page again.
+    fn stop_emptying(&mut self, is_used: impl Fn(NonNull<u8>) -> bool) {
+        let Some((page, _)) = self.emptying.take() else { return };
+        self.free.extend(blocks_of(page).filter(|block| !is_used(*block)));
+    }
+}
+
+/// The blocks of a page.
+fn blocks_of(page: NonNull<u8>) -> impl DoubleEndedIterator<Item = NonNull<u8>> {
+    // SAFETY: inside the page, which is one allocation; a multiple of 16 as
+    // BLOCK_BYTES is one.
+    (0..BLOCKS_PER_PAGE).map(move |number| unsafe { page.add(number * BLOCK_BYTES) })
 }
 
 /// The allocator of all tables of one index.
@@ -66,15 +113,34 @@ unsafe impl Allocator for TableMemory {
 
     unsafe fn deallocate(&self, block: NonNull<u8>, layout: Layout) {
         debug_assert!(layout.size() <= BLOCK_BYTES);
-        self.0.borrow_mut().free.push(block);
+        let mut blocks = self.0.borrow_mut();
+        match &mut blocks.emptying {
+            Some((page, free)) if lies_in(block, *page) => *free += 1,
+            _ => blocks.free.push(block),
+        }
     }
 }
 
 #[derive(Debug)]
 struct Segment {
     table: HashTable<u32, TableMemory>,
+    /// Where its table lies.
+    block: NonNull<u8>,
     /// How many bits of the spread hash all its items share.
     depth: u32,
+    /// These bits.
+    prefix: u32,
+}
+
+/// What a step of [`Index::shrink`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shrunk {
+    /// There is nothing to do, or nothing was found in this step.
+    Nothing,
+    /// A segment was moved.
+    Segment,
+    /// This page is no longer in use.
+    Page(NonNull<u8>),
 }
 
 /// From a key's hash to its chunk.
@@ -88,6 +154,8 @@ pub(crate) struct Index {
     len: u64,
     /// The items of a segment while they move; kept for the next time.
     moving: Vec<u32>,
+    /// The segment that is looked at next for merging.
+    merge_at: usize,
 }
 
 // SAFETY: the only things that are not Send are the shared block list and the
@@ -139,6 +207,7 @@ impl Index {
             depth: 0,
             len: 0,
             moving: Vec::new(),
+            merge_at: 0,
         }
     }
 
@@ -152,6 +221,7 @@ impl Index {
         self.directory.capacity() * 4
             + self.segments.capacity() * size_of::<Segment>()
             + self.memory.0.borrow().free.capacity() * size_of::<usize>()
+            + self.memory.0.borrow().pages.capacity() * size_of::<usize>()
     }
 
     /// Takes a page of the arena for tables.
@@ -161,10 +231,23 @@ impl Index {
     /// the index lives.
     pub unsafe fn donate(&mut self, page: NonNull<u8>) {
         let mut blocks = self.memory.0.borrow_mut();
-        for number in (0..BLOCKS_PER_PAGE).rev() {
-            // SAFETY: inside the page; a multiple of 16 as BLOCK_BYTES is one.
-            blocks.free.push(unsafe { page.add(number * BLOCK_BYTES) });
-        }
+        blocks.pages.push(page);
+        blocks.free.extend(blocks_of(page).rev());
+    }
+
+    /// A segment with a table of its own, in the next free block.
+    fn new_segment(&self, depth: u32, prefix: u32) -> Segment {
+        let block = *self.memory.0.borrow().free.last().expect("room was made before");
+        let table = HashTable::with_capacity_in(ITEMS_MAX, self.memory.clone());
+        Segment { table, block, depth, prefix }
+    }
+
+    /// Makes the directory name `number` wherever its hashes lead.
+    fn direct(&mut self, number: usize) {
+        let Segment { depth, prefix, .. } = self.segments[number];
+        let run = 1usize << (self.depth - depth);
+        let start = prefix as usize * run;
+        self.directory[start..start + run].fill(number as u32);
     }
 
     #[inline(always)]
@@ -209,8 +292,8 @@ impl Index {
             if self.memory.0.borrow().free.is_empty() {
                 return Room::NeedsPage;
             }
-            let table = HashTable::with_capacity_in(ITEMS_MAX, self.memory.clone());
-            self.segments.push(Segment { table, depth: 0 });
+            let first = self.new_segment(0, 0);
+            self.segments.push(first);
             self.directory.push(0);
         }
         loop {
@@ -222,11 +305,14 @@ impl Index {
             if segment.table.len() <= ITEMS_REBUILD_MAX {
                 self.rebuild(number, keys);
             } else if self.memory.0.borrow().free.is_empty() {
-                return Room::NeedsPage;
+                if self.memory.0.borrow().emptying.is_none() {
+                    return Room::NeedsPage;
+                }
+                self.keep_page();
             } else if segment.depth == DEPTH_MAX {
                 return Room::Full;
             } else {
-                self.split(number, hash, keys);
+                self.split(number, keys);
             }
         }
     }
@@ -270,16 +356,17 @@ impl Index {
         });
     }
 
-    /// Splits a segment by its next bit; `inside` is a hash that belongs to it.
-    fn split(&mut self, number: usize, inside: KeyHash, keys: &impl Keys) {
-        let depth = self.segments[number].depth;
+    /// Splits a segment by its next bit.
+    fn split(&mut self, number: usize, keys: &impl Keys) {
+        let Segment { depth, prefix, .. } = self.segments[number];
         if depth == self.depth {
             self.double();
         }
         let new = self.segments.len();
-        let table = HashTable::with_capacity_in(ITEMS_MAX, self.memory.clone());
-        self.segments.push(Segment { table, depth: depth + 1 });
-        self.segments[number].depth = depth + 1;
+        let upper = self.new_segment(depth + 1, prefix * 2 + 1);
+        self.segments.push(upper);
+        let lower = &mut self.segments[number];
+        (lower.depth, lower.prefix) = (depth + 1, prefix * 2);
         let bit = 31 - depth;
         self.drain(number, keys, |index, hash, at| {
             let half = if spread(hash) >> bit & 1 == 1 { new } else { number };
@@ -287,11 +374,7 @@ impl Index {
                 .table
                 .insert_unique(hash.0, at, |_| unreachable!("either table holds all of them"));
         });
-        // The directory's run of this segment: its upper half now names the new one.
-        let run = 1usize << (self.depth - depth);
-        let slot = ((u64::from(spread(inside)) << self.depth) >> 32) as usize;
-        let start = slot / run * run;
-        self.directory[start + run / 2..start + run].fill(new as u32);
+        self.direct(new);
     }
 
     fn double(&mut self) {
@@ -302,5 +385,201 @@ impl Index {
         }
         self.directory = directory;
         self.depth += 1;
+    }
+
+    /// One step toward the memory that the items need: moves one segment's
+    /// items at most. Cheap when nothing is to be done.
+    pub fn shrink(&mut self, keys: &impl Keys) -> Shrunk {
+        let emptying = self.memory.0.borrow().emptying;
+        if let Some((page, free)) = emptying {
+            if free == BLOCKS_PER_PAGE {
+                let mut blocks = self.memory.0.borrow_mut();
+                blocks.emptying = None;
+                blocks.pages.retain(|other| *other != page);
+                return Shrunk::Page(page);
+            }
+            return self.leave_page(page, keys);
+        }
+        if self.memory.0.borrow().free.len() >= BLOCKS_KEPT + BLOCKS_PER_PAGE {
+            self.memory.0.borrow_mut().begin_emptying();
+            return Shrunk::Segment;
+        }
+        if self.is_sparse() { self.merge_some(keys) } else { Shrunk::Nothing }
+    }
+
+    /// Whether there may be segments to merge: growing segments never are, on
+    /// the whole, less than half full.
+    fn is_sparse(&self) -> bool {
+        self.segments.len() > 1 && (self.len as usize) < self.segments.len() * (ITEMS_MAX / 2)
+    }
+
+    /// Moves one table out of a page that is being emptied.
+    fn leave_page(&mut self, page: NonNull<u8>, keys: &impl Keys) -> Shrunk {
+        let inside = |segment: &Segment| lies_in(segment.block, page);
+        let number = self.segments.iter().position(inside);
+        let room = !self.memory.0.borrow().free.is_empty();
+        let Some(number) = number.filter(|_| room) else {
+            // Splits have taken the free blocks elsewhere.
+            self.keep_page();
+            return Shrunk::Nothing;
+        };
+        let Segment { depth, prefix, .. } = self.segments[number];
+        let mut new = self.new_segment(depth, prefix);
+        self.drain(number, keys, |_, hash, at| {
+            new.table.insert_unique(hash.0, at, |_| unreachable!("it is as large"));
+        });
+        self.segments[number] = new;
+        Shrunk::Segment
+    }
+
+    /// The page that is being emptied is needed after all.
+    fn keep_page(&mut self) {
+        let used = |block| self.segments.iter().any(|segment| segment.block == block);
+        self.memory.0.borrow_mut().stop_emptying(used);
+    }
+
+    /// Merges the next two halves that fit into one segment.
+    fn merge_some(&mut self, keys: &impl Keys) -> Shrunk {
+        for _ in 0..MERGE_LOOKS.min(self.segments.len()) {
+            self.merge_at =
+                if self.merge_at + 1 < self.segments.len() { self.merge_at + 1 } else { 0 };
+            let Segment { depth, prefix, .. } = self.segments[self.merge_at];
+            if depth == 0 {
+                continue;
+            }
+            let twin = (prefix ^ 1) as usize;
+            let twin = self.directory[twin << (self.depth - depth)] as usize;
+            let items = self.segments[self.merge_at].table.len() + self.segments[twin].table.len();
+            if self.segments[twin].depth == depth && items <= ITEMS_MERGE_MAX {
+                self.merge(self.merge_at, twin, keys);
+                return Shrunk::Segment;
+            }
+        }
+        Shrunk::Nothing
+    }
+
+    /// Moves the items of `from` into its other half `into`, whose tombstones
+    /// go on the way.
+    fn merge(&mut self, into: usize, from: usize, keys: &impl Keys) {
+        self.rebuild(into, keys);
+        self.drain(from, keys, |index, hash, at| {
+            let table = &mut index.segments[into].table;
+            table.insert_unique(hash.0, at, |_| unreachable!("it has room for both"));
+        });
+        let merged = &mut self.segments[into];
+        (merged.depth, merged.prefix) = (merged.depth - 1, merged.prefix / 2);
+        self.direct(into);
+        self.segments.swap_remove(from);
+        if from < self.segments.len() {
+            self.direct(from);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::boxed::Box;
+
+    /// Chunk numbers stand for their keys.
+    struct Numbers;
+
+    impl Keys for Numbers {
+        fn hash_of(&self, at: ChunkRef) -> KeyHash {
+            // Well mixed, as key hashes are.
+            let x = u64::from(at.0).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            KeyHash((x ^ x >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9))
+        }
+
+        fn prefetch(&self, _: ChunkRef) {}
+    }
+
+    #[repr(align(16))]
+    struct Page([u8; PAGE_BYTES]);
+
+    /// An index over pages of the heap, and how many of them it holds.
+    struct Heap {
+        index: Index,
+        pages: Vec<Box<Page>>,
+        held: usize,
+    }
+
+    impl Heap {
+        fn insert(&mut self, number: u32) {
+            let hash = Numbers.hash_of(ChunkRef(number));
+            loop {
+                match self.index.make_room(hash, &Numbers) {
+                    Room::Ready => return self.index.insert(hash, ChunkRef(number)),
+                    Room::Full => panic!("far from full"),
+                    Room::NeedsPage => {}
+                }
+                let mut page = Box::new(Page([0; PAGE_BYTES]));
+                let address = NonNull::from(&mut page.0).cast();
+                self.pages.push(page);
+                self.held += 1;
+                // SAFETY: the page is kept until the end, and used by nobody else.
+                unsafe { self.index.donate(address) };
+            }
+        }
+
+        fn remove(&mut self, number: u32) {
+            self.index.remove(Numbers.hash_of(ChunkRef(number)), ChunkRef(number));
+        }
+
+        fn shrink_all(&mut self) {
+            let mut idle = 0;
+            while idle < 100 {
+                match self.index.shrink(&Numbers) {
+                    Shrunk::Nothing => idle += 1,
+                    Shrunk::Segment => idle = 0,
+                    Shrunk::Page(_) => self.held -= 1,
+                }
+            }
+        }
+
+        fn check(&self, numbers: impl Iterator<Item = u32>) {
+            for number in numbers {
+                let hash = Numbers.hash_of(ChunkRef(number));
+                let found = self.index.find(hash, |at| at.0 == number);
+                assert_eq!(found, Some(ChunkRef(number)));
+            }
+        }
+    }
+
+    #[test]
+    fn an_index_of_fewer_items_gives_pages_back_and_grows_again() {
+        let items = if cfg!(miri) { 8_000 } else { 200_000 };
+        let mut heap = Heap { index: Index::new(), pages: Vec::new(), held: 0 };
+        for round in 0..3 {
+            (0..items).for_each(|number| heap.insert(number));
+            let full = heap.held;
+            (0..items).filter(|number| number % 10 != round).for_each(|number| heap.remove(number));
+            heap.check((0..items).filter(|number| number % 10 == round));
+            heap.shrink_all();
+            assert!(heap.held < full / 3 + 3, "{} pages of {full}", heap.held);
+            assert_eq!(heap.index.len(), u64::from(items / 10));
+            heap.check((0..items).filter(|number| number % 10 == round));
+            (0..items).filter(|number| number % 10 == round).for_each(|number| heap.remove(number));
+        }
+    }
+
+    #[test]
+    fn a_page_that_is_being_emptied_serves_again_when_items_come_back() {
+        let items = if cfg!(miri) { 8_000 } else { 60_000 };
+        let mut heap = Heap { index: Index::new(), pages: Vec::new(), held: 0 };
+        (0..items).for_each(|number| heap.insert(number));
+        (0..items).filter(|number| number % 4 != 0).for_each(|number| heap.remove(number));
+        // Every step of the shrinking may be the last one before growth.
+        for step in 0..200 {
+            for _ in 0..step % 7 {
+                if let Shrunk::Page(_) = heap.index.shrink(&Numbers) {
+                    heap.held -= 1;
+                }
+            }
+            let fresh = items + step * 300..items + (step + 1) * 300;
+            fresh.clone().for_each(|number| heap.insert(number));
+            heap.check(fresh);
+        }
+        heap.check((0..items).filter(|number| number % 4 == 0));
     }
 }

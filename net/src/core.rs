@@ -34,6 +34,8 @@ pub struct Core {
     pub watch: WatchLog,
     /// `stats detail`.
     pub detail: Detail,
+    /// Connections that wait for memory for a large value.
+    pub patient: usize,
     /// Values read that are longer are pinned instead of copied.
     pub copy_bytes_max: usize,
 }
@@ -55,6 +57,7 @@ impl Core {
             stats: CoreStats::default(),
             watch,
             detail: Detail::default(),
+            patient: 0,
             copy_bytes_max: limits::PIN_VALUE_BYTES_MIN,
         }
     }
@@ -146,6 +149,12 @@ pub struct Settings {
     pub output_bytes_high_water: usize,
     /// Requests of one connection under way on other cores.
     pub hops_in_flight_max: usize,
+    /// Bytes that values under way from clients may hold, all cores together;
+    /// 0 is a quarter of each shard's memory.
+    pub arriving_bytes_max: u64,
+    /// How long a value waits for that memory before it is refused, in
+    /// milliseconds.
+    pub arriving_wait_ms: u64,
     /// Host that `config get cluster` and `topology` name.
     pub advertise_host: String,
     /// Port that they name.
@@ -186,6 +195,8 @@ impl Default for Settings {
             watcher_log_bytes: limits::WATCHER_LOG_BYTES,
             output_bytes_high_water: limits::OUTPUT_BYTES_HIGH_WATER,
             hops_in_flight_max: limits::HOPS_IN_FLIGHT_MAX,
+            arriving_bytes_max: 0,
+            arriving_wait_ms: limits::ARRIVING_WAIT_MS,
             advertise_host: "127.0.0.1".into(),
             advertise_port: 11211,
             io_backend: "io_uring".into(),

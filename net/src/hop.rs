@@ -17,7 +17,7 @@
 
 use crate::control::ControlCall;
 use crate::core::Core;
-use crate::exec::{self, Tail};
+use crate::exec::{self, Asked, Tail};
 use crate::limits;
 use crate::proto::{Op, Request};
 use crate::watch::LogChunk;
@@ -73,6 +73,8 @@ pub struct Batch {
 enum Lent {
     Pin(Pin),
     Reservation(Reservation),
+    /// No chunks yet.
+    Later,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -90,8 +92,8 @@ struct HopRequest {
 enum Kind {
     /// Execute it.
     Execute(Op),
-    /// Take chunks for a value of this length.
-    Reserve(Op, usize),
+    /// Take chunks for a value.
+    Reserve { op: Op, value_bytes: usize, last_try: bool },
     /// Execute it with the chunks that come along.
     Commit(Op),
     /// Take the chunks back. No answer.
@@ -126,6 +128,8 @@ pub struct Answer<'a> {
     pub tail: Tail,
     /// Chunks for a value that is arriving.
     pub reservation: Option<Reservation>,
+    /// There are no chunks yet: ask again.
+    pub later: bool,
 }
 
 impl Batch {
@@ -149,11 +153,12 @@ impl Batch {
         self.taken += 1;
         let start = self.taken_bytes;
         self.taken_bytes += answer.bytes as usize;
-        let (mut pin, mut reservation) = (None, None);
+        let (mut pin, mut reservation, mut later) = (None, None, false);
         if answer.lent {
             match self.lent.pop_front() {
                 Some(Lent::Pin(lent)) => pin = Some(lent),
                 Some(Lent::Reservation(lent)) => reservation = Some(lent),
+                Some(Lent::Later) => later = true,
                 None => {}
             }
         }
@@ -165,6 +170,7 @@ impl Batch {
             pin,
             tail: answer.tail,
             reservation,
+            later,
         })
     }
 
@@ -249,10 +255,15 @@ pub fn execute_batch(batch: &mut Batch, core: &mut Core) {
                     tail = held.tail;
                 }
             }
-            Kind::Reserve(op, value_bytes) => {
+            Kind::Reserve { op, value_bytes, last_try } => {
                 let request = Request { op, key, value, flags };
-                goes_back = exec::reserve(&request, hop.hash, value_bytes, core, answer_bytes)
-                    .map(Lent::Reservation);
+                let asked =
+                    exec::reserve(&request, hop.hash, value_bytes, last_try, core, answer_bytes);
+                goes_back = match asked {
+                    Asked::Chunks(reservation) => Some(Lent::Reservation(reservation)),
+                    Asked::Later => Some(Lent::Later),
+                    Asked::Refused => None,
+                };
             }
             Kind::Commit(op) => {
                 let Some(Lent::Reservation(reservation)) = lent.pop_front() else {
@@ -265,7 +276,7 @@ pub fn execute_batch(batch: &mut Batch, core: &mut Core) {
                 match lent.pop_front() {
                     Some(Lent::Reservation(reservation)) => core.shard.abort(reservation),
                     Some(Lent::Pin(pin)) => core.shard.unpin(pin),
-                    None => unreachable!("it brings what it gives back"),
+                    Some(Lent::Later) | None => unreachable!("it brings what it gives back"),
                 }
                 continue;
             }
@@ -432,8 +443,10 @@ impl Outbox {
         hash: KeyHash,
         request: &Request<'_>,
         value_bytes: usize,
+        last_try: bool,
     ) {
-        self.filling(owner).push(conn, seq, hash, Kind::Reserve(request.op, value_bytes), request);
+        let kind = Kind::Reserve { op: request.op, value_bytes, last_try };
+        self.filling(owner).push(conn, seq, hash, kind, request);
     }
 
     /// A store whose chunks are filled.

@@ -11,6 +11,16 @@
 /// more than one extra read.
 pub const INLINE_VALUE_BYTES_MAX: usize = 16 * 1024;
 
+/// Default of how long a large value waits while too many others are arriving
+/// (milliseconds). Honest clients send the rest of theirs within a fraction of
+/// it; after it, only clients that stopped in the middle can be in the way.
+pub const ARRIVING_WAIT_MS: u64 = 1_000;
+
+/// Connections of a core that wait so; further ones are refused at once.
+/// Otherwise clients that leave in the middle of their value would pile up here
+/// until nobody else can connect.
+pub const ARRIVING_QUEUE_MAX: usize = 64;
+
 /// Values read that are longer than this are pinned and copied into the output
 /// piecewise. A few receive windows: below it the pin's bookkeeping costs more
 /// than the bytes it keeps out of the output.
@@ -44,6 +54,11 @@ pub const OPAQUE_BYTES_MAX: usize = 32;
 /// Default of the output that a connection may pile up before it stops
 /// executing: four send calls' worth of a usual socket buffer.
 pub const OUTPUT_BYTES_HIGH_WATER: usize = 256 * 1024;
+
+/// Receives in a row that a connection takes without anything left over before
+/// it is received from by multishot. One multishot receive may bring 32
+/// buffers at once, so a connection that cannot go on would pile them up.
+pub const CALM_RECEIVES_MIN: u8 = 16;
 
 /// Default of the requests of one connection that may be under way on other
 /// cores. Enough to fill a batch for every peer, and small enough that 10,000

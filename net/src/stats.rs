@@ -22,6 +22,10 @@ pub struct CoreStats {
     pub bytes_written: u64,
     /// Connections closed for silence. The reactor counts them.
     pub idle_kicks: u64,
+    /// Connections closed because all of them together held too much memory.
+    pub memory_kicks: u64,
+    /// Bytes that connections held in buffers when they were last counted.
+    pub connection_bytes: u64,
     /// Turns in which a connection used up its share.
     pub conn_yields: u64,
     /// Requests executed for other cores.
@@ -64,6 +68,8 @@ impl CoreStats {
         self.bytes_read += other.bytes_read;
         self.bytes_written += other.bytes_written;
         self.idle_kicks += other.idle_kicks;
+        self.memory_kicks += other.memory_kicks;
+        self.connection_bytes += other.connection_bytes;
         self.conn_yields += other.conn_yields;
         self.hops_served += other.hops_served;
         self.hops_sent += other.hops_sent;
@@ -286,6 +292,8 @@ pub fn general(totals: &Totals, cores: u32, now_seconds: u64, shared: &Shared) -
     put("direct_reclaims", number(0));
     put("lru_bumps_dropped", number(0));
     put("seawall_memory_bytes", number(gauges.memory_bytes));
+    put("seawall_connection_bytes", number(core.connection_bytes));
+    put("seawall_connections_closed_for_memory", number(core.memory_kicks));
     put("seawall_local_requests", number(core.local_requests));
     put("seawall_hops_sent", number(core.hops_sent));
     put("seawall_hops_served", number(core.hops_served));

@@ -719,3 +719,108 @@ fn many_large_values_at_once_stay_within_bounds() {
         }
     });
 }
+
+#[test]
+fn values_that_never_finish_leave_memory_and_small_items_alone() {
+    for way in ways() {
+        let node = start(way, |config| {
+            config.settings.memory_bytes_max = 16 << 20;
+            config.settings.arriving_wait_ms = 50;
+        });
+        let mut honest = Client::new(&node);
+        let keys: Vec<_> = (0..2_000).map(|key| format!("small{key}")).collect();
+        for key in &keys {
+            honest.set(key, b"kept");
+        }
+        // Forty megabytes are announced, half of it is sent, nobody goes on.
+        let mut stopped = Vec::new();
+        for number in 0..40 {
+            let mut client = Client::new(&node);
+            client.send(format!("set half{number} 0 0 1000000\r\n").as_bytes());
+            stopped.push(client);
+        }
+        let half = vec![b'h'; 500_000];
+        let sent = stopped.iter_mut().filter(|client| {
+            let _ = client.stream.get_ref().set_write_timeout(Some(Duration::from_millis(200)));
+            (&mut client.stream.get_ref()).write_all(&half).is_ok()
+        });
+        assert!(sent.count() > 0);
+        for key in &keys {
+            assert_eq!(honest.get(key).as_deref(), Some(&b"kept"[..]), "{key} on {way:?}");
+        }
+        honest.set("another", b"small");
+        // A large one has no room, and is told so; the connection goes on.
+        honest.send(&set("large", &vec![b'l'; 900_000]));
+        assert_eq!(honest.line(), "SERVER_ERROR out of memory storing object\r\n");
+        assert_eq!(honest.get("large"), None);
+        // They leave, and there is room again.
+        drop(stopped);
+        until("room for a large value", || {
+            honest.send(&set("large", &vec![b'l'; 900_000]));
+            honest.line() == "STORED\r\n"
+        });
+    }
+}
+
+#[test]
+fn many_large_values_at_once_wait_for_each_other() {
+    for way in ways() {
+        // Room for four at a time on one core, and for two on each of two.
+        let node = start(way, |config| {
+            config.settings.memory_bytes_max = 64 << 20;
+            config.settings.arriving_bytes_max = 4 << 20;
+            config.settings.arriving_wait_ms = 20_000;
+        });
+        std::thread::scope(|scope| {
+            for number in 0..16 {
+                let node = &node;
+                scope.spawn(move || {
+                    let mut client = Client::new(node);
+                    let value = vec![number as u8; 900_000];
+                    for round in 0..5 {
+                        client.set(&format!("value{number}:{round}"), &value);
+                    }
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn past_their_memory_the_connection_that_holds_most_is_closed() {
+    for way in ways() {
+        let node = start(way, |config| {
+            config.reactor.connection_bytes_max = 3 << 20;
+            config.settings.output_bytes_high_water = 1 << 20;
+        });
+        let mut honest = Client::new(&node);
+        honest.set("large", &vec![b'l'; 200_000]);
+        // Each of them asks for much and reads nothing.
+        let mut greedy: Vec<_> = (0..16).map(|_| Client::new(&node)).collect();
+        for client in &mut greedy {
+            for _ in 0..100 {
+                client.send(b"get large\r\n");
+            }
+        }
+        until("some are closed", || {
+            let stats = stats_of(&mut honest);
+            stats["seawall_connections_closed_for_memory"].parse::<u64>().unwrap() > 0
+        });
+        for _ in 0..10 {
+            assert_eq!(honest.get("large").map(|value| value.len()), Some(200_000));
+        }
+    }
+}
+
+fn stats_of(client: &mut Client<TcpStream>) -> std::collections::HashMap<String, String> {
+    client.send(b"stats\r\n");
+    let mut stats = std::collections::HashMap::new();
+    loop {
+        let line = client.line();
+        let mut words = line.split_whitespace().skip(1);
+        match (words.next(), words.next()) {
+            (Some(name), Some(value)) => stats.insert(name.to_owned(), value.to_owned()),
+            _ => return stats,
+        };
+    }
+}

@@ -53,8 +53,12 @@ pub struct Shard {
     hot: HotKeys,
     /// Bytes of all items.
     bytes: u64,
-    /// Chunks of values that are still arriving.
+    /// Bytes of the memory limit that others use.
+    outside_bytes: usize,
+    /// Values that are still arriving.
     reserved: u64,
+    /// Bytes of these values.
+    reserved_bytes: u64,
     wheel: Wheel,
     upkeep: upkeep::Upkeep,
     /// Evictions by class since it was last asked whether it needs a page.
@@ -96,7 +100,9 @@ impl Shard {
             class_counters: alloc::vec![ClassCounters::default(); classes],
             hot: HotKeys::new(KeyHash::of(&[], &config.seed).0),
             bytes: 0,
+            outside_bytes: 0,
             reserved: 0,
+            reserved_bytes: 0,
             wheel: Wheel::new(),
             upkeep: upkeep::Upkeep::default(),
             pressure: alloc::vec![0; classes],
@@ -115,6 +121,24 @@ impl Shard {
         &self.config
     }
 
+    /// Bytes of pages and tables that it may use at this time.
+    pub fn memory_bytes_max(&self) -> usize {
+        self.config.memory_bytes_max
+    }
+
+    /// Says how many bytes of the limit are in use outside the shard, for the
+    /// buffers of connections; items make room for them.
+    pub fn set_outside_bytes(&mut self, bytes: usize) {
+        self.outside_bytes = bytes;
+        self.apply_memory_limit();
+    }
+
+    /// Bytes of values that are still arriving: chunks which nothing can free
+    /// before their client has sent the rest, or is gone.
+    pub fn arriving_bytes(&self) -> u64 {
+        self.reserved_bytes
+    }
+
     /// Bytes that the shard's own tables take beside the arena.
     fn heap_bytes(&self) -> usize {
         self.store.slab.heap_bytes()
@@ -129,7 +153,8 @@ impl Shard {
     /// Pages in use and tables together stay below the limit; so pages may use
     /// what the tables leave.
     fn apply_memory_limit(&mut self) {
-        let pages = self.config.memory_bytes_max.saturating_sub(self.heap_bytes()) / PAGE_BYTES;
+        let taken = self.heap_bytes() + self.outside_bytes;
+        let pages = self.config.memory_bytes_max.saturating_sub(taken) / PAGE_BYTES;
         // An index page and an item page are the least that works.
         self.store.slab.pages_max = (pages as u32).clamp(2, self.store.slab.pages().max(2));
     }

@@ -5,6 +5,8 @@
 //!   lets generations go that no item needs any more.
 //! - *Rebalancing*: pages go from the class that would miss them least to one
 //!   that evicts items which are asked for again.
+//! - *Index*: what it does not need any more when items became fewer goes back
+//!   to the slab.
 //! - *Limit*: pages beyond the memory limit are emptied and given back.
 //! - *Sizes*: the walk that counts what was there when `stats sizes` began.
 //!
@@ -16,6 +18,7 @@ use super::Shard;
 use crate::events::Event;
 use crate::expiry::Outlook;
 use crate::generation::Liveness;
+use crate::index::Shrunk;
 use crate::item::View;
 use crate::sizes::Sizes;
 use crate::slab::page::Map;
@@ -101,6 +104,7 @@ impl Shard {
         self.expire(&mut looks);
         self.sweep(&mut looks);
         self.walk_sizes(&mut looks);
+        self.shrink_index(looks);
         self.decay_ghost_hits();
         self.is_behind()
     }
@@ -366,6 +370,19 @@ impl Shard {
         let page = self.cheapest_page(from)?;
         self.store.slab.close_page(page);
         Some(Move { page, slot: 0, from, to: None })
+    }
+
+    // ---- Index.
+
+    /// One step, which reads up to a segment's items; only in a slice that has
+    /// little else to do.
+    fn shrink_index(&mut self, looks: u32) {
+        if looks < LOOKS / 2 {
+            return;
+        }
+        if let Shrunk::Page(page) = self.index.shrink(&self.store) {
+            self.store.slab.give_back_index_page(page);
+        }
     }
 
     fn decay_ghost_hits(&mut self) {

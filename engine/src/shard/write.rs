@@ -332,7 +332,7 @@ impl Shard {
             return Err(StoreError::OutOfMemory { value_bytes });
         }
         let at = reservation.head;
-        self.reserved -= 1;
+        self.count_arrived(reservation.value_bytes);
         let next = self.reserved_next(at);
         let layout = fields.layout(true);
         debug_assert!(layout.bytes(usize::MAX, 0, 0) <= HEADER_BYTES_MAX);
@@ -454,6 +454,7 @@ impl Shard {
         self.store.protected = ChunkRef::NONE;
         let head = head.ok_or(StoreError::OutOfMemory { value_bytes: value_bytes as u64 })?;
         self.reserved += 1;
+        self.reserved_bytes += value_bytes as u64;
         let slab = &self.store.slab;
         let parts = ReservedParts::of(slab, head, key_bytes, value_bytes);
         Ok(Reservation::new(slab, head, key_bytes, value_bytes, parts))
@@ -511,9 +512,14 @@ impl Shard {
 
     /// Gives the chunks of a value back that will not be stored.
     pub fn abort(&mut self, reservation: Reservation) {
-        self.reserved -= 1;
+        self.count_arrived(reservation.value_bytes);
         let next = self.reserved_next(reservation.head);
         self.free_chunks(reservation.head, next);
+    }
+
+    fn count_arrived(&mut self, value_bytes: usize) {
+        self.reserved -= 1;
+        self.reserved_bytes -= value_bytes as u64;
     }
 
     /// The version of the item under `key`, for replicas.

@@ -325,6 +325,16 @@ impl Slab {
         Some(self.arena.pointer(Slab::page_start(page), PAGE_BYTES))
     }
 
+    /// Takes a page back that the index does not need any more.
+    pub fn give_back_index_page(&mut self, page: core::ptr::NonNull<u8>) {
+        let start = self.arena.pointer(0, PAGE_BYTES);
+        let number = (page.addr().get() - start.addr().get()) / PAGE_BYTES;
+        debug_assert!(self.infos[number].class == NO_CLASS);
+        self.pages_index -= 1;
+        self.pages_used -= 1;
+        self.free.push(number as u32);
+    }
+
     /// Gives a class one more page, if one may be taken.
     pub fn add_page(&mut self, class: ClassId) -> bool {
         let Some(page) = self.take_page() else { return false };

@@ -52,8 +52,14 @@ impl Answers {
     }
 
     /// Bytes waiting behind holes.
+    #[inline]
     pub(super) fn held_bytes(&self) -> usize {
         self.held.len()
+    }
+
+    /// Bytes of memory in use.
+    pub(super) fn buffer_bytes(&self) -> usize {
+        self.held.capacity() + self.slots.capacity() * size_of::<Slot>()
     }
 
     /// A hole for an answer to come; its number.

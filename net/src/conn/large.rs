@@ -3,10 +3,11 @@
 
 use super::{Conn, Flow, Next, Phase, Protocol, Wait};
 use crate::core::Core;
-use crate::exec;
+use crate::exec::{self, Asked};
 use crate::hop::{Answer, give_back_reservation};
+use crate::limits::ARRIVING_QUEUE_MAX;
 use crate::proto::{BAD_CHUNK, Op, Request};
-use engine::{KeyHash, Reservation};
+use engine::{KeyHash, Now, Reservation};
 
 /// A store under way. What its request borrowed from the input is kept here.
 #[derive(Debug)]
@@ -17,6 +18,10 @@ pub(super) struct Large {
     hash: KeyHash,
     owner: u32,
     value_bytes: usize,
+    /// Until when it waits for others to arrive.
+    patient_until: Now,
+    /// It is counted as waiting.
+    waits: bool,
     /// The hole of the question for chunks.
     seq: u32,
     reservation: Option<Reservation>,
@@ -31,8 +36,19 @@ impl Large {
         matches!(self.op, Op::Store(store) if store.quiet)
     }
 
+    /// Counts it as waiting, or not any more.
+    fn set_waits(&mut self, waits: bool, core: &mut Core) {
+        if waits && !self.waits {
+            core.patient += 1;
+        } else if !waits && self.waits {
+            core.patient -= 1;
+        }
+        self.waits = waits;
+    }
+
     /// The connection is gone.
-    pub(super) fn give_back(self, core: &mut Core) {
+    pub(super) fn give_back(mut self, core: &mut Core) {
+        self.set_waits(false, core);
         if let Some(reservation) = self.reservation {
             give_back_reservation(reservation, self.owner, core);
         }
@@ -50,31 +66,72 @@ impl Conn {
     ) -> Flow {
         let hash = KeyHash::of(request.key, &core.seed);
         let owner = hash.core(core.cores);
-        let mut large = Box::new(Large {
+        let patience_ms = core.shared.settings.arriving_wait_ms;
+        let large = Box::new(Large {
             op: request.op,
             key: request.key.to_vec(),
             flags: request.flags.to_vec(),
             hash,
             owner,
             value_bytes,
+            patient_until: if core.patient < ARRIVING_QUEUE_MAX {
+                Now(core.now.0 + patience_ms)
+            } else {
+                core.now
+            },
+            waits: false,
             seq: 0,
             reservation: None,
         });
-        if owner != core.id {
-            if core.outbox.is_full(owner) {
+        self.ask_chunks(large, core, out)
+    }
+
+    /// Asks the owner for chunks, once more where it had none yet. The request
+    /// is not consumed if the owner is too far behind to be asked.
+    fn ask_chunks(&mut self, mut large: Box<Large>, core: &mut Core, out: &mut Vec<u8>) -> Flow {
+        let last_try = core.now >= large.patient_until;
+        if large.owner != core.id {
+            if core.outbox.is_full(large.owner) {
                 return Flow::Stop(Next::Yield);
             }
             large.seq = self.answers.hole();
             core.stats.hops_sent += 1;
-            core.outbox.reserve(owner, self.token, large.seq, hash, request, value_bytes);
+            core.outbox.reserve(
+                large.owner,
+                self.token,
+                large.seq,
+                large.hash,
+                &large.request(),
+                large.value_bytes,
+                last_try,
+            );
             self.phase = Phase::Reserving(large);
             return Flow::On;
         }
-        let mut taken = None;
-        core.stats.local_requests += 1;
-        self.write(out, |out| taken = exec::reserve(request, hash, value_bytes, core, out));
-        self.chunks(large, taken);
+        let mut refusal = Vec::new();
+        let (request, value_bytes) = (large.request(), large.value_bytes);
+        let asked = exec::reserve(&request, large.hash, value_bytes, last_try, core, &mut refusal);
+        if !matches!(asked, Asked::Later) {
+            core.stats.local_requests += 1;
+        }
+        if !refusal.is_empty() {
+            self.write(out, |out| out.extend_from_slice(&refusal));
+        }
+        self.chunks(large, asked, core);
         Flow::On
+    }
+
+    /// Asks again for the chunks of a value that has waited.
+    pub(super) fn ask_again(&mut self, core: &mut Core, out: &mut Vec<u8>) {
+        match std::mem::replace(&mut self.phase, Phase::Requests) {
+            Phase::Waiting(large) if large.owner != core.id && core.outbox.is_full(large.owner) => {
+                self.phase = Phase::Waiting(large);
+            }
+            Phase::Waiting(large) => {
+                self.ask_chunks(large, core, out);
+            }
+            phase => self.phase = phase,
+        }
     }
 
     /// Whether `seq` is the question for chunks.
@@ -89,20 +146,30 @@ impl Conn {
         };
         self.answers.fill(answer.seq, answer.bytes, None, out);
         self.answers.drain(core.shared.settings.output_bytes_high_water, core, out);
-        self.chunks(large, answer.reservation);
+        let asked = match answer.reservation {
+            Some(reservation) => Asked::Chunks(reservation),
+            None if answer.later => Asked::Later,
+            None => Asked::Refused,
+        };
         // The value may be waiting.
-        self.wait = Wait::Go;
+        self.wait = if matches!(asked, Asked::Later) { Wait::Time } else { Wait::Go };
+        self.chunks(large, asked, core);
     }
 
-    /// Fill the chunks, or throw the value away.
-    fn chunks(&mut self, mut large: Box<Large>, taken: Option<Reservation>) {
-        if taken.is_some() {
-            large.reservation = taken;
-            self.phase = Phase::Filling(large);
-        } else {
-            let line_end = if self.protocol == Protocol::Binary { 0 } else { 2 };
-            self.phase = Phase::Swallow(large.value_bytes + line_end);
-        }
+    /// Fill the chunks, wait for some, or throw the value away.
+    fn chunks(&mut self, mut large: Box<Large>, asked: Asked, core: &mut Core) {
+        large.set_waits(matches!(asked, Asked::Later), core);
+        self.phase = match asked {
+            Asked::Chunks(reservation) => {
+                large.reservation = Some(reservation);
+                Phase::Filling(large)
+            }
+            Asked::Later => Phase::Waiting(large),
+            Asked::Refused => {
+                let line_end = if self.protocol == Protocol::Binary { 0 } else { 2 };
+                Phase::Swallow(large.value_bytes + line_end)
+            }
+        };
     }
 
     /// Bytes for the chunks, then the line end, then the commit.

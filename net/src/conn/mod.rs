@@ -46,6 +46,8 @@ pub enum Next {
     Yield,
     /// Keep the rest; it waits for an answer or for its output to drain.
     Blocked,
+    /// Keep the rest, and call again in about a millisecond.
+    Later,
     /// Send what is in `out`, then close.
     Close,
 }
@@ -98,6 +100,8 @@ enum Phase {
     Swallow(usize),
     /// A large value: waiting for chunks from another core.
     Reserving(Box<Large>),
+    /// A large value: no chunks for it yet.
+    Waiting(Box<Large>),
     /// A large value: filling its chunks.
     Filling(Box<Large>),
     /// Waiting for all cores.
@@ -122,6 +126,8 @@ enum Wait {
     Empty,
     /// A reply to something special.
     Reply,
+    /// The passing of a millisecond.
+    Time,
     /// Nothing any more: it came.
     Go,
 }
@@ -193,6 +199,7 @@ impl Conn {
     /// Received bytes: what was left last time, then what is new.
     pub fn on_bytes(&mut self, core: &mut Core, input: &[u8], out: &mut Vec<u8>) -> Progress {
         self.wait = Wait::Nothing;
+        self.ask_again(core, out);
         let mut consumed = 0;
         let mut budget = core.shared.settings.requests_per_turn.max(1);
         let next = loop {
@@ -220,6 +227,10 @@ impl Conn {
                     if let Flow::Stop(next) = flow {
                         break next;
                     }
+                }
+                Phase::Waiting(_) => {
+                    self.wait = Wait::Time;
+                    break Next::Later;
                 }
                 Phase::Reserving(_) | Phase::Gathering(_) | Phase::Dumping(_) => {
                     self.wait = Wait::Reply;
@@ -287,7 +298,9 @@ impl Conn {
     pub fn on_closed(&mut self, core: &mut Core) {
         self.answers.abandon(core);
         match std::mem::replace(&mut self.phase, Phase::Closing) {
-            Phase::Filling(large) => large.give_back(core),
+            Phase::Reserving(large) | Phase::Waiting(large) | Phase::Filling(large) => {
+                large.give_back(core);
+            }
             Phase::Watching => self.stop_watching(core),
             Phase::Gathering(gather) if gather.is_watch() => self.stop_watching(core),
             _ => {}
@@ -297,7 +310,7 @@ impl Conn {
     /// Whether `on_bytes` should be called with the rest.
     pub fn is_ready(&self) -> bool {
         match self.wait {
-            Wait::Nothing | Wait::Reply => false,
+            Wait::Nothing | Wait::Reply | Wait::Time => false,
             Wait::Output => !self.crowded_output,
             Wait::Room => !self.crowded_answers,
             Wait::Empty => self.answers.is_empty(),
@@ -305,10 +318,29 @@ impl Conn {
         }
     }
 
+    /// Whether `on_bytes` should be called in about a millisecond.
+    pub fn waits_for_time(&self) -> bool {
+        self.wait == Wait::Time
+    }
+
     /// Whether answers are still to come (a half-closed client must get them).
     pub fn has_pending(&self) -> bool {
         !self.answers.is_empty()
-            || matches!(self.phase, Phase::Reserving(_) | Phase::Gathering(_) | Phase::Dumping(_))
+            || matches!(
+                self.phase,
+                Phase::Reserving(_) | Phase::Waiting(_) | Phase::Gathering(_) | Phase::Dumping(_)
+            )
+    }
+
+    /// Bytes of answers that wait behind others.
+    #[inline]
+    pub fn held_bytes(&self) -> usize {
+        self.answers.held_bytes()
+    }
+
+    /// Bytes of its own buffers.
+    pub fn buffer_bytes(&self) -> usize {
+        self.answers.buffer_bytes()
     }
 
     /// Its name.
@@ -328,7 +360,7 @@ impl Conn {
             Phase::Requests if self.wait != Wait::Nothing => "conn_io_queue",
             Phase::Requests => "conn_read",
             Phase::Swallow(_) => "conn_swallow",
-            Phase::Reserving(_) | Phase::Filling(_) => "conn_nread",
+            Phase::Reserving(_) | Phase::Waiting(_) | Phase::Filling(_) => "conn_nread",
             Phase::Gathering(_) => "conn_parse_cmd",
             Phase::Dumping(_) => "conn_mwrite",
             Phase::Watching => "conn_watch",

@@ -115,17 +115,38 @@ pub fn execute(
     None
 }
 
-/// Takes chunks for a value that will come in pieces. When that fails, the
-/// refusal is written, as [`execute`] would.
+/// What came of asking for the chunks of a value that will come in pieces.
+#[derive(Debug)]
+pub enum Asked {
+    /// Here they are.
+    Chunks(Reservation),
+    /// Too many other values are arriving: ask again.
+    Later,
+    /// The refusal is written, as [`execute`] would.
+    Refused,
+}
+
+/// Takes chunks for a value that will come in pieces. `last_try`: refuse it
+/// rather than say that there is no room yet.
 pub fn reserve(
     request: &Request<'_>,
     hash: KeyHash,
     value_bytes: usize,
+    last_try: bool,
     core: &mut Core,
     out: &mut Vec<u8>,
-) -> Option<Reservation> {
-    match core.shard.reserve(request.key, value_bytes, core.now) {
-        Ok(reservation) => Some(reservation),
+) -> Asked {
+    let crowded = is_crowded(core, value_bytes);
+    if crowded && !last_try {
+        return Asked::Later;
+    }
+    let taken = if crowded {
+        Err(StoreError::OutOfMemory { value_bytes: value_bytes as u64 })
+    } else {
+        core.shard.reserve(request.key, value_bytes, core.now)
+    };
+    match taken {
+        Ok(reservation) => Asked::Chunks(reservation),
         Err(error) => {
             let (unlink, quiet, dialect) = match &request.op {
                 Op::Store(store) => (store.mode == WriteMode::Set, store.quiet, Dialect::Text),
@@ -138,9 +159,20 @@ pub fn reserve(
                 core.shard.unlink_key(request.key, hash, core.now);
             }
             refuse(request.key, refusal(error), quiet, dialect, core, out);
-            None
+            Asked::Refused
         }
     }
+}
+
+/// Whether values under way hold so much memory that this one must wait. One
+/// alone may always come, whatever its length.
+fn is_crowded(core: &Core, value_bytes: usize) -> bool {
+    let arriving = core.shard.arriving_bytes();
+    let most = match core.shared.settings.arriving_bytes_max {
+        0 => core.shard.memory_bytes_max() as u64 / 4,
+        node => node / u64::from(core.cores),
+    };
+    arriving > 0 && arriving + value_bytes as u64 > most
 }
 
 fn refusal(error: StoreError) -> Refusal {

@@ -84,6 +84,7 @@ impl<B: Backend> Reactor<B> {
             match self.table.by_token(token) {
                 Some(connection) => {
                     connection.prepare_out(&mut self.buffers);
+                    self.ledger.add(answer.bytes.len());
                     connection.conn.on_answer(answer, &mut self.core, &mut connection.out);
                     last = Some(token);
                 }

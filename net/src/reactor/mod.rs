@@ -20,9 +20,11 @@
 //! | `table.rs` | connections by slot |
 //! | `accept.rs` | new connections, their limit, the core they go to |
 //! | `mail.rs` | what travels over the mesh |
+//! | `ledger.rs` | the memory of all connections together, bounded |
 //! | `upkeep.rs` | background work, idle connections, draining |
 
 mod accept;
+mod ledger;
 mod mail;
 mod table;
 mod upkeep;
@@ -34,12 +36,14 @@ use std::time::{Duration, Instant};
 use crate::clock::Clock;
 use crate::conn::{CloseReason, Next, Progress};
 use crate::core::Core;
+use crate::limits::CALM_RECEIVES_MIN;
 use crate::listener::ListenAddress;
 use crate::mesh::{Life, Post};
 use crate::sys::buffers::Buffers;
 use crate::sys::memory::Mapping;
 use crate::sys::{Backend, Event, Received, Slot};
 use accept::Acceptor;
+use ledger::Ledger;
 use table::{Connection, Table};
 use upkeep::Upkeep;
 
@@ -54,6 +58,9 @@ pub struct ReactorOptions {
     /// Bytes that may wait for a connection that cannot go on before its
     /// socket is no longer read. Four receive buffers.
     pub backlog_bytes_max: usize,
+    /// Bytes that all connections of the core may hold in buffers; past it the
+    /// one that holds most is closed.
+    pub connection_bytes_max: usize,
     /// Bytes of idle buffers that the core keeps.
     pub spare_buffer_bytes_max: usize,
     /// How long to look for work before sleeping. Burns CPU to save the wake-up.
@@ -64,6 +71,7 @@ impl Default for ReactorOptions {
     fn default() -> Self {
         ReactorOptions {
             backlog_bytes_max: 64 << 10,
+            connection_bytes_max: 64 << 20,
             spare_buffer_bytes_max: 4 << 20,
             busy_poll: Duration::ZERO,
         }
@@ -94,6 +102,7 @@ pub struct Reactor<B: Backend> {
     buffers: Buffers,
     table: Table,
     acceptor: Acceptor,
+    ledger: Ledger,
     upkeep: Upkeep,
     /// Connections that go on next turn.
     ready: Vec<Slot>,
@@ -103,6 +112,8 @@ pub struct Reactor<B: Backend> {
     draining: Vec<Slot>,
     /// Connections that wait for room toward a peer.
     stalled: Vec<Slot>,
+    /// Connections that wait for a millisecond to pass.
+    patient: Vec<Slot>,
     /// Emptied lists, kept for their memory.
     spare_list: Vec<Slot>,
     /// Set when something happened in this turn.
@@ -136,11 +147,13 @@ impl<B: Backend> Reactor<B> {
             buffers: Buffers::new(options.spare_buffer_bytes_max, buffer_bytes_max),
             table: Table::default(),
             acceptor: Acceptor::default(),
+            ledger: Ledger::default(),
             upkeep: Upkeep::new(Instant::now()),
             ready: Vec::new(),
             dirty: Vec::new(),
             draining: Vec::new(),
             stalled: Vec::new(),
+            patient: Vec::new(),
             spare_list: Vec::new(),
             busy: false,
         })
@@ -167,6 +180,7 @@ impl<B: Backend> Reactor<B> {
             self.upkeep(instant);
             self.post_mail();
             self.flush();
+            self.bound_buffers();
             self.wait(instant)?;
         }
         self.post.leave();
@@ -212,7 +226,7 @@ impl<B: Backend> Reactor<B> {
             return Duration::ZERO;
         }
         let mut timeout = self.upkeep.timeout(turn).min(WAIT_MAX);
-        if self.waits_for_room() {
+        if self.waits_for_room() || !self.patient.is_empty() {
             timeout = timeout.min(WAIT_FOR_ROOM);
         }
         if let Some(pause) = self.acceptor.timeout(turn) {
@@ -248,10 +262,19 @@ impl<B: Backend> Reactor<B> {
             // The usual way: straight from the receive buffer.
             connection.prepare_out(&mut self.buffers);
             let progress = connection.conn.on_bytes(&mut self.core, bytes, &mut connection.out);
-            connection.backlog.append(&bytes[progress.consumed..], &mut self.buffers);
+            let rest = &bytes[progress.consumed..];
+            self.ledger.add(rest.len() + connection.conn.held_bytes());
+            connection.backlog.append(rest, &mut self.buffers);
             self.backend.release(received);
+            if connection.calm < CALM_RECEIVES_MIN && connection.backlog.is_empty() {
+                connection.calm += 1;
+                if connection.calm == CALM_RECEIVES_MIN {
+                    self.backend.set_multishot(slot, true);
+                }
+            }
             return self.after_bytes(slot, progress);
         }
+        self.ledger.add(bytes.len());
         connection.backlog.append(bytes, &mut self.buffers);
         self.backend.release(received);
         if !waits && connection.has_enough(self.options.backlog_bytes_max) {
@@ -260,6 +283,8 @@ impl<B: Backend> Reactor<B> {
         if waits && !connection.paused && connection.backlog.len() > self.options.backlog_bytes_max
         {
             connection.paused = true;
+            connection.calm = 0;
+            self.backend.set_multishot(slot, false);
             self.backend.pause(slot);
         }
     }
@@ -277,6 +302,7 @@ impl<B: Backend> Reactor<B> {
         let backlog = connection.backlog.bytes();
         let progress = connection.conn.on_bytes(&mut self.core, backlog, &mut connection.out);
         connection.backlog.consume(progress.consumed, &mut self.buffers);
+        self.ledger.add(connection.conn.held_bytes());
         self.after_bytes(slot, progress);
     }
 
@@ -313,9 +339,34 @@ impl<B: Backend> Reactor<B> {
                     self.stall(slot);
                 }
             }
+            Next::Later => connection.blocked = true,
             Next::Close => connection.begin_close(CloseReason::Normal, self.core.now),
         }
+        self.note_patience(slot);
         self.note_output(slot);
+    }
+
+    /// Remembers a connection that is to be tried again in a millisecond.
+    fn note_patience(&mut self, slot: Slot) {
+        let Some(connection) = self.table.get(slot) else { return };
+        if connection.conn.waits_for_time() && !connection.patient {
+            connection.patient = true;
+            self.patient.push(slot);
+        }
+    }
+
+    /// A millisecond has passed.
+    fn retry_patient(&mut self) {
+        let mut list = std::mem::take(&mut self.patient);
+        for slot in list.drain(..) {
+            let Some(connection) = self.table.get(slot) else { continue };
+            connection.patient = false;
+            if connection.conn.waits_for_time() && !connection.ready {
+                connection.ready = true;
+                self.ready.push(slot);
+            }
+        }
+        self.patient = list;
     }
 
     /// Remembers a connection to be tried again when a batch comes home.
@@ -338,6 +389,7 @@ impl<B: Backend> Reactor<B> {
         if connection.is_finished() {
             connection.begin_close(CloseReason::Normal, self.core.now);
         }
+        self.note_patience(slot);
         self.note_output(slot);
     }
 
@@ -433,6 +485,7 @@ impl<B: Backend> Reactor<B> {
             let bytes = connection.out.len();
             if bytes > 0 {
                 self.core.stats.bytes_written += bytes as u64;
+                self.ledger.add(bytes);
                 self.backend.send(slot, std::mem::take(&mut connection.out), &mut self.buffers);
             }
             if connection.closing.is_some() {

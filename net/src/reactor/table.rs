@@ -32,6 +32,10 @@ pub(super) struct Connection {
     pub draining: bool,
     /// In the list of those that wait for room toward a peer.
     pub stalled: bool,
+    /// In the list of those that wait for a millisecond to pass.
+    pub patient: bool,
+    /// Receives in a row that left nothing over.
+    pub calm: u8,
     /// Receiving is paused, for its backlog is long.
     pub paused: bool,
     /// The client will send no more.
@@ -185,6 +189,8 @@ impl Connection {
             dirty: false,
             draining: false,
             stalled: false,
+            patient: false,
+            calm: 0,
             paused: false,
             ended: false,
             closing: None,
@@ -249,6 +255,11 @@ impl Backlog {
     #[inline]
     pub fn len(&self) -> usize {
         self.bytes.len() - self.start
+    }
+
+    /// Bytes of its buffer.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity()
     }
 
     /// Whether there are none.

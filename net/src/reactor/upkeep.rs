@@ -12,6 +12,8 @@ const MAINTAIN_EVERY: Duration = Duration::from_millis(1);
 /// Between two slices when more is waiting: a slice takes up to 50 us, so a
 /// busy core gives at most a fifth of its time to them.
 const MAINTAIN_EVERY_BACKLOG: Duration = Duration::from_micros(250);
+/// Between two tries of what waits for other values to arrive.
+const RETRY_EVERY: Duration = Duration::from_millis(2);
 /// Between two sweeps over the connections.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// Connections looked at in one turn of a sweep.
@@ -27,6 +29,7 @@ const DRAIN_EVERY: Duration = Duration::from_millis(5);
 pub(super) struct Upkeep {
     maintained: Instant,
     more: bool,
+    retried: Instant,
     swept: Instant,
     /// The next slot of a sweep under way.
     sweep_at: Option<Slot>,
@@ -35,7 +38,14 @@ pub(super) struct Upkeep {
 
 impl Upkeep {
     pub fn new(now: Instant) -> Upkeep {
-        Upkeep { maintained: now, more: false, swept: now, sweep_at: None, drained: None }
+        Upkeep {
+            maintained: now,
+            more: false,
+            retried: now,
+            swept: now,
+            sweep_at: None,
+            drained: None,
+        }
     }
 
     /// How long the core may wait.
@@ -60,8 +70,15 @@ impl<B: Backend> Reactor<B> {
             self.upkeep.more = self.core.shard.maintain(self.core.now);
             self.release_memory();
         }
+        if !self.patient.is_empty()
+            && turn.saturating_duration_since(self.upkeep.retried) >= RETRY_EVERY
+        {
+            self.upkeep.retried = turn;
+            self.retry_patient();
+        }
         if turn.saturating_duration_since(self.upkeep.swept) >= SWEEP_EVERY {
             self.upkeep.swept = turn;
+            self.count_buffers();
             self.upkeep.sweep_at.get_or_insert(0);
         }
         if let Some(from) = self.upkeep.sweep_at {
@@ -133,6 +150,9 @@ impl<B: Backend> Reactor<B> {
             None => {
                 self.unopened.clear();
                 self.backend.close_listeners();
+                // What clients had sent by now is taken in first.
+                self.upkeep.drained = Some(turn);
+                return;
             }
             Some(at) if turn.saturating_duration_since(at) < DRAIN_EVERY => return,
             Some(_) => {}

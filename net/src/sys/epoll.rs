@@ -319,6 +319,10 @@ impl Backend for EpollBackend {
         self.update_interest(slot);
     }
 
+    fn set_multishot(&mut self, _slot: Slot, _multishot: bool) {
+        // One buffer at a time in any case.
+    }
+
     fn send(&mut self, slot: Slot, bytes: Vec<u8>, buffers: &mut Buffers) {
         let Some(socket) = self.sockets[slot as usize].as_mut() else {
             return buffers.put(bytes);
@@ -353,6 +357,11 @@ impl Backend for EpollBackend {
 
     fn is_sending(&self, slot: Slot) -> bool {
         self.sockets[slot as usize].as_ref().is_some_and(|socket| !socket.rest.is_empty())
+    }
+
+    fn unsent_bytes(&self, slot: Slot) -> usize {
+        let socket = self.sockets.get(slot as usize).and_then(Option::as_ref);
+        socket.map_or(0, |socket| socket.rest.capacity())
     }
 
     fn close(&mut self, slot: Slot, buffers: &mut Buffers) {

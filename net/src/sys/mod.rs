@@ -191,6 +191,10 @@ pub trait Backend {
     /// Receives again.
     fn resume(&mut self, slot: Slot);
 
+    /// Receives as much at once as there is, or one buffer at a time, as a new
+    /// connection does.
+    fn set_multishot(&mut self, slot: Slot, multishot: bool);
+
     /// Sends `bytes`. At most one send of a slot may be under way: ask
     /// [`is_sending`](Self::is_sending) first.
     fn send(&mut self, slot: Slot, bytes: Vec<u8>, buffers: &mut Buffers);
@@ -200,6 +204,10 @@ pub trait Backend {
 
     /// Whether an earlier send is not out yet.
     fn is_sending(&self, slot: Slot) -> bool;
+
+    /// Bytes of the buffer of a send that the socket did not take at once, for a
+    /// slot that may be closed already.
+    fn unsent_bytes(&self, slot: Slot) -> usize;
 
     /// Closes the connection once everything given to `send` is out.
     fn close(&mut self, slot: Slot, buffers: &mut Buffers);

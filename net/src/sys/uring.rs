@@ -87,6 +87,8 @@ struct Socket {
     fd: Option<OwnedFd>,
     generation: u32,
     receive: Receive,
+    /// Receive by multishot, not one buffer at a time.
+    multishot: bool,
     /// The reactor wants to receive.
     reading: bool,
     /// The peer has ended its side, or the socket broke.
@@ -109,6 +111,7 @@ impl Socket {
             fd,
             generation,
             receive: Receive::Idle,
+            multishot: false,
             ended: false,
             sending: Sending::Nothing,
             bytes: Vec::new(),
@@ -340,7 +343,7 @@ impl UringBackend {
         match result {
             1.. => {
                 if !more && socket.reading {
-                    // The kernel ended the multishot without saying why; go on.
+                    // It was for one buffer, or the kernel ended the multishot.
                     self.arm_receive(slot);
                 }
                 let buffer = buffer.expect("a receive names its buffer");
@@ -438,9 +441,17 @@ impl UringBackend {
         if socket.receive != Receive::Idle || socket.ended || socket.closing || socket.aborting {
             return;
         }
-        let entry = opcode::RecvMulti::new(Fd(fd.as_raw_fd()), BUFFER_GROUP)
-            .build()
-            .user_data(user_data(OP_RECEIVE, socket.generation, slot));
+        let fd = Fd(fd.as_raw_fd());
+        let entry = if socket.multishot {
+            opcode::RecvMulti::new(fd, BUFFER_GROUP).build()
+        } else {
+            // As long as the buffer that the kernel picks.
+            opcode::Recv::new(fd, std::ptr::null_mut(), 0)
+                .buf_group(BUFFER_GROUP)
+                .build()
+                .flags(squeue::Flags::BUFFER_SELECT)
+        };
+        let entry = entry.user_data(user_data(OP_RECEIVE, socket.generation, slot));
         socket.receive = Receive::Armed;
         self.push(&entry);
     }
@@ -648,6 +659,11 @@ impl Backend for UringBackend {
         self.arm_receive(slot);
     }
 
+    fn set_multishot(&mut self, slot: Slot, multishot: bool) {
+        // A receive under way ends in its own manner.
+        self.sockets[slot as usize].multishot = multishot;
+    }
+
     fn send(&mut self, slot: Slot, bytes: Vec<u8>, buffers: &mut Buffers) {
         let socket = &mut self.sockets[slot as usize];
         debug_assert!(socket.sending == Sending::Nothing, "one send at a time");
@@ -674,6 +690,12 @@ impl Backend for UringBackend {
 
     fn is_sending(&self, slot: Slot) -> bool {
         self.sockets[slot as usize].sending != Sending::Nothing
+    }
+
+    fn unsent_bytes(&self, slot: Slot) -> usize {
+        let Some(socket) = self.sockets.get(slot as usize) else { return 0 };
+        // A silent send is settled in the next poll.
+        if socket.sending == Sending::Rest { socket.bytes.capacity() } else { 0 }
     }
 
     fn close(&mut self, slot: Slot, _buffers: &mut Buffers) {

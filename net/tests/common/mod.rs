@@ -237,7 +237,7 @@ impl Client {
         self.backlog.drain(..progress.consumed);
         match progress.next {
             Next::Read { need } => assert!(need > 0),
-            Next::Yield => self.yielded = true,
+            Next::Yield | Next::Later => self.yielded = true,
             Next::Blocked => {}
             Next::Close => {
                 self.closed = true;

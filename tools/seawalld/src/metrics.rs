@@ -342,6 +342,8 @@ pub fn core_fields(
         ("tag_generations", Gauge, gauges.tag_generations),
         ("connections", Gauge, protocol.connections),
         ("buffer_bytes", Gauge, protocol.buffer_bytes),
+        ("connection_bytes", Gauge, protocol.connection_bytes),
+        ("connections_closed_for_memory_total", Counter, protocol.memory_kicks),
         ("gets_total", Counter, counters.cmd_get),
         ("get_hits_total", Counter, counters.get_hits),
         ("sets_total", Counter, counters.cmd_set),

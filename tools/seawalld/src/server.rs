@@ -614,6 +614,8 @@ fn node_config(config: &Config, seed: &HashSeed, users: Users) -> NodeConfig {
             track_sizes: config.track_sizes,
             output_bytes_high_water: config.output_max,
             hops_in_flight_max: config.hops_max as usize,
+            arriving_bytes_max: config.arriving_max,
+            arriving_wait_ms: config.arriving_wait_ms,
             advertise_host,
             advertise_port,
             ..Settings::default()
@@ -640,6 +642,7 @@ fn node_config(config: &Config, seed: &HashSeed, users: Users) -> NodeConfig {
         },
         reactor: ReactorOptions {
             backlog_bytes_max: config.backlog_max,
+            connection_bytes_max: config.connections_memory_max / cores as usize,
             busy_poll: Duration::from_micros(config.busy_poll_us),
             ..ReactorOptions::default()
         },

@@ -25,7 +25,7 @@ use lexopt::prelude::*;
 const HELP: &str = "\
 cargo xtask <command>
 
-  test          check, every crate's own tests, conformance, differential cases; installs what it needs
+  test          check, every crate's own tests, conformance, soak, differential; installs what it needs
   check         formatting, lints, dependency rules
   conformance   memccapable and the client libraries
   compare       CPU and throughput beside memcached       [--rounds N] [--keys N]
@@ -50,8 +50,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Long enough for each kind of misbehaviour to happen hundreds of times.
+/// Of the command; the tests take a part of it, in which each kind of
+/// misbehaviour happens hundreds of times.
 const SOAK_SECONDS: u64 = 60;
+const SOAK_SECONDS_IN_TEST: u64 = 15;
 
 fn check_all(report: &mut report::Report) -> bool {
     report.step("formatting", check::formatting);
@@ -133,6 +135,7 @@ fn dispatch() -> Result<bool> {
                 Ok(report::Done::new(1, "every crate's own tests"))
             });
             conformance(&mut report)?;
+            soak_for(&mut report, SOAK_SECONDS_IN_TEST, None);
             report.step("differential cases", || {
                 differential::command(&mut lexopt::Parser::from_args(["--streams", "0"]))
             })

@@ -72,6 +72,8 @@ pub const SETTINGS: &[Setting] = &[
 
     row("memory.limit", Some('m'), "memory-limit", Kind::Bytes(2 * MIB, 32 * TIB, MIB), "64", "memory for items and their index, in MiB unless k, m, g or t is given"),
     row("memory.value_max", Some('I'), "max-item-size", Kind::Bytes(KIB, GIB, 1), "1m", "largest value"),
+    row("memory.arriving_max", None, "arriving-max", Kind::Bytes(0, 32 * TIB, 1), "0", "memory that values may hold while clients still send them (those above 16 KiB); 0: a quarter of the limit"),
+    row("memory.arriving_wait_ms", None, "arriving-wait-ms", Kind::Count(0, 3_600_000), "1000", "milliseconds that a value waits for that memory before it is refused"),
     row("memory.eviction", None, "eviction", Kind::Choice(&["clock-pro", "lru", "lfu", "s3-fifo"]), "clock-pro", "which items leave when memory is full"),
     row("memory.no_eviction", Some('M'), "disable-evictions", Kind::Switch, "false", "answer an error when memory is full instead of evicting"),
     row("memory.large_pages", Some('L'), "enable-largepages", Kind::Switch, "false", "reserve explicit huge pages; transparent ones are asked for in any case"),
@@ -94,6 +96,7 @@ pub const SETTINGS: &[Setting] = &[
     row("connections.idle_timeout", None, "idle-timeout", Kind::Count(0, 86_400 * 365), "0", "seconds after which an idle connection is closed; 0: never"),
     row("connections.output_max", None, "output-max", Kind::Bytes(16 * KIB, GIB, 1), "256k", "answers a connection may have waiting before its requests wait too"),
     row("connections.backlog_max", None, "backlog-max", Kind::Bytes(16 * KIB, GIB, 1), "64k", "received bytes that may wait on a connection before it is no longer read"),
+    row("connections.memory_max", None, "connections-memory-max", Kind::Bytes(0, 32 * TIB, 1), "0", "memory that all connections may hold in buffers; past it the one that holds most is closed; 0: a quarter of memory.limit, at least 64m"),
     row("connections.hops_max", None, "hops-max", Kind::Count(16, 1_000_000), "1024", "requests of one connection that may be under way at other cores"),
 
     row("protocol.only", Some('B'), "protocol", Kind::Choice(&["auto", "auto-negotiate", "ascii", "binary"]), "auto", "protocol to accept; auto: by the first byte of each connection"),

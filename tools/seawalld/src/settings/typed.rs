@@ -60,6 +60,12 @@ pub struct Config {
     pub output_max: usize,
     /// Input bound a connection.
     pub backlog_max: usize,
+    /// Buffers of all connections together, in bytes.
+    pub connections_memory_max: usize,
+    /// Values under way, in bytes; 0: a quarter of the memory.
+    pub arriving_max: u64,
+    /// Milliseconds that a value waits for that memory.
+    pub arriving_wait_ms: u64,
     /// Hops under way a connection.
     pub hops_max: u32,
     /// `auto`, `ascii`, `binary`.
@@ -253,6 +259,12 @@ impl Config {
             idle_timeout: rows.number("connections.idle_timeout") as u32,
             output_max: rows.number("connections.output_max") as usize,
             backlog_max: rows.number("connections.backlog_max") as usize,
+            connections_memory_max: match rows.number("connections.memory_max") {
+                0 => (rows.number("memory.limit") / 4).max(64 << 20) as usize,
+                bytes => bytes as usize,
+            },
+            arriving_max: rows.number("memory.arriving_max"),
+            arriving_wait_ms: rows.number("memory.arriving_wait_ms"),
             hops_max: rows.number("connections.hops_max") as u32,
             protocol: rows.text("protocol.only").to_owned(),
             disable_cas: rows.switch("protocol.disable_cas"),
