@@ -3,6 +3,7 @@
 use crate::auth::Users;
 use crate::detail::Detail;
 use crate::hop::Outbox;
+use crate::lend::{Lenders, Seat};
 use crate::limits;
 use crate::stats::CoreStats;
 use crate::watch::WatchLog;
@@ -20,8 +21,8 @@ pub struct Core {
     pub cores: u32,
     /// The time of this loop turn.
     pub now: Now,
-    /// This core's part of the keys.
-    pub shard: Shard,
+    /// This core's part of the keys; lent to others while the core sleeps.
+    pub shard: Seat<Shard>,
     /// The node's hash secrets.
     pub seed: HashSeed,
     /// What waits to be sent to other cores.
@@ -44,6 +45,8 @@ impl Core {
     /// A core around its shard.
     pub fn new(id: u32, cores: u32, mut shard: Shard, seed: HashSeed, shared: Arc<Shared>) -> Core {
         shard.track_sizes(shared.settings.track_sizes, shared.started);
+        let mut shard = Seat::new(shard);
+        shard.enter(&shared.shards, id);
         let watch =
             WatchLog::new(shared.settings.watcher_log_bytes, Arc::clone(&shared.log_sequence));
         Core {
@@ -65,13 +68,17 @@ impl Core {
     /// Sends what this turn has for the watchers on its way.
     #[inline]
     pub fn post_logs(&mut self) {
-        if self.watch.is_idle() {
-            return;
+        if !self.watch.is_idle() {
+            self.log_events();
+            self.watch.flush(&mut self.outbox);
         }
+    }
+
+    /// Logs what happened in the shard that it is at.
+    pub fn log_events(&mut self) {
         let (watch, now) = (&mut self.watch, self.now);
         let dropped = self.shard.take_events(&mut |event| watch.shard_event(now, event));
         self.watch.stats.dropped += dropped;
-        self.watch.flush(&mut self.outbox);
     }
 }
 
@@ -221,6 +228,8 @@ pub type ShutdownHook = Box<dyn Fn(Shutdown) + Send + Sync>;
 pub struct Shared {
     /// The settings.
     pub settings: Settings,
+    /// The shards of sleeping cores.
+    pub shards: Lenders<Shard>,
     /// When the node started.
     pub started: Now,
     /// Connections open.
@@ -309,9 +318,10 @@ impl Default for Tunables {
 }
 
 impl Shared {
-    /// Shared state of a node that starts at `started`.
-    pub fn new(settings: Settings, users: Users, started: Now) -> Shared {
+    /// Shared state of a node of `cores` that starts at `started`.
+    pub fn new(settings: Settings, cores: u32, users: Users, started: Now) -> Shared {
         Shared {
+            shards: Lenders::new(cores),
             started,
             curr_connections: AtomicU64::new(0),
             total_connections: AtomicU64::new(0),

@@ -15,6 +15,7 @@ pub mod core;
 pub mod detail;
 pub mod exec;
 pub mod hop;
+pub mod lend;
 pub mod limits;
 pub mod listener;
 pub mod mesh;

@@ -234,7 +234,7 @@ impl Node {
         let clock = Clock::start();
         let mut settings = config.settings.clone();
         settings.io_backend = kind.name().into();
-        let shared = Arc::new(Shared::new(settings, config.users, clock.now()));
+        let shared = Arc::new(Shared::new(settings, cores, config.users, clock.now()));
         let plan = Arc::new(Plan {
             cores,
             clock,

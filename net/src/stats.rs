@@ -28,6 +28,8 @@ pub struct CoreStats {
     pub connection_bytes: u64,
     /// Turns in which a connection used up its share.
     pub conn_yields: u64,
+    /// Requests executed at the shards of cores that slept.
+    pub visits: u64,
     /// Requests executed for other cores.
     pub hops_served: u64,
     /// Requests sent to other cores.
@@ -71,6 +73,7 @@ impl CoreStats {
         self.memory_kicks += other.memory_kicks;
         self.connection_bytes += other.connection_bytes;
         self.conn_yields += other.conn_yields;
+        self.visits += other.visits;
         self.hops_served += other.hops_served;
         self.hops_sent += other.hops_sent;
         self.local_requests += other.local_requests;
@@ -295,6 +298,7 @@ pub fn general(totals: &Totals, cores: u32, now_seconds: u64, shared: &Shared) -
     put("seawall_connection_bytes", number(core.connection_bytes));
     put("seawall_connections_closed_for_memory", number(core.memory_kicks));
     put("seawall_local_requests", number(core.local_requests));
+    put("seawall_visits", number(core.visits));
     put("seawall_hops_sent", number(core.hops_sent));
     put("seawall_hops_served", number(core.hops_served));
     put("seawall_turns", number(core.turns));

@@ -126,7 +126,7 @@ fn core() -> Core {
         region: 0,
     };
     let shard = Shard::new(config, Arena::heap(MEMORY_BYTES));
-    let shared = Shared::new(Settings::default(), Users::default(), START);
+    let shared = Shared::new(Settings::default(), 1, Users::default(), START);
     Core::new(0, 1, shard, seed, Arc::new(shared))
 }
 

@@ -492,6 +492,18 @@ impl Conn {
             return stop;
         }
         if owner != core.id {
+            // With answers outstanding an earlier request may still be on its
+            // way to that core: this one must not overtake it.
+            if self.answers.is_empty() && core.shard.visit(&core.shared.shards, owner) {
+                core.stats.visits += 1;
+                core.watch.connection = self.token.index;
+                let held = exec::execute(request, hash, None, core, out);
+                if !core.watch.is_idle() {
+                    core.log_events();
+                }
+                core.shard.go_home();
+                return self.sent(held, owner, core, out);
+            }
             if core.outbox.is_full(owner) {
                 return Flow::Stop(Next::Yield);
             }
@@ -503,10 +515,8 @@ impl Conn {
         core.stats.local_requests += 1;
         core.watch.connection = self.token.index;
         if self.answers.is_empty() {
-            if let Some(Held { pin, tail }) = exec::execute(request, hash, None, core, out) {
-                self.answers.written_with_value(0, pin, owner, tail);
-                self.drain(core, out);
-            }
+            let held = exec::execute(request, hash, None, core, out);
+            return self.sent(held, owner, core, out);
         } else {
             let held = self.answers.held();
             let start = held.len();
@@ -516,6 +526,16 @@ impl Conn {
                 }
                 None => self.answers.written(start),
             }
+        }
+        Flow::On
+    }
+
+    /// An answer is in `out`, perhaps but for a long value.
+    #[inline]
+    fn sent(&mut self, held: Option<Held>, owner: u32, core: &mut Core, out: &mut Vec<u8>) -> Flow {
+        if let Some(Held { pin, tail }) = held {
+            self.answers.written_with_value(0, pin, owner, tail);
+            self.drain(core, out);
         }
         Flow::On
     }

@@ -216,7 +216,9 @@ impl<B: Backend> Reactor<B> {
         if !self.post.prepare_sleep() {
             return self.backend.poll(Duration::ZERO, &mut self.buffers);
         }
+        self.core.shard.put_down();
         let result = self.backend.poll(timeout, &mut self.buffers);
+        self.core.shard.take_up();
         self.post.awake();
         result
     }

@@ -59,7 +59,7 @@ impl Node {
         let memory = settings.memory_bytes_max as usize / cores as usize;
         let versions = settings.cas;
         let value_bytes_max = settings.value_bytes_max;
-        let shared = Arc::new(Shared::new(settings, users, START));
+        let shared = Arc::new(Shared::new(settings, cores, users, START));
         let seed = HashSeed::new(42);
         let cores = (0..cores)
             .map(|id| {

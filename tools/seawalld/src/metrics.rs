@@ -352,6 +352,7 @@ pub fn core_fields(
         ("pages_moved_total", Counter, counters.slabs_moved),
         ("tag_generations_folded_total", Counter, counters.tag_generations_folded),
         ("local_requests_total", Counter, protocol.local_requests),
+        ("visits_total", Counter, protocol.visits),
         ("hops_sent_total", Counter, protocol.hops_sent),
         ("hops_served_total", Counter, protocol.hops_served),
         ("turns_total", Counter, protocol.turns),
