@@ -13,6 +13,7 @@
 //! - `index` (hash to chunk), [`policy`] (who leaves), `expiry` (who dies
 //!   when), `generation` (who was invalidated), `pins` (who is being sent).
 //! - `item` (one item's bytes), `chain` (values longer than a chunk).
+//! - `events` (what is told to whoever watches), `sizes` (their histogram).
 //! - `slab`: pages, classes and the arena. Nearly all unsafe code is in
 //!   `slab::arena`.
 #![no_std]
@@ -23,6 +24,7 @@ extern crate std;
 
 mod chain;
 mod clock;
+mod events;
 mod expiry;
 mod generation;
 mod index;
@@ -31,6 +33,7 @@ mod pins;
 pub mod policy;
 mod record;
 mod shard;
+mod sizes;
 mod sketch;
 mod slab;
 pub mod snapshot;
@@ -40,6 +43,7 @@ mod types;
 mod verbs;
 
 pub use chain::{Item, Pin, Reservation};
+pub use events::{Event, EventKinds, Evicted};
 pub use record::{Record, RecordValue, TagBytes};
 pub use shard::*;
 pub use sketch::*;

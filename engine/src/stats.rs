@@ -170,6 +170,12 @@ pub struct ClassStats {
     pub hot: u64,
     /// Evicted items asked for again, lately.
     pub ghost_hits: u64,
+    /// Seconds since the last access (since the write, where that is not kept)
+    /// of the items next to be evicted: the oldest of a few. 0 where nothing
+    /// is dated.
+    pub age_seconds: u64,
+    /// The same of the hot items that would lose their standing next.
+    pub age_hot_seconds: u64,
     /// What happened.
     pub counters: ClassCounters,
 }
@@ -184,6 +190,8 @@ impl AddAssign for ClassStats {
         self.items += other.items;
         self.hot += other.hot;
         self.ghost_hits += other.ghost_hits;
+        self.age_seconds = self.age_seconds.max(other.age_seconds);
+        self.age_hot_seconds = self.age_hot_seconds.max(other.age_hot_seconds);
         self.counters += other.counters;
     }
 }

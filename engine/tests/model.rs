@@ -5,7 +5,7 @@
 //! no longer has, and everything else must still agree.
 
 use engine::*;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// SplitMix64: every run is named by its seed.
 struct Random(u64);
@@ -53,6 +53,8 @@ struct Run {
     pins: Vec<(Pin, Vec<u8>)>,
     reservations: Vec<Reservation>,
     memory: usize,
+    /// Bytes by which tables on the heap may grow between two pages.
+    heap_step: usize,
     value_max: u64,
     out_of_memory: u64,
     gone: u64,
@@ -114,6 +116,7 @@ impl Run {
             pins: Vec::new(),
             reservations: Vec::new(),
             memory,
+            heap_step: 8192,
             value_max,
             out_of_memory: 0,
             gone: 0,
@@ -240,7 +243,8 @@ impl Run {
         self.agree(&key);
         // What the policy keeps on the heap may grow by a step between two pages.
         let used = self.shard.memory_bytes();
-        assert!(used <= self.memory.max(256 << 10) + 8192, "{used} bytes of {}", self.memory);
+        let limit = self.memory.max(256 << 10) + self.heap_step;
+        assert!(used <= limit, "{used} bytes of {}", self.memory);
     }
 
     fn get(&mut self, key: &[u8], item: Option<Expected>) {
@@ -810,5 +814,47 @@ fn hardly_any_memory() {
         for versions in [true, false] {
             run(300 + number as u64, eviction, versions, 256 << 10, 500, 30_000, 20_000);
         }
+    }
+}
+
+/// The histogram of sizes is switched on and off while everything goes on, and
+/// is compared with a count.
+#[test]
+fn sizes_are_counted_whatever_happens() {
+    for (number, eviction) in ALL.into_iter().enumerate() {
+        let mut run =
+            Run::new(400 + number as u64, eviction, number % 2 == 0, 4 << 20, 20_000, 30_000);
+        run.heap_step = 64 << 10;
+        for step in 0..40_000 {
+            run.step();
+            if step % 1000 == 500 {
+                run.shard.track_sizes(step % 3000 != 500, run.now);
+            }
+            if step % 1000 != 499 || run.shard.sizes().is_none() {
+                continue;
+            }
+            while run.shard.maintain(run.now) {
+                run.now.0 += 1;
+            }
+            let mut expected = BTreeMap::new();
+            let mut cursor = ScanCursor::default();
+            while !cursor.is_done() {
+                run.shard.scan_items(&mut cursor, 1000, run.now, &mut |scanned| {
+                    let size = u64::from(scanned.item.total_bytes).next_multiple_of(32);
+                    *expected.entry(size).or_insert(0) += 1;
+                });
+            }
+            let sizes = run.shard.sizes().unwrap();
+            assert!(sizes.is_sorted());
+            let counted: u64 = sizes.iter().map(|(_, count)| count).sum();
+            assert_eq!(counted, run.shard.len(), "step {step}");
+            // What is dead and still there is counted, and not shown.
+            for (size, count) in expected {
+                let found = sizes.iter().find(|entry| entry.0 == size);
+                assert!(found.is_some_and(|entry| entry.1 >= count), "step {step}, size {size}");
+            }
+        }
+        run.shard.track_sizes(true, run.now);
+        run.finish();
     }
 }

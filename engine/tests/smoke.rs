@@ -375,3 +375,173 @@ fn pages_follow_the_sizes() {
         );
     }
 }
+
+#[test]
+fn evictions_are_told_to_who_asked_and_to_nobody_else() {
+    for eviction in [Eviction::ClockPro, Eviction::Lru, Eviction::Lfu, Eviction::S3Fifo] {
+        let mut shard = shard(eviction, true, 1 << 20);
+        let fill = |shard: &mut Shard, from: u32, now: Now| {
+            for number in from..from + 5000 {
+                let key = format!("key{number:06}");
+                let write =
+                    Write { expiry: Expiry(NOW.0 + 100_000), ..set(key.as_bytes(), &[7; 300]) };
+                shard.write(write, now).unwrap();
+            }
+        };
+        fill(&mut shard, 0, NOW);
+        assert!(shard.stats().counters.evictions > 0);
+        assert_eq!(shard.take_events(&mut |_| panic!("nobody asked")), 0);
+
+        shard.keep_events(EventKinds { evictions: true, system: false });
+        let before = shard.stats().counters.evictions;
+        let later = Now(NOW.0 + 7_000);
+        fill(&mut shard, 5000, later);
+        let evictions = shard.stats().counters.evictions - before;
+        let mut told = 0;
+        let dropped = shard.take_events(&mut |event| {
+            let Event::Evicted(evicted) = event else { panic!("{event:?}") };
+            assert!(evicted.key.starts_with(b"key") && evicted.key.len() == 9);
+            assert_eq!((evicted.fetched, evicted.value_bytes), (false, 300));
+            assert_eq!(evicted.ttl_seconds, Some(93));
+            assert!(matches!(evicted.idle_seconds, 0 | 7));
+            told += 1;
+        });
+        assert_eq!(told + dropped, evictions, "{eviction:?}");
+        assert!(told > 1000);
+    }
+}
+
+#[test]
+fn a_sweep_and_a_moved_page_are_told() {
+    let mut shard = shard(Eviction::ClockPro, true, 1 << 20);
+    shard.keep_events(EventKinds { evictions: false, system: true });
+    for number in 0..500u32 {
+        shard.write(set(&number.to_le_bytes(), &[1; 400]), NOW).unwrap();
+    }
+    shard.flush(NOW, NOW);
+    let mut now = NOW;
+    while shard.maintain(now) || now == NOW {
+        now.0 += 1;
+    }
+    let mut swept = Vec::new();
+    shard.take_events(&mut |event| {
+        if let Event::Swept { examined, reclaimed, .. } = event {
+            swept.push((examined, reclaimed));
+        }
+    });
+    assert_eq!(swept, [(500, 500)]);
+
+    // One class has all pages; another one needs some.
+    for number in 0..5000u32 {
+        shard.write(set(&number.to_le_bytes(), &[1; 400]), now).unwrap();
+    }
+    for number in 0..50u32 {
+        shard.write(set(&number.to_be_bytes(), &[1; 4000]), now).unwrap();
+    }
+    let mut moved = 0;
+    shard.take_events(&mut |event| moved += u32::from(matches!(event, Event::PageMoved { .. })));
+    assert!(moved > 0);
+}
+
+#[test]
+fn ages_are_those_of_who_leaves_next() {
+    for eviction in
+        [Eviction::ClockPro, Eviction::Lru, Eviction::Lfu, Eviction::S3Fifo, Eviction::None]
+    {
+        let mut shard = shard(eviction, true, 4 << 20);
+        for number in 0..1000u32 {
+            shard.write(set(&number.to_le_bytes(), &[1; 50]), NOW).unwrap();
+        }
+        let later = Now(NOW.0 + 5_000);
+        shard.maintain(later);
+        let ages = |shard: &Shard| {
+            let mut sum = ClassStats::default();
+            shard.class_stats().into_iter().for_each(|class| sum += class);
+            (sum.age_seconds, sum.age_hot_seconds)
+        };
+        let (age, age_hot) = ages(&shard);
+        assert_eq!(age, 5, "{eviction:?}");
+        let has_hot = matches!(eviction, Eviction::ClockPro | Eviction::S3Fifo);
+        assert_eq!(age_hot, if has_hot { 5 } else { 0 }, "{eviction:?}");
+        // Written anew, nothing is old.
+        for number in 0..1000u32 {
+            shard.write(set(&number.to_le_bytes(), &[2; 50]), later).unwrap();
+        }
+        assert_eq!(ages(&shard), (0, 0), "{eviction:?}");
+    }
+}
+
+/// The flush sequence of pages has 16 bits.
+#[test]
+fn a_flush_sequence_that_comes_around_revives_nothing() {
+    let mut shard = shard(Eviction::ClockPro, false, 4 << 20);
+    for round in 0..2 {
+        shard.write(set(b"key", b"value"), NOW).unwrap();
+        for _ in 0..1 << 16 {
+            shard.flush(NOW, NOW);
+        }
+        assert_eq!(value_of(&mut shard, b"key", NOW), None, "round {round}");
+    }
+    shard.write(set(b"key", b"value"), NOW).unwrap();
+    assert!(value_of(&mut shard, b"key", NOW).is_some());
+    assert_eq!(shard.len(), 1);
+}
+
+/// With `-M` a limit that shrinks cannot be reached; asking for another slice
+/// at once would have kept the core busy for ever.
+#[test]
+fn a_limit_that_cannot_be_reached_is_no_work_that_waits() {
+    let mut shard = shard(Eviction::None, true, 4 << 20);
+    for number in 0..20_000u32 {
+        let _ = shard.write(set(&number.to_le_bytes(), &[1; 300]), NOW);
+    }
+    shard.set_memory_max(1 << 20);
+    let mut now = NOW;
+    for _ in 0..100 {
+        now.0 += 1;
+        shard.maintain(now);
+    }
+    now.0 += 1;
+    assert!(!shard.maintain(now));
+    // Where something may be evicted, it is reached.
+    let mut shard = Shard::new(config(Eviction::ClockPro, true, 4 << 20), Arena::heap(4 << 20));
+    for number in 0..20_000u32 {
+        shard.write(set(&number.to_le_bytes(), &[1; 300]), NOW).unwrap();
+    }
+    shard.set_memory_max(1 << 20);
+    while shard.maintain(now) {
+        now.0 += 1;
+    }
+    assert!(shard.memory_bytes() <= 1 << 20);
+}
+
+/// An item counted four times was taken for one that nobody had asked for.
+#[test]
+fn pages_that_move_take_popular_items_along_under_lfu() {
+    let mut shard = shard(Eviction::Lfu, true, 1 << 20);
+    let mut count = 0u32;
+    while shard.stats().gauges.pages_free > 0 {
+        shard.write(set(&count.to_le_bytes(), &[1; 300]), NOW).unwrap();
+        count += 1;
+    }
+    for number in (0..count).filter(|number| number % 4 != 0) {
+        let key = number.to_le_bytes();
+        shard.delete(&key, hash(&key), NOW, &Delete::default());
+    }
+    let kept: Vec<u32> = (0..count).step_by(4).collect();
+    for number in &kept {
+        for _ in 0..3 {
+            assert!(value_of(&mut shard, &number.to_le_bytes(), NOW).is_some());
+        }
+    }
+    // Each of these classes needs a page, and there is room for what lies in it.
+    for bytes in [900, 1300, 1900, 2600, 3500, 4500, 5500, 7000] {
+        shard.write(set(format!("{bytes}").as_bytes(), &vec![1; bytes]), NOW).unwrap();
+    }
+    let counters = shard.stats().counters;
+    assert!(counters.slab_move_rescues > 0);
+    assert_eq!(counters.slab_move_evictions, 0);
+    for number in &kept {
+        assert!(value_of(&mut shard, &number.to_le_bytes(), NOW).is_some(), "{number}");
+    }
+}

@@ -10,7 +10,7 @@ use crate::hop::ConnToken;
 use crate::limits::DUMP_CHUNK_BYTES;
 use crate::proto::{base64, meta, number};
 use crate::stats::CoreStats;
-use crate::watch::{LogStats, Watcher, uri_encode};
+use crate::watch::{LogStats, Watcher, class_number, uri_encode};
 use engine::{ClassStats, Expiry, Now, ScanCursor, ShardStats};
 use std::any::Any;
 use std::sync::Arc;
@@ -32,6 +32,10 @@ pub enum ControlOp {
     Detail,
     /// Counters back to zero.
     ResetStats,
+    /// Items by size.
+    Sizes,
+    /// Keep, or no longer keep, items by size.
+    TrackSizes(bool),
     /// The core's share of a new memory limit.
     MemoryLimit {
         /// Bytes for this core.
@@ -88,6 +92,8 @@ pub enum ControlAnswer {
     Stats(Box<CoreReport>),
     /// Names and values.
     Pairs(Vec<(String, String)>),
+    /// Rounded sizes and how many items there are of each.
+    Sizes(Vec<(u64, u64)>),
     /// Counters by prefix.
     Prefixes(Vec<(Box<[u8]>, PrefixCounts)>),
     /// Text of a dump, and where it goes on, unless it is over.
@@ -168,6 +174,11 @@ pub fn execute(op: &ControlOp, core: &mut Core, connections: &dyn Connections) -
             core.detail.clear();
             ControlAnswer::Done
         }
+        ControlOp::Sizes => ControlAnswer::Sizes(core.shard.sizes().unwrap_or_default()),
+        ControlOp::TrackSizes(on) => {
+            core.shard.track_sizes(*on, core.now);
+            ControlAnswer::Done
+        }
         ControlOp::MemoryLimit { bytes } => {
             core.shard.set_memory_max(*bytes as usize);
             ControlAnswer::Done
@@ -187,10 +198,12 @@ pub fn execute(op: &ControlOp, core: &mut Core, connections: &dyn Connections) -
         }
         ControlOp::Watch(watcher) => {
             core.watch.add(*watcher);
+            core.shard.keep_events(core.watch.shard_events());
             ControlAnswer::Done
         }
         ControlOp::Unwatch(watching_core, conn) => {
             core.watch.remove(*watching_core, *conn);
+            core.shard.keep_events(core.watch.shard_events());
             ControlAnswer::Done
         }
         ControlOp::Dump(format, cursor) => dump(*format, *cursor, core),
@@ -254,7 +267,7 @@ fn dump(format: DumpFormat, mut cursor: ScanCursor, core: &mut Core) -> ControlA
                 } else {
                     b" fetch=no cls="
                 });
-                number::put(&mut text, u64::from(item.class.0));
+                number::put(&mut text, class_number(item.class));
                 text.extend_from_slice(b" size=");
                 number::put(&mut text, u64::from(item.total_bytes));
                 text.push(b'\n');

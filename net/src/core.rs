@@ -43,10 +43,12 @@ pub struct Core {
 
 impl Core {
     /// A core around its shard.
-    pub fn new(id: u32, cores: u32, shard: Shard, seed: HashSeed, shared: Arc<Shared>) -> Core {
+    pub fn new(id: u32, cores: u32, mut shard: Shard, seed: HashSeed, shared: Arc<Shared>) -> Core {
+        shard.track_sizes(shared.settings.track_sizes, shared.started);
         let mut shard = Seat::new(shard);
         shard.enter(&shared.shards, id);
-        let watch = WatchLog::new(shared.settings.watcher_log_bytes);
+        let watch =
+            WatchLog::new(shared.settings.watcher_log_bytes, Arc::clone(&shared.log_sequence));
         Core {
             id,
             cores,
@@ -61,6 +63,22 @@ impl Core {
             patient: 0,
             copy_bytes_max: limits::PIN_VALUE_BYTES_MIN,
         }
+    }
+
+    /// Sends what this turn has for the watchers on its way.
+    #[inline]
+    pub fn post_logs(&mut self) {
+        if !self.watch.is_idle() {
+            self.log_events();
+            self.watch.flush(&mut self.outbox);
+        }
+    }
+
+    /// Logs what happened in the shard that it is at.
+    pub fn log_events(&mut self) {
+        let (watch, now) = (&mut self.watch, self.now);
+        let dropped = self.shard.take_events(&mut |event| watch.shard_event(now, event));
+        self.watch.stats.dropped += dropped;
     }
 }
 
@@ -130,6 +148,8 @@ pub struct Settings {
     pub watch: bool,
     /// Seconds after which a silent connection is closed; 0 never.
     pub idle_timeout_seconds: u32,
+    /// Keep items by size from the start (`-o track_sizes`).
+    pub track_sizes: bool,
     /// Bytes of log kept per watcher and core.
     pub watcher_log_bytes: usize,
     /// Unsent output at which a connection stops executing.
@@ -178,6 +198,7 @@ impl Default for Settings {
             dump: true,
             watch: true,
             idle_timeout_seconds: 0,
+            track_sizes: false,
             watcher_log_bytes: limits::WATCHER_LOG_BYTES,
             output_bytes_high_water: limits::OUTPUT_BYTES_HIGH_WATER,
             hops_in_flight_max: limits::HOPS_IN_FLIGHT_MAX,
@@ -229,8 +250,12 @@ pub struct Shared {
     pub detail: AtomicBool,
     /// Memory limit, changed by `cache_memlimit`.
     pub memory_bytes_max: AtomicU64,
+    /// `stats sizes_enable`.
+    pub track_sizes: AtomicBool,
     /// Watchers connected.
     pub watchers: AtomicU32,
+    /// Number of the last line of their logs. Touched only while there are any.
+    pub log_sequence: Arc<AtomicU64>,
     /// Values that are only kept to be shown again.
     pub tunables: Tunables,
     /// Users of SASL and of the auth file. Read at login only.
@@ -307,7 +332,9 @@ impl Shared {
             verbosity: AtomicU32::new(0),
             detail: AtomicBool::new(settings.detail),
             memory_bytes_max: AtomicU64::new(settings.memory_bytes_max),
+            track_sizes: AtomicBool::new(settings.track_sizes),
             watchers: AtomicU32::new(0),
+            log_sequence: Arc::default(),
             tunables: Tunables::default(),
             users: RwLock::new(Arc::new(users)),
             on_shutdown: OnceLock::new(),

@@ -152,7 +152,7 @@ impl Totals {
 }
 
 /// The lines of an answer. There is one report a core; `pairs` are the lines of
-/// [`Kind::Connections`].
+/// [`Kind::Connections`] and [`Kind::Sizes`].
 pub fn collect(
     kind: Kind,
     reports: &[CoreReport],
@@ -167,8 +167,12 @@ pub fn collect(
         Kind::Settings => settings(&totals, cores, shared),
         Kind::Items => items(&totals),
         Kind::Slabs => slabs(&totals),
-        // As memcached answers without `-o track_sizes`.
-        Kind::Sizes | Kind::SizesSwitch => vec![("sizes_status".into(), "disabled".into())],
+        Kind::Sizes if shared.track_sizes.load(Relaxed) => pairs,
+        Kind::Sizes | Kind::SizesSwitch => {
+            let on = shared.track_sizes.load(Relaxed);
+            let status = if on { "enabled" } else { "disabled" };
+            vec![("sizes_status".into(), status.into())]
+        }
         Kind::Connections => pairs,
         Kind::Empty => Vec::new(),
     }
@@ -372,7 +376,7 @@ fn settings(totals: &Totals, cores: u32, shared: &Shared) -> Vec<Stat> {
     lines.put("watcher_logbuf_size", settings.watcher_log_bytes);
     lines.put("worker_logbuf_size", settings.watcher_log_bytes);
     lines.put("read_buf_mem_limit", 0);
-    lines.put("track_sizes", "no");
+    lines.put("track_sizes", yes(shared.track_sizes.load(Relaxed)));
     lines.put("inline_ascii_response", "no");
     lines.put("eviction_policy", &settings.eviction_policy);
     lines.put("io_backend", &settings.io_backend);
@@ -393,9 +397,9 @@ fn items(totals: &Totals) -> Vec<Stat> {
         put("number_hot", class.hot);
         put("number_warm", 0);
         put("number_cold", class.items.saturating_sub(class.hot));
-        put("age_hot", 0);
+        put("age_hot", class.age_hot_seconds);
         put("age_warm", 0);
-        put("age", 0);
+        put("age", class.age_seconds);
         put("mem_requested", counters.mem_requested);
         put("evicted", counters.evicted);
         put("evicted_nonzero", counters.evicted_nonzero);

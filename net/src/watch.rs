@@ -8,7 +8,9 @@
 use crate::conn::{CloseReason, Transport};
 use crate::hop::{ConnToken, Message, Outbox};
 use crate::proto::number;
-use engine::{Now, WriteMode};
+use engine::{ClassId, Event, EventKinds, Evicted, Now, WriteMode};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Log lines for one watcher.
 #[derive(Debug)]
@@ -32,7 +34,7 @@ impl Events {
     pub const FETCHERS: Events = Events(4);
     /// Items written.
     pub const MUTATIONS: Events = Events(8);
-    /// Background work.
+    /// Background work: pages moved, sweeps that ended.
     pub const SYSTEM: Events = Events(16);
     /// Connections opened and closed.
     pub const CONNECTIONS: Events = Events(32);
@@ -78,8 +80,8 @@ pub struct Watcher {
 pub enum Found {
     /// Nothing there.
     No,
-    /// A hit.
-    Yes,
+    /// A hit, of an item of this size class.
+    Yes(ClassId),
 }
 
 /// How a write ended.
@@ -144,7 +146,10 @@ struct Feed {
 pub struct WatchLog {
     wanted: Events,
     feeds: Vec<Feed>,
-    sequence: u64,
+    /// Number of the last line of any core.
+    sequence: Arc<AtomicU64>,
+    /// When the last sweep ended.
+    swept: Option<Now>,
     /// The connection whose request is being executed, for `cfd=`.
     pub connection: u32,
     /// What a feed's buffer may hold.
@@ -157,9 +162,9 @@ pub struct WatchLog {
 const WAITING_MESSAGES_MAX: usize = 8;
 
 impl WatchLog {
-    /// Nobody watches yet.
-    pub fn new(buffer_bytes_max: usize) -> WatchLog {
-        WatchLog { buffer_bytes_max, ..WatchLog::default() }
+    /// Nobody watches yet. Lines are numbered by `sequence`.
+    pub fn new(buffer_bytes_max: usize, sequence: Arc<AtomicU64>) -> WatchLog {
+        WatchLog { buffer_bytes_max, sequence, ..WatchLog::default() }
     }
 
     /// Starts to feed a watcher.
@@ -192,22 +197,37 @@ impl WatchLog {
         self.wanted.overlap(Events::CONNECTIONS)
     }
 
-    /// Somebody wants evictions.
-    pub fn evictions(&self) -> bool {
-        self.wanted.overlap(Events::EVICTIONS)
+    /// What the shard has to keep for the watchers.
+    pub fn shard_events(&self) -> EventKinds {
+        EventKinds {
+            evictions: self.wanted.overlap(Events::EVICTIONS),
+            system: self.wanted.overlap(Events::SYSTEM),
+        }
+    }
+
+    /// Nobody watches.
+    #[inline]
+    pub fn is_idle(&self) -> bool {
+        self.feeds.is_empty()
     }
 
     /// A key was read.
     #[cold]
     pub fn item_get(&mut self, now: Now, key: &[u8], found: Found, value_bytes: u32) {
         let connection = self.connection;
+        let class = match found {
+            Found::No => 0,
+            Found::Yes(class) => class_number(class),
+        };
         self.line(Events::FETCHERS, now, |out| {
             out.extend_from_slice(b"type=item_get key=");
             uri_encode(key, out);
             out.extend_from_slice(match found {
-                Found::No => b" status=not_found clsid=0 cfd=",
-                Found::Yes => b" status=found clsid=0 cfd=",
+                Found::No => &b" status=not_found clsid="[..],
+                Found::Yes(_) => &b" status=found clsid="[..],
             });
+            number::put(out, class);
+            out.extend_from_slice(b" cfd=");
             number::put(out, u64::from(connection));
             out.extend_from_slice(b" size=");
             number::put(out, u64::from(value_bytes));
@@ -224,6 +244,7 @@ impl WatchLog {
         command: StoreCommand,
         value_bytes: usize,
         ttl_seconds: u64,
+        class: Option<ClassId>,
     ) {
         let connection = self.connection;
         self.line(Events::MUTATIONS, now, |out| {
@@ -249,33 +270,68 @@ impl WatchLog {
             });
             out.extend_from_slice(b" ttl=");
             number::put(out, ttl_seconds);
-            out.extend_from_slice(b" clsid=0 cfd=");
+            out.extend_from_slice(b" clsid=");
+            number::put(out, class.map_or(0, class_number));
+            out.extend_from_slice(b" cfd=");
             number::put(out, u64::from(connection));
             out.extend_from_slice(b" size=");
             number::put(out, value_bytes as u64);
         });
     }
 
-    /// An item left for want of room.
+    /// Something happened in the shard.
     #[cold]
-    pub fn eviction(
-        &mut self,
-        now: Now,
-        key: &[u8],
-        fetched: bool,
-        ttl: i64,
-        idle_seconds: u32,
-        value_bytes: u32,
-    ) {
+    pub fn shard_event(&mut self, now: Now, event: Event<'_>) {
+        match event {
+            Event::Evicted(evicted) => self.eviction(now, &evicted),
+            Event::PageMoved { from, to } => self.line(Events::SYSTEM, now, |out| {
+                out.extend_from_slice(b"type=slab_move src=");
+                number::put(out, class_number(from));
+                out.extend_from_slice(b" dst=");
+                number::put(out, to.map_or(0, class_number));
+            }),
+            Event::Swept { elapsed_ms, examined, reclaimed } => {
+                self.swept(now, elapsed_ms, examined, reclaimed);
+            }
+            _ => {}
+        }
+    }
+
+    fn eviction(&mut self, now: Now, evicted: &Evicted<'_>) {
         self.line(Events::EVICTIONS, now, |out| {
             out.extend_from_slice(b"type=eviction key=");
-            uri_encode(key, out);
-            out.extend_from_slice(if fetched { b" fetch=yes ttl=" } else { b" fetch=no ttl=" });
-            number::put_signed(out, ttl);
+            uri_encode(evicted.key, out);
+            out.extend_from_slice(if evicted.fetched {
+                b" fetch=yes ttl="
+            } else {
+                b" fetch=no ttl="
+            });
+            number::put_signed(out, evicted.ttl_seconds.map_or(-1, |seconds| seconds as i64));
             out.extend_from_slice(b" la=");
-            number::put(out, u64::from(idle_seconds));
-            out.extend_from_slice(b" clsid=0 size=");
-            number::put(out, u64::from(value_bytes));
+            number::put(out, u64::from(evicted.idle_seconds));
+            out.extend_from_slice(b" clsid=");
+            number::put(out, class_number(evicted.class));
+            out.extend_from_slice(b" size=");
+            number::put(out, u64::from(evicted.value_bytes));
+        });
+    }
+
+    /// A sweep goes over all classes at once, and has no mark to fall below:
+    /// those fields of memcached's line are 0.
+    fn swept(&mut self, now: Now, elapsed_ms: u64, examined: u64, reclaimed: u64) {
+        let last = self.swept.replace(now).unwrap_or(now);
+        let since = now.seconds().saturating_sub(last.seconds());
+        self.line(Events::SYSTEM, now, |out| {
+            out.extend_from_slice(
+                b"type=lru_crawler crawler=0 lru=all low_mark=0 next_reclaims=0 since_run=",
+            );
+            number::put(out, since);
+            out.extend_from_slice(b" next_run=0 elapsed=");
+            number::put(out, elapsed_ms / 1000);
+            out.extend_from_slice(b" examined=");
+            number::put(out, examined);
+            out.extend_from_slice(b" reclaimed=");
+            number::put(out, reclaimed);
         });
     }
 
@@ -324,7 +380,7 @@ impl WatchLog {
     }
 
     fn line(&mut self, event: Events, now: Now, write: impl Fn(&mut Vec<u8>)) {
-        self.sequence += 1;
+        let sequence = self.sequence.fetch_add(1, Ordering::Relaxed) + 1;
         for feed in &mut self.feeds {
             if !feed.watcher.events.overlap(event) {
                 continue;
@@ -339,7 +395,7 @@ impl WatchLog {
             out.push(b'.');
             number::put(out, now.0 % 1000 * 1000);
             out.extend_from_slice(b" gid=");
-            number::put(out, self.sequence);
+            number::put(out, sequence);
             out.push(b' ');
             write(out);
             out.push(b'\n');
@@ -376,6 +432,12 @@ fn remote(out: &mut Vec<u8>, ip: &str, port: u16, transport: Transport) {
     });
 }
 
+/// A size class as `stats items` and everything else that clients see counts
+/// it: from 1, so that 0 is none.
+pub fn class_number(class: ClassId) -> u64 {
+    u64::from(class.0) + 1
+}
+
 /// Keys in logs and dumps, as memcached writes them.
 pub fn uri_encode(key: &[u8], out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
@@ -398,12 +460,12 @@ mod tests {
 
     #[test]
     fn lines_go_to_those_who_want_them_and_no_further_than_the_bound() {
-        let mut log = WatchLog::new(200);
+        let mut log = WatchLog::new(200, Arc::default());
         let conn = ConnToken { index: 7, generation: 1 };
         log.add(Watcher { core: 0, conn, events: Events::FETCHERS });
         assert!(log.fetchers() && !log.mutations());
         for _ in 0..10 {
-            log.item_get(Now(1_500), b"a b", Found::Yes, 3);
+            log.item_get(Now(1_500), b"a b", Found::Yes(ClassId(4)), 3);
         }
         assert!(log.stats.dropped > 0);
         let mut outbox = Outbox::new(0, 1);
@@ -412,7 +474,7 @@ mod tests {
         let text = String::from_utf8(chunk.bytes).unwrap();
         assert_eq!(
             text.lines().next(),
-            Some("ts=1.500000 gid=1 type=item_get key=a%20b status=found clsid=0 cfd=0 size=3")
+            Some("ts=1.500000 gid=1 type=item_get key=a%20b status=found clsid=5 cfd=0 size=3")
         );
         assert!(text.len() < 300);
         log.remove(0, conn);

@@ -442,3 +442,99 @@ fn tags_namespaces_and_discovery() {
         ("config get cluster\r\n", "CONFIG cluster 0 28\n1\\n127.0.0.1|127.0.0.1|11211\\n\nEND\n"),
     ]);
 }
+
+#[test]
+fn watchers_see_evictions_as_memcached_shows_them() {
+    let mut node =
+        Node::with(2, Settings { memory_bytes_max: 4 << 20, ..Settings::default() }, |_| {});
+    let watcher = node.connect(0);
+    let client = node.connect(1);
+    assert_eq!(node.ask(watcher, b"watch evictions sysevents\r\n"), "OK\n");
+    let value = "v".repeat(300);
+    let mut log = String::new();
+    for number in 0..20_000 {
+        node.send(client, format!("set a/{number} 0 100 300\r\n{value}\r\n").as_bytes());
+        if number % 100 == 99 {
+            node.receive(client);
+            log.push_str(&node.ask(watcher, b""));
+        }
+    }
+    let lines: Vec<&str> = log.split("\\n").filter(|line| line.contains("type=eviction")).collect();
+    let evictions: u64 = node.cores.iter().map(|core| core.shard.stats().counters.evictions).sum();
+    assert_eq!(lines.len() as u64, evictions);
+    let class = node.ask(client, b"stats items\r\n");
+    let class = class.split(':').nth(1).unwrap().to_owned();
+    for line in &lines {
+        let rest = line.split_once(" type=eviction key=a%2F").unwrap().1;
+        let (number, rest) = rest.split_once(' ').unwrap();
+        assert!(number.parse::<u32>().is_ok(), "{line}");
+        assert_eq!(rest, format!("fetch=no ttl=100 la=0 clsid={class} size=300"));
+    }
+    // Every line has a number of its own, whichever core it is from.
+    let mut numbers: Vec<&str> = log.split(" gid=").skip(1).map(|rest| &rest[..8]).collect();
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), log.matches(" gid=").count());
+
+    node.close(watcher);
+    node.settle();
+    assert!(node.cores.iter().all(|core| core.watch.is_idle()));
+}
+
+#[test]
+fn a_watched_write_shows_class_ttl_and_whole_value() {
+    let mut node = Node::new(1);
+    let (watcher, client) = (node.connect(0), node.connect(0));
+    node.ask(watcher, b"watch mutations fetchers\r\n");
+    let mut log = |command: &[u8]| {
+        node.ask(client, command);
+        let line = node.ask(watcher, b"");
+        line.split_once(" type=").unwrap().1.replace("\\n", "")
+    };
+    let stored = log(b"set k 0 100 2\r\nab\r\n");
+    let class = stored.split_once("clsid=").unwrap().1.split(' ').next().unwrap().to_owned();
+    assert_ne!(class, "0");
+    assert_eq!(
+        stored,
+        format!("item_store key=k status=stored cmd=set ttl=100 clsid={class} cfd=1 size=2")
+    );
+    assert!(log(b"append k 0 0 2\r\ncd\r\n").contains("cmd=append ttl=100 clsid="));
+    assert!(log(b"get k\r\n").ends_with("cfd=1 size=4"));
+    assert_eq!(
+        log(b"add k 0 9 1\r\nx\r\n"),
+        "item_store key=k status=not_stored cmd=add ttl=9 clsid=0 cfd=1 size=1"
+    );
+    assert!(log(b"ms k 1 T30\r\nx\r\n").contains("status=stored cmd=set ttl=30 "));
+}
+
+#[test]
+fn sizes_are_counted_when_asked_for() {
+    let mut node = Node::new(2);
+    let client = node.connect(0);
+    for index in 0..100 {
+        node.ask(client, format!("set key{index:02} 0 0 1\r\nx\r\n").as_bytes());
+    }
+    assert_eq!(node.ask(client, b"stats sizes\r\n"), "STAT sizes_status disabled\nEND\n");
+    // As in memcached, the switch's answer has no end.
+    assert_eq!(node.ask(client, b"stats sizes_enable\r\n"), "STAT sizes_status enabled\n");
+    assert_eq!(node.ask(client, b"stats sizes_enable\r\n"), "STAT sizes_status enabled\n");
+    assert_eq!(node.ask(client, b"stats sizes\r\n"), "STAT 32 100\nEND\n");
+    assert!(node.ask(client, b"stats settings\r\n").contains("STAT track_sizes yes\n"));
+    node.ask(client, b"append key07 0 0 25\r\nxxxxxxxxxxxxxxxxxxxxxxxxx\r\ndelete key08\r\n");
+    assert_eq!(node.ask(client, b"stats sizes\r\n"), "STAT 32 98\nSTAT 64 1\nEND\n");
+    node.ask(client, b"flush_all\r\n");
+    for _ in 0..10 {
+        node.advance(10);
+    }
+    assert_eq!(node.ask(client, b"stats sizes\r\n"), "END\n");
+    assert_eq!(node.ask(client, b"stats sizes_disable\r\n"), "STAT sizes_status disabled\n");
+    assert_eq!(node.ask(client, b"stats sizes\r\n"), "STAT sizes_status disabled\nEND\n");
+    assert!(node.ask(client, b"stats settings\r\n").contains("STAT track_sizes no\n"));
+
+    let settings = Settings { track_sizes: true, ..Settings::default() };
+    let mut node = Node::with(1, settings, |_| {});
+    let client = node.connect(0);
+    assert_eq!(node.ask(client, b"stats sizes\r\n"), "END\n");
+    node.ask(client, b"set key 0 0 1\r\nx\r\n");
+    assert_eq!(node.ask(client, b"stats sizes\r\n"), "STAT 32 1\nEND\n");
+}

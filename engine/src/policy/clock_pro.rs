@@ -253,6 +253,12 @@ impl ClockPro {
         clock.hot += u32::from(hot);
     }
 
+    /// Where HAND_cold and HAND_hot were last.
+    pub fn hands(&self, class: ClassId) -> [ChunkRef; 2] {
+        let clock = &self.classes[class.index()];
+        [clock.hand_cold, clock.hand_hot]
+    }
+
     pub fn victim<C: Cells>(&mut self, cells: &mut C, class: ClassId) -> Option<Victim> {
         let clock = &mut self.classes[class.index()];
         clock.full = true;

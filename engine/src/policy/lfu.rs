@@ -112,6 +112,12 @@ impl Lfu {
         }
     }
 
+    /// Who would leave next.
+    pub fn oldest(&self, class: ClassId) -> Option<ChunkRef> {
+        let class = self.classes[class.index()].as_deref()?;
+        class.lists.oldest(class.lowest()? as usize)
+    }
+
     pub fn victim<C: Cells>(&mut self, cells: &mut C, class: ClassId) -> Option<Victim> {
         let class = self.classes[class.index()].as_deref_mut()?;
         for _ in 0..STEPS_MAX {

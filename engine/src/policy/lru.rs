@@ -59,6 +59,11 @@ impl Lru {
         }
     }
 
+    /// Who would leave next.
+    pub fn oldest(&self, class: ClassId) -> Option<ChunkRef> {
+        self.classes[class.index()].oldest(0)
+    }
+
     pub fn victim<C: Cells>(&mut self, cells: &mut C, class: ClassId) -> Option<Victim> {
         let list = &mut self.classes[class.index()];
         for _ in 0..STEPS_MAX {

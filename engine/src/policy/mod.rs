@@ -227,6 +227,48 @@ impl AnyPolicy {
         Some(victim.at)
     }
 
+    /// Shows the items that would be looked at first if something had to leave
+    /// the class: the oldest of each list, or up to `looks` of those before
+    /// each hand. First cold ones, then hot ones, as far as they are `wanted`.
+    pub fn next_in_line<C: Cells>(
+        &self,
+        cells: &C,
+        class: ClassId,
+        wanted: [bool; 2],
+        looks: usize,
+        each: &mut dyn FnMut(bool, ChunkRef),
+    ) {
+        let [cold, hot] = match &self.rules {
+            Rules::ClockPro(policy) => policy.hands(class),
+            Rules::None => [ChunkRef::NONE; 2],
+            Rules::Lru(policy) => {
+                return policy.oldest(class).into_iter().for_each(|at| each(false, at));
+            }
+            Rules::Lfu(policy) => {
+                return policy.oldest(class).into_iter().for_each(|at| each(false, at));
+            }
+            Rules::S3Fifo(policy) => {
+                let [small, main] = policy.oldest(class);
+                small.into_iter().for_each(|at| each(false, at));
+                return main.into_iter().for_each(|at| each(true, at));
+            }
+        };
+        let mut hands = [cold, hot];
+        for _ in 0..looks {
+            for (is_hot, hand) in [false, true].into_iter().zip(&mut hands) {
+                let next = match is_hot {
+                    _ if !wanted[usize::from(is_hot)] => None,
+                    false => cells.next_cold(class, *hand),
+                    true => cells.next_hot(class, *hand),
+                };
+                if let Some(at) = next {
+                    *hand = at;
+                    each(is_hot, at);
+                }
+            }
+        }
+    }
+
     /// Fills of items of this class that had been evicted not long before:
     /// what the class would have gained from more pages. Halved by every
     /// [`decay_ghost_hits`](AnyPolicy::decay_ghost_hits).

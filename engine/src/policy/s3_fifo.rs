@@ -135,6 +135,12 @@ impl S3Fifo {
         }
     }
 
+    /// Who is next in the small queue and in the main one.
+    pub fn oldest(&self, class: ClassId) -> [Option<ChunkRef>; 2] {
+        let lists = &self.classes[class.index()].lists;
+        [lists.oldest(SMALL), lists.oldest(MAIN)]
+    }
+
     pub fn victim<C: Cells>(&mut self, cells: &mut C, class: ClassId) -> Option<Victim> {
         let class = &mut self.classes[class.index()];
         class.full = true;

@@ -1,10 +1,14 @@
 //! What a shard tells about itself.
 
 use super::Shard;
+use crate::item::View;
 use crate::slab::arena::PAGE_BYTES;
 use crate::stats::{ClassCounters, ClassStats, Counters, Gauges, ShardStats};
 use crate::{ClassId, HotKey, Now};
 use alloc::vec::Vec;
+
+/// Items of a class that are looked at for its age, cold and hot each.
+const AGE_LOOKS: usize = 4;
 
 impl Shard {
     /// Counters and gauges.
@@ -37,6 +41,7 @@ impl Shard {
             .map(|number| {
                 let class = ClassId(number as u8);
                 let (facts, pages) = (slab.table.get(class), &slab.classes[number]);
+                let [age_seconds, age_hot_seconds] = self.ages(class);
                 ClassStats {
                     chunk_bytes: u64::from(facts.chunk_bytes),
                     chunks_per_page: u64::from(facts.slots),
@@ -45,10 +50,34 @@ impl Shard {
                     items: pages.live,
                     hot: pages.hot,
                     ghost_hits: u64::from(self.policy.ghost_hits(class)),
+                    age_seconds,
+                    age_hot_seconds,
                     counters: self.class_counters[number],
                 }
             })
             .collect()
+    }
+
+    /// For how long the cold and the hot items of a class have not been asked
+    /// for that the policy would look at next.
+    fn ages(&self, class: ClassId) -> [u64; 2] {
+        let slab = &self.store.slab;
+        let pages = &slab.classes[usize::from(class.0)];
+        let mut ages = [0; 2];
+        // A walk to the next hot item is long where there is none.
+        let wanted = [pages.live > pages.hot, pages.hot > 0];
+        self.policy.next_in_line(&self.store, class, wanted, AGE_LOOKS, &mut |hot, at| {
+            let idle = self.idle_seconds(&View::of(slab, at), self.store.now);
+            let age = &mut ages[usize::from(hot)];
+            *age = u64::from(idle).max(*age);
+        });
+        ages
+    }
+
+    /// Items by size: sizes rounded up to a multiple of 32, and how many there
+    /// are of each. `None` unless [`track_sizes`](Shard::track_sizes) is on.
+    pub fn sizes(&self) -> Option<Vec<(u64, u64)>> {
+        self.sizes.as_ref().map(|sizes| sizes.list())
     }
 
     /// Sets what happened back to nothing; what is there stays.

@@ -22,17 +22,20 @@ pub use exchange::{ScanCursor, ScanItem, ScanLimits};
 pub use read::Inspection;
 
 use crate::clock::HybridClock;
+use crate::events::{Event, EventKinds, Events};
 use crate::expiry::Wheel;
 use crate::generation::Generations;
 use crate::index::Index;
 use crate::item::View;
 use crate::pins::Pins;
 use crate::policy::AnyPolicy;
+use crate::sizes::Sizes;
 use crate::slab::Slab;
 use crate::slab::arena::{Arena, PAGE_BYTES};
 use crate::stats::{ClassCounters, Counters};
 use crate::store::Store;
 use crate::{ChunkRef, ClassId, Eviction, HotKeys, KeyHash, Now, ShardConfig, Tag, Version};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 /// One core's cache.
@@ -64,6 +67,10 @@ pub struct Shard {
     donor: usize,
     /// Where dead items were last looked for when nothing may be evicted.
     dead_page: u32,
+    /// What happened, while somebody watches.
+    events: Option<Box<Events>>,
+    /// Items by size, while that is asked for.
+    sizes: Option<Box<Sizes>>,
 }
 
 impl Shard {
@@ -101,6 +108,8 @@ impl Shard {
             pressure: alloc::vec![0; classes],
             donor: 0,
             dead_page: 0,
+            events: None,
+            sizes: None,
             config,
         };
         shard.apply_memory_limit();
@@ -138,6 +147,7 @@ impl Shard {
             + self.store.generations.heap_bytes()
             + self.class_counters.len() * (size_of::<ClassCounters>() + size_of::<u16>())
             + Wheel::bytes()
+            + self.sizes.as_ref().map_or(0, |sizes| sizes.heap_bytes())
     }
 
     /// Pages in use and tables together stay below the limit; so pages may use
@@ -217,7 +227,7 @@ impl Shard {
             slab.flush_sequence = slab.flush_sequence.wrapping_add(1);
             // A sequence that comes around must not find pages from last time.
             if slab.flush_sequence == 0 {
-                self.free_flushed_pages(usize::MAX);
+                self.free_unversioned();
             }
         }
     }
@@ -251,6 +261,19 @@ impl Shard {
             self.unlink(at, hash);
         }
         found.is_some()
+    }
+
+    /// Keeps events of these kinds from now on, for [`take_events`].
+    ///
+    /// [`take_events`]: Shard::take_events
+    pub fn keep_events(&mut self, kinds: EventKinds) {
+        self.events = Events::of(kinds);
+    }
+
+    /// Hands over what happened since the last time, in order. Returns how many
+    /// events found no room.
+    pub fn take_events(&mut self, each: &mut dyn FnMut(Event<'_>)) -> u64 {
+        self.events.as_mut().map_or(0, |events| events.take(each))
     }
 
     /// Whether something is evicted when memory is full.

@@ -6,11 +6,12 @@
 
 use super::Shard;
 use crate::chain::{self, ChunkKind, PieceLinks};
+use crate::events::{Event, Evicted};
 use crate::generation::Liveness;
 use crate::index::Room;
 use crate::item::{self, FETCHED, TTL, View};
 use crate::slab::page::Map;
-use crate::{ChunkRef, ClassId, Eviction, KeyHash};
+use crate::{ChunkRef, ClassId, Eviction, Expiry, KeyHash};
 use alloc::vec::Vec;
 
 /// Longer chains are evicted when their head must move: every piece names it.
@@ -79,6 +80,9 @@ impl Shard {
                 class.evicted_nonzero += u64::from(view.flags & TTL != 0);
                 self.counters.evictions += 1;
                 self.counters.evicted_unfetched += unfetched;
+                if self.events.is_some() {
+                    self.tell_evicted(at, &view);
+                }
             }
             dead => {
                 class.reclaimed += 1;
@@ -89,6 +93,32 @@ impl Shard {
         self.index.remove(hash, at);
         self.forget_bytes(at);
         self.free_unlinked(at);
+    }
+
+    /// Tells the watchers of an item that leaves alive.
+    #[cold]
+    fn tell_evicted(&mut self, at: ChunkRef, view: &View) {
+        let (slab, now) = (&self.store.slab, self.store.now);
+        let expiry = view.expiry(slab);
+        let evicted = Evicted {
+            key: view.key(slab),
+            fetched: view.flags & FETCHED != 0,
+            ttl_seconds: (expiry != Expiry::NEVER)
+                .then(|| (expiry.0 / 1000).saturating_sub(now.seconds())),
+            idle_seconds: self.idle_seconds(view, now),
+            class: slab.class_of(at),
+            value_bytes: view.value_bytes as u32,
+        };
+        if let Some(events) = &mut self.events {
+            events.note(Event::Evicted(evicted));
+        }
+    }
+
+    /// Tells the watchers what the shard did for itself.
+    pub(super) fn tell(&mut self, event: Event<'_>) {
+        if let Some(events) = &mut self.events {
+            events.note(event);
+        }
     }
 
     fn count_dead(&mut self, at: ChunkRef, dead: Liveness, unfetched: u64) {
@@ -215,6 +245,9 @@ impl Shard {
         let bytes = View::of(&self.store.slab, at).bytes() as u64;
         self.bytes += bytes;
         self.class_mut(at).mem_requested += bytes;
+        if let Some(sizes) = &mut self.sizes {
+            sizes.add(at, bytes as usize);
+        }
     }
 
     /// Takes the bytes of an item off the count.
@@ -223,6 +256,9 @@ impl Shard {
         self.bytes -= bytes;
         let class = self.class_mut(at);
         class.mem_requested -= bytes;
+        if let Some(sizes) = &mut self.sizes {
+            sizes.remove(at, bytes as usize);
+        }
     }
 
     // ---- Whole pages.
@@ -243,6 +279,7 @@ impl Shard {
         for (_, _, class) in order {
             if let Some(page) = self.cheapest_page(ClassId(class)) {
                 self.empty_page(page);
+                self.tell(Event::PageMoved { from: ClassId(class), to: None });
                 return true;
             }
         }
@@ -330,9 +367,15 @@ impl Shard {
     /// Whether the item was asked for lately, as far as the policy can tell
     /// without its own order (an LRU has nothing else: then everything is).
     fn is_wanted(&self, at: ChunkRef) -> bool {
-        self.config.eviction == Eviction::Lru
-            || self.store.slab.bit(at, Map::Hot)
-            || item::mark(&self.store.slab, at) & 3 != 0
+        let mark = item::mark(&self.store.slab, at);
+        match self.config.eviction {
+            Eviction::Lru | Eviction::None => true,
+            // The write was the first access.
+            Eviction::Lfu => mark > 1,
+            Eviction::ClockPro | Eviction::S3Fifo => {
+                self.store.slab.bit(at, Map::Hot) || mark & 3 != 0
+            }
+        }
     }
 
     /// Copies an item into a free chunk of its class, if there is one.
@@ -358,6 +401,10 @@ impl Shard {
         }
         slab.set_live(to, true);
         self.index.replace(hash, at, to);
+        if let Some(sizes) = &mut self.sizes {
+            sizes.remove(at, view.bytes());
+            sizes.add(to, view.bytes());
+        }
         self.policy.moved(&mut self.store, class, at, class, to);
         self.note_expiry(to, view.expiry(&self.store.slab));
         self.store.slab.set_live(at, false);
@@ -401,11 +448,16 @@ impl Shard {
     fn evict_from_moved_page(&mut self, at: ChunkRef) {
         self.counters.slab_move_evictions += 1;
         self.counters.evictions += 1;
-        let unfetched = u64::from(View::of(&self.store.slab, at).flags & FETCHED == 0);
+        let view = View::of(&self.store.slab, at);
+        let unfetched = u64::from(view.flags & FETCHED == 0);
         self.counters.evicted_unfetched += unfetched;
         let class = self.class_mut(at);
         class.evicted += 1;
         class.evicted_unfetched += unfetched;
+        class.evicted_nonzero += u64::from(view.flags & TTL != 0);
+        if self.events.is_some() {
+            self.tell_evicted(at, &view);
+        }
         let hash = self.store.hash_of(at);
         self.unlink(at, hash);
     }
@@ -431,19 +483,20 @@ impl Shard {
         }
     }
 
-    /// Frees what a flush left, a number of pages at most.
-    pub(super) fn free_flushed_pages(&mut self, pages_max: usize) {
-        let mut done = 0;
-        for page in 0..self.store.slab.pages() {
-            if done == pages_max {
-                return;
+    /// Frees every item without a version, whatever its page says, and lets all
+    /// pages say the same.
+    pub(super) fn free_unversioned(&mut self) {
+        for page in 0..self.store.slab.pages_touched() {
+            let mut slot = 0;
+            while self.store.slab.page_class(page).is_some() {
+                let Some(at) = self.store.slab.next_in_page(page, slot, Map::Live) else { break };
+                slot = at.slot() + 1;
+                if View::of(&self.store.slab, at).version(&self.store.slab).is_none() {
+                    self.sweep_dead(at, Liveness::Invalidated);
+                }
             }
-            let old = self.store.slab.page_class(page).is_some()
-                && self.store.slab.flush_sequence_of(ChunkRef::new(page, 0))
-                    != self.store.slab.flush_sequence;
-            if old {
-                self.refresh_page(page, ChunkRef::NONE);
-                done += 1;
+            if self.store.slab.page_class(page).is_some() {
+                self.store.slab.set_flush_sequence(page);
             }
         }
     }

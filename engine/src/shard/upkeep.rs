@@ -8,18 +8,22 @@
 //! - *Index*: what it does not need any more when items became fewer goes back
 //!   to the slab.
 //! - *Limit*: pages beyond the memory limit are emptied and given back.
+//! - *Sizes*: the walk that counts what was there when `stats sizes` began.
 //!
 //! A slice reads at most [`LOOKS`] items, and there is at most one a
 //! millisecond: what is behind in background work costs a core some percent,
 //! never its latency.
 
 use super::Shard;
+use crate::events::Event;
 use crate::expiry::Outlook;
 use crate::generation::Liveness;
 use crate::index::Shrunk;
 use crate::item::View;
+use crate::sizes::Sizes;
 use crate::slab::page::Map;
 use crate::{ChunkRef, ClassId, Expiry, Now, Version};
+use alloc::boxed::Box;
 
 /// Items that a slice looks at: some 50 microseconds if none is in the cache.
 const LOOKS: u32 = 512;
@@ -51,6 +55,8 @@ pub(super) struct Upkeep {
     swept_flush: u16,
     /// The page that is being emptied.
     moving: Option<Move>,
+    /// More pages are in use than may be, and none of them can be emptied now.
+    stuck: bool,
     /// Evictions at the last decay of the ghost hits.
     decayed_at: u64,
 }
@@ -69,6 +75,9 @@ struct Sweep {
     changes: u64,
     /// Everything invalidated up to here is gone when it ends.
     up_to: Version,
+    began: Now,
+    examined: u64,
+    reclaimed: u64,
 }
 
 #[derive(Debug)]
@@ -94,6 +103,7 @@ impl Shard {
         self.continue_move(&mut looks);
         self.expire(&mut looks);
         self.sweep(&mut looks);
+        self.walk_sizes(&mut looks);
         self.shrink_index(looks);
         self.decay_ghost_hits();
         self.is_behind()
@@ -104,8 +114,9 @@ impl Shard {
         upkeep.expiring.is_some()
             || upkeep.sweep.is_some()
             || upkeep.moving.is_some()
+            || self.sizes.as_ref().is_some_and(|sizes| sizes.walk().is_some())
             || self.wheel.is_behind(self.second())
-            || self.store.slab.pages_used > self.store.slab.pages_max
+            || self.store.slab.pages_used > self.store.slab.pages_max && !upkeep.stuck
     }
 
     fn second(&self) -> u32 {
@@ -182,7 +193,15 @@ impl Shard {
         {
             upkeep.sweep_not_before = Now(now.0 + SWEEP_EVERY_MS);
             upkeep.swept_flush = self.store.slab.flush_sequence;
-            upkeep.sweep = Some(Sweep { page: 0, slot: 0, changes, up_to: self.clock.last() });
+            upkeep.sweep = Some(Sweep {
+                page: 0,
+                slot: 0,
+                changes,
+                up_to: self.clock.last(),
+                began: now,
+                examined: 0,
+                reclaimed: 0,
+            });
         }
         if let Some(sweep) = self.upkeep.sweep.take() {
             self.sweep_on(sweep, looks);
@@ -203,10 +222,14 @@ impl Shard {
                 }
                 *looks -= 1;
                 sweep.slot = at.slot() + 1;
+                sweep.examined += 1;
                 let view = View::of(&self.store.slab, at);
                 match self.store.liveness(at, &view) {
                     Liveness::Live => {}
-                    dead => self.sweep_dead(at, dead),
+                    dead => {
+                        sweep.reclaimed += 1;
+                        self.sweep_dead(at, dead);
+                    }
                 }
             }
             *looks = looks.saturating_sub(1);
@@ -219,6 +242,45 @@ impl Shard {
         }
         self.upkeep.swept_changes = sweep.changes;
         self.upkeep.swept_up_to = sweep.up_to;
+        self.tell(Event::Swept {
+            elapsed_ms: self.store.now.0.saturating_sub(sweep.began.0),
+            examined: sweep.examined,
+            reclaimed: sweep.reclaimed,
+        });
+    }
+
+    // ---- Sizes.
+
+    /// Keeps a histogram of the items' sizes from now on, or no longer. What is
+    /// there already is counted in slices, the first one at once.
+    pub fn track_sizes(&mut self, on: bool, now: Now) {
+        self.at(now);
+        if on && self.sizes.is_none() {
+            self.sizes = Some(Box::new(Sizes::new()));
+            self.walk_sizes(&mut { LOOKS });
+        } else if !on {
+            self.sizes = None;
+        }
+    }
+
+    fn walk_sizes(&mut self, looks: &mut u32) {
+        let Some(sizes) = &mut self.sizes else { return };
+        let Some((mut page, mut slot)) = sizes.walk() else { return };
+        let slab = &self.store.slab;
+        while page < slab.pages_touched() {
+            while slab.page_class(page).is_some() {
+                let Some(at) = slab.next_in_page(page, slot, Map::Live) else { break };
+                if *looks == 0 {
+                    return sizes.walked(Some((page, slot)));
+                }
+                *looks -= 1;
+                slot = at.slot() + 1;
+                sizes.count(View::of(slab, at).bytes());
+            }
+            *looks = looks.saturating_sub(1);
+            (page, slot) = (page + 1, 0);
+        }
+        sizes.walked(None);
     }
 
     // ---- Rebalancing.
@@ -264,19 +326,9 @@ impl Shard {
     /// Goes on with the page that is being emptied, or begins with one that is
     /// beyond the limit.
     fn continue_move(&mut self, looks: &mut u32) {
-        if self.upkeep.moving.is_none()
-            && self.store.slab.pages_used > self.store.slab.pages_max
-            && self.evicts()
-        {
-            let largest = (0..self.store.slab.classes.len())
-                .max_by_key(|class| self.store.slab.classes[*class].ring.len())
-                .map(|class| ClassId(class as u8));
-            if let Some(class) = largest
-                && let Some(page) = self.cheapest_page(class)
-            {
-                self.store.slab.close_page(page);
-                self.upkeep.moving = Some(Move { page, slot: 0, from: class, to: None });
-            }
+        if self.upkeep.moving.is_none() && self.store.slab.pages_used > self.store.slab.pages_max {
+            self.upkeep.moving = self.page_beyond_limit();
+            self.upkeep.stuck = self.upkeep.moving.is_none();
         }
         let Some(mut moving) = self.upkeep.moving.take() else { return };
         loop {
@@ -303,9 +355,21 @@ impl Shard {
             moving.slot = at.slot() + 1;
             self.vacate(at);
         }
-        if let Some(class) = moving.to {
-            self.store.slab.add_page(class);
+        let to = moving.to.filter(|class| self.store.slab.add_page(*class));
+        self.tell(Event::PageMoved { from: moving.from, to });
+    }
+
+    /// Closes a page that is to be given back.
+    fn page_beyond_limit(&mut self) -> Option<Move> {
+        if !self.evicts() {
+            return None;
         }
+        let from = (0..self.store.slab.classes.len())
+            .max_by_key(|class| self.store.slab.classes[*class].ring.len())
+            .map(|class| ClassId(class as u8))?;
+        let page = self.cheapest_page(from)?;
+        self.store.slab.close_page(page);
+        Some(Move { page, slot: 0, from, to: None })
     }
 
     // ---- Index.

@@ -32,8 +32,6 @@ struct PageInfo {
     chunk_bytes: u16,
     first: u16,
     class: u8,
-    /// Its memory may be resident although it is free.
-    dirty: bool,
     /// The flush sequence of the items without a version in it.
     flush_sequence: u16,
 }
@@ -60,8 +58,10 @@ pub(crate) struct Slab {
     pub table: ClassTable,
     infos: Vec<PageInfo>,
     pub classes: Vec<ClassPages>,
-    /// Pages that were used and are free now.
+    /// Pages that were used and are free now. The memory of the first
+    /// `given_back` is the system's; they are taken last.
     free: Vec<u32>,
+    given_back: usize,
     /// Pages from here on were never used.
     fresh: u32,
     /// Pages of classes and of the index.
@@ -79,8 +79,7 @@ impl Slab {
     pub fn new(arena: Arena, link_words: usize) -> Slab {
         let pages = (arena.bytes() / PAGE_BYTES).min(PAGES_MAX);
         let table = ClassTable::new(pages, link_words);
-        let info =
-            PageInfo { chunk_bytes: 0, first: 0, class: NO_CLASS, dirty: false, flush_sequence: 0 };
+        let info = PageInfo { chunk_bytes: 0, first: 0, class: NO_CLASS, flush_sequence: 0 };
         let classes = (0..table.len())
             .map(|_| ClassPages { free_head: NO_PAGE, ..ClassPages::default() })
             .collect();
@@ -90,6 +89,7 @@ impl Slab {
             infos: alloc::vec![info; pages],
             classes,
             free: Vec::new(),
+            given_back: 0,
             fresh: 0,
             pages_used: 0,
             pages_index: 0,
@@ -313,8 +313,8 @@ impl Slab {
             }
             None => return None,
         };
+        self.given_back = self.given_back.min(self.free.len());
         self.pages_used += 1;
-        self.infos[page as usize].dirty = true;
         Some(page)
     }
 
@@ -343,7 +343,6 @@ impl Slab {
             chunk_bytes: facts.chunk_bytes,
             first: facts.first,
             class: class.0,
-            dirty: true,
             flush_sequence: self.flush_sequence,
         };
         let start = Slab::page_start(page);
@@ -394,16 +393,13 @@ impl Slab {
 
     /// A free page beyond the limit whose memory may still be resident.
     pub fn take_released(&mut self) -> Option<(usize, usize)> {
-        if self.pages_used + self.free_dirty() <= self.pages_max {
+        let resident = self.free.len() - self.given_back;
+        if self.pages_used as usize + resident <= self.pages_max as usize {
             return None;
         }
-        let page = self.free.iter().copied().find(|page| self.infos[*page as usize].dirty)?;
-        self.infos[page as usize].dirty = false;
+        let page = *self.free.get(self.given_back)?;
+        self.given_back += 1;
         Some((Slab::page_start(page), PAGE_BYTES))
-    }
-
-    fn free_dirty(&self) -> u32 {
-        self.free.iter().filter(|page| self.infos[**page as usize].dirty).count() as u32
     }
 
     /// No new chunks from this page until it is released or opened.
@@ -517,5 +513,40 @@ impl Slab {
         let bits = self.map(page, map, slots);
         let slot = next_bit(slot as usize, Slab::words(slots), |index| bits[index])?;
         Some(ChunkRef::new(page, slot as u32))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_beyond_the_limit_are_given_back_once_and_taken_last() {
+        let class = ClassId(0);
+        let mut slab = Slab::new(Arena::heap(8 * PAGE_BYTES), 0);
+        for _ in 0..8 {
+            assert!(slab.add_page(class));
+        }
+        (0..6).for_each(|page| slab.release_page(page));
+        assert_eq!(slab.take_released(), None);
+        // Two pages are in use, two more may stay.
+        slab.pages_max = 4;
+        let mut given = Vec::new();
+        while let Some((offset, bytes)) = slab.take_released() {
+            assert_eq!(bytes, PAGE_BYTES);
+            given.push((offset / PAGE_BYTES) as u32);
+        }
+        assert_eq!(given.len(), 4);
+        let mut taken = Vec::new();
+        slab.pages_max = 8;
+        while slab.add_page(class) {
+            taken.push(*slab.classes[0].ring.last().unwrap());
+        }
+        assert!(taken[..2].iter().all(|page| !given.contains(page)));
+        assert!(taken[2..].iter().all(|page| given.contains(page)));
+        // What was taken again may be given back again.
+        taken.into_iter().for_each(|page| slab.release_page(page));
+        slab.pages_max = 2;
+        assert_eq!(core::iter::from_fn(|| slab.take_released()).count(), 6);
     }
 }

@@ -1,5 +1,6 @@
 //! Text commands that are not about one key.
 
+use super::frame::track_sizes;
 use super::gather::Then;
 use super::{Conn, Flow, Next, Phase, Wait};
 use crate::VERSION;
@@ -89,8 +90,11 @@ impl Conn {
             b"" => all(Kind::General),
             b"items" => all(Kind::Items),
             b"slabs" => all(Kind::Slabs),
-            b"sizes" => all(Kind::Sizes),
-            b"sizes_enable" | b"sizes_disable" => all(Kind::SizesSwitch),
+            b"sizes" => (ControlOp::Sizes, Then::Stats(Kind::Sizes, None)),
+            switch @ (b"sizes_enable" | b"sizes_disable") => {
+                let on = track_sizes(switch, core);
+                (ControlOp::TrackSizes(on), Then::Stats(Kind::SizesSwitch, None))
+            }
             b"settings" => all(Kind::Settings),
             b"conns" => (ControlOp::Connections, Then::Stats(Kind::Connections, None)),
             b"reset" => (ControlOp::ResetStats, Then::Line("RESET")),

@@ -100,9 +100,10 @@ impl Conn {
             b"" => self.gather(ControlOp::Stats, Then::Stats(Kind::General, some), core),
             b"items" => self.gather(ControlOp::Stats, Then::Stats(Kind::Items, some), core),
             b"slabs" => self.gather(ControlOp::Stats, Then::Stats(Kind::Slabs, some), core),
-            b"sizes" => self.gather(ControlOp::Stats, Then::Stats(Kind::Sizes, some), core),
+            b"sizes" => self.gather(ControlOp::Sizes, Then::Stats(Kind::Sizes, some), core),
             b"sizes_enable" | b"sizes_disable" => {
-                self.gather(ControlOp::Stats, Then::Stats(Kind::SizesSwitch, some), core)
+                let on = track_sizes(kind, core);
+                self.gather(ControlOp::TrackSizes(on), Then::Stats(Kind::SizesSwitch, some), core)
             }
             b"conns" => {
                 self.gather(ControlOp::Connections, Then::Stats(Kind::Connections, some), core)
@@ -127,4 +128,11 @@ impl Conn {
             }
         }
     }
+}
+
+/// `stats sizes_enable|sizes_disable`, for the whole node. Whether it is on now.
+pub(super) fn track_sizes(switch: &[u8], core: &Core) -> bool {
+    let on = switch == b"sizes_enable";
+    core.shared.track_sizes.store(on, Ordering::Relaxed);
+    on
 }

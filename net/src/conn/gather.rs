@@ -23,6 +23,7 @@ pub(super) struct Gather {
     reports: Vec<CoreReport>,
     pairs: Vec<(String, String)>,
     prefixes: BTreeMap<Box<[u8]>, PrefixCounts>,
+    sizes: BTreeMap<u64, u64>,
     count: u64,
 }
 
@@ -68,6 +69,7 @@ impl Conn {
             reports: Vec::new(),
             pairs: Vec::new(),
             prefixes: BTreeMap::new(),
+            sizes: BTreeMap::new(),
             count: 0,
         }));
         Flow::On
@@ -120,8 +122,11 @@ impl Conn {
             Then::Frame(frame) if frame.quiet => {}
             Then::Frame(frame) => put_header(out, frame, Status::Ok, 0, 0, 0, 0),
             Then::Stats(kind, frame) => {
-                let stats =
-                    stats::collect(kind, &gather.reports, gather.pairs, core.now, &core.shared);
+                let mut pairs = gather.pairs;
+                pairs.extend(
+                    gather.sizes.iter().map(|(size, count)| (size.to_string(), count.to_string())),
+                );
+                let stats = stats::collect(kind, &gather.reports, pairs, core.now, &core.shared);
                 write_stats(&stats, frame, kind != Kind::SizesSwitch, out);
             }
             Then::Detail(frame) => {
@@ -228,6 +233,11 @@ impl Gather {
                     sum.hits += counts.hits;
                     sum.sets += counts.sets;
                     sum.deletes += counts.deletes;
+                }
+            }
+            ControlAnswer::Sizes(sizes) => {
+                for (size, count) in sizes {
+                    *self.sizes.entry(size).or_default() += count;
                 }
             }
             // The same on every core.

@@ -496,7 +496,11 @@ impl Conn {
             // way to that core: this one must not overtake it.
             if self.answers.is_empty() && core.shard.visit(&core.shared.shards, owner) {
                 core.stats.visits += 1;
+                core.watch.connection = self.token.index;
                 let held = exec::execute(request, hash, None, core, out);
+                if !core.watch.is_idle() {
+                    core.log_events();
+                }
                 core.shard.go_home();
                 return self.sent(held, owner, core, out);
             }

@@ -35,13 +35,12 @@ pub(super) fn get(
         }
     };
     let start = out.len();
-    let mut found = item.is_some();
-    let mut value_bytes = 0;
+    let seen = item.as_ref().map(|item| (item.class, item.value_bytes));
+    let mut found = seen.is_some();
     let mut whole = true;
     if let Some(item) = item {
-        value_bytes = item.value_bytes;
         let key_bytes = if with_key { key.len() } else { 0 };
-        let shown_bytes = if with_value { value_bytes as usize } else { 0 };
+        let shown_bytes = if with_value { item.value_bytes as usize } else { 0 };
         out.reserve(shown_bytes.min(1 << 16) + key_bytes + 28);
         put_header(
             out,
@@ -58,7 +57,7 @@ pub(super) fn get(
         }
         whole = !with_value || copy_value(&item, copy_bytes_max, out);
     }
-    observe_get(core, key, found, value_bytes);
+    observe_get(core, key, seen);
     if !whole {
         match core.shard.pin(key, hash, now) {
             Some(pin) => return Some(Held { pin, tail: Tail::Nothing }),
@@ -111,7 +110,16 @@ pub(super) fn store(
         binary_key: false,
     };
     let outcome = core.shard.write(write, core.now);
-    observe_store(core, request.key, &outcome, store.mode, store.compare.is_some(), value_bytes);
+    observe_store(
+        core,
+        request.key,
+        hash,
+        &outcome,
+        store.mode,
+        store.compare.is_some(),
+        value_bytes,
+        store.expiry,
+    );
     let joins = matches!(store.mode, WriteMode::Append | WriteMode::Prepend);
     let status = match outcome {
         Ok(WriteOutcome::Stored { cas }) => {

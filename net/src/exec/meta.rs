@@ -8,6 +8,7 @@ use crate::core::Core;
 use crate::proto::meta::{Options, argument, store_mode, tag_names, tags, words};
 use crate::proto::number::{self, Decimal};
 use crate::proto::{Dialect, NOT_NUMERIC, Request, base64};
+use crate::watch::class_number;
 use engine::{
     Arithmetic, ArithmeticOutcome, Delete, DeleteOutcome, Expiry, KeyHash, Now, ReadOptions,
     Reservation, TAGS_MAX, Tag, Write, WriteMode, WriteOutcome,
@@ -103,7 +104,7 @@ pub(super) fn get(
     };
     let read = core.shard.read(request.key, hash, now, &reading).ok().flatten();
     let Some(read) = read else {
-        observe_get(core, request.key, false, 0);
+        observe_get(core, request.key, None);
         if !options.quiet {
             out.extend_from_slice(b"EN");
             nominal_flags(request, options.binary_key, out);
@@ -145,9 +146,9 @@ pub(super) fn get(
         flag(out, b'W');
     }
     out.extend_from_slice(b"\r\n");
-    let value_bytes = item.value_bytes;
+    let seen = Some((item.class, item.value_bytes));
     let whole = !options.value || copy_value(item, copy_bytes_max, out);
-    observe_get(core, request.key, true, value_bytes);
+    observe_get(core, request.key, seen);
     if !whole {
         match core.shard.pin(request.key, hash, now) {
             Some(pin) => return Some(Held { pin, tail: Tail::Line }),
@@ -198,7 +199,8 @@ pub(super) fn store(
         binary_key: options.binary_key,
     };
     let outcome = core.shard.write(write, core.now);
-    observe_store(core, request.key, &outcome, mode, compare.is_some(), value_bytes);
+    let expiry = options.touch.unwrap_or(Expiry::NEVER);
+    observe_store(core, request.key, hash, &outcome, mode, compare.is_some(), value_bytes, expiry);
     let mut stored_cas = 0;
     let code = match outcome {
         Ok(WriteOutcome::Stored { .. }) if options.quiet => return,
@@ -344,7 +346,7 @@ pub(super) fn debug(key: &[u8], hash: KeyHash, core: &mut Core, out: &mut Vec<u8
     out.extend_from_slice(b" cas=");
     number::put(out, item.cas);
     out.extend_from_slice(if read.fetched { b" fetch=yes cls=" } else { b" fetch=no cls=" });
-    number::put(out, u64::from(item.class.0));
+    number::put(out, class_number(item.class));
     out.extend_from_slice(b" size=");
     number::put(out, u64::from(item.total_bytes));
     out.extend_from_slice(b"\r\n");

@@ -10,7 +10,10 @@ mod text;
 use crate::core::Core;
 use crate::proto::{Dialect, NO_MEMORY, Op, Refusal, Request, TOO_LARGE};
 use crate::watch::{Found, StoreCommand, StoreStatus};
-use engine::{Item, KeyHash, Pin, Reservation, StoreError, Value, WriteMode, WriteOutcome};
+use engine::{
+    ClassId, Expiry, Item, KeyHash, Now, Pin, Reservation, StoreError, Value, WriteMode,
+    WriteOutcome,
+};
 use std::sync::atomic::Ordering;
 
 /// A value too long to be copied at once: it follows the bytes written, and
@@ -199,7 +202,7 @@ fn refuse(
         }
     };
     if core.watch.mutations() {
-        core.watch.item_store(core.now, key, status, StoreCommand::Set, 0, 0);
+        core.watch.item_store(core.now, key, status, StoreCommand::Set, 0, 0, None);
     }
     match dialect {
         Dialect::Text if quiet => {}
@@ -243,16 +246,20 @@ fn copy_value(item: &Item<'_>, copy_bytes_max: usize, out: &mut Vec<u8>) -> bool
     true
 }
 
-/// Tells the watchers and the prefix counters of a read.
+/// Tells the watchers and the prefix counters of a read: the class and the
+/// value's length of what it found.
 #[inline]
-fn observe_get(core: &mut Core, key: &[u8], found: bool, value_bytes: u32) {
+fn observe_get(core: &mut Core, key: &[u8], seen: Option<(ClassId, u32)>) {
     if core.watch.fetchers() {
-        let found = if found { Found::Yes } else { Found::No };
+        let (found, value_bytes) = match seen {
+            Some((class, value_bytes)) => (Found::Yes(class), value_bytes),
+            None => (Found::No, 0),
+        };
         core.watch.item_get(core.now, key, found, value_bytes);
     }
     if core.shared.detail.load(Ordering::Relaxed) {
         let delimiter = core.shared.settings.prefix_delimiter;
-        core.detail.get(key, delimiter, found);
+        core.detail.get(key, delimiter, seen.is_some());
     }
 }
 
@@ -279,21 +286,53 @@ fn observe_delete(core: &mut Core, key: &[u8]) {
 fn observe_store(
     core: &mut Core,
     key: &[u8],
+    hash: KeyHash,
     outcome: &Result<WriteOutcome, StoreError>,
     mode: WriteMode,
     compares: bool,
     value_bytes: usize,
+    expiry: Expiry,
 ) {
     if core.watch.mutations() {
-        let status = match outcome {
-            Ok(WriteOutcome::Stored { .. }) => StoreStatus::Stored,
-            Ok(WriteOutcome::NotStored) => StoreStatus::NotStored,
-            Ok(WriteOutcome::Exists) => StoreStatus::Exists,
-            Ok(WriteOutcome::NotFound) => StoreStatus::NotFound,
-            Err(StoreError::TooLarge { .. }) => StoreStatus::TooLarge,
-            Err(_) => StoreStatus::NoMemory,
-        };
-        let command = StoreCommand::of(mode, compares);
-        core.watch.item_store(core.now, key, status, command, value_bytes, 0);
+        tell_store(core, key, hash, outcome, mode, compares, value_bytes, expiry);
     }
+}
+
+/// What was stored is shown as it is now, so that an append shows the whole
+/// value and the expiry that it kept; what was not, as it came.
+#[cold]
+fn tell_store(
+    core: &mut Core,
+    key: &[u8],
+    hash: KeyHash,
+    outcome: &Result<WriteOutcome, StoreError>,
+    mode: WriteMode,
+    compares: bool,
+    value_bytes: usize,
+    expiry: Expiry,
+) {
+    let status = match outcome {
+        Ok(WriteOutcome::Stored { .. }) => StoreStatus::Stored,
+        Ok(WriteOutcome::NotStored) => StoreStatus::NotStored,
+        Ok(WriteOutcome::Exists) => StoreStatus::Exists,
+        Ok(WriteOutcome::NotFound) => StoreStatus::NotFound,
+        Err(StoreError::TooLarge { .. }) => StoreStatus::TooLarge,
+        Err(_) => StoreStatus::NoMemory,
+    };
+    let command = StoreCommand::of(mode, compares);
+    let stored = match status {
+        StoreStatus::Stored => core.shard.peek(key, hash, core.now),
+        _ => None,
+    };
+    let (value_bytes, expiry, class) = match stored {
+        Some(item) => (item.value_bytes as usize, item.expiry, Some(item.class)),
+        None => (value_bytes, expiry, None),
+    };
+    let ttl = ttl_seconds(expiry, core.now);
+    core.watch.item_store(core.now, key, status, command, value_bytes, ttl, class);
+}
+
+/// Seconds left, 0 for ever, as the watchers' log shows it.
+fn ttl_seconds(expiry: Expiry, now: Now) -> u64 {
+    if expiry == Expiry::NEVER { 0 } else { (expiry.0 / 1000).saturating_sub(now.seconds()) }
 }

@@ -53,14 +53,12 @@ pub(super) fn get(
     };
     let start = out.len();
     let mut whole = true;
-    let mut value_bytes = 0;
-    let found = item.is_some();
+    let seen = item.as_ref().map(|item| (item.class, item.value_bytes));
     if let Some(item) = item {
-        value_bytes = item.value_bytes;
         value_line(&item, key, cas, out);
         whole = copy_value(&item, copy_bytes_max, out);
     }
-    observe_get(core, key, found, value_bytes);
+    observe_get(core, key, seen);
     if !whole {
         match core.shard.pin(key, hash, now) {
             Some(pin) => {
@@ -69,7 +67,7 @@ pub(super) fn get(
             // It died of its new expiry.
             None => out.truncate(start),
         }
-    } else if found {
+    } else if seen.is_some() {
         out.extend_from_slice(b"\r\n");
     }
     if last {
@@ -104,7 +102,16 @@ pub(super) fn store(
         binary_key: false,
     };
     let outcome = core.shard.write(write, core.now);
-    observe_store(core, request.key, &outcome, store.mode, store.compare.is_some(), value_bytes);
+    observe_store(
+        core,
+        request.key,
+        hash,
+        &outcome,
+        store.mode,
+        store.compare.is_some(),
+        value_bytes,
+        store.expiry,
+    );
     let answer = match outcome {
         Ok(WriteOutcome::Stored { .. }) => "STORED",
         Ok(WriteOutcome::NotStored) => "NOT_STORED",

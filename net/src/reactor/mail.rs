@@ -147,7 +147,7 @@ impl<B: Backend> Reactor<B> {
     /// Everything that this turn has for other cores, and one wake-up each.
     pub(super) fn post_mail(&mut self) {
         let own = self.core.id;
-        self.core.watch.flush(&mut self.core.outbox);
+        self.core.post_logs();
         for _ in 0..CALLS_PER_TURN {
             match self.core.outbox.take(own) {
                 None => break,

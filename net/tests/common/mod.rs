@@ -198,7 +198,7 @@ impl Node {
         let mut all = Vec::new();
         loop {
             for core in &mut self.cores {
-                core.watch.flush(&mut core.outbox);
+                core.post_logs();
             }
             let bytes = self.receive_some(client, usize::MAX);
             self.settle();

@@ -611,6 +611,7 @@ fn node_config(config: &Config, seed: &HashSeed, users: Users) -> NodeConfig {
             dump: !config.disable_dump,
             watch: !config.disable_watch,
             idle_timeout_seconds: config.idle_timeout,
+            track_sizes: config.track_sizes,
             output_bytes_high_water: config.output_max,
             hops_in_flight_max: config.hops_max as usize,
             arriving_bytes_max: config.arriving_max,

@@ -1,5 +1,5 @@
 //! The project's own commands: `cargo xtask test`, `check`, `differential`,
-//! `soak`, `bench`, `fuzz`.
+//! `soak`, `bench`, `fuzz`, `sanitize`, `miri`.
 
 mod bench;
 mod build;
@@ -10,6 +10,7 @@ mod install;
 mod paths;
 mod process;
 mod report;
+mod sanitize;
 mod sasl;
 mod server;
 mod soak;
@@ -30,6 +31,8 @@ cargo xtask <command>
   bench         every figure beside memcached and Redis   [--only PART,...] [--rounds N] [--keys N]
                 [--milliseconds N] [--traces FOLDER] [--save]
   fuzz          every fuzz target in turn                 [--minutes N]
+  sanitize      engine's and net's tests under AddressSanitizer   (needs a nightly toolchain)
+  miri          the unsafe code's unit tests under Miri           (needs nightly and its miri)
   soak          misbehaving clients beside checked ones   [--seconds N] [--only NAME]
   differential  generated streams to Debian's memcached and to Seawall, byte for byte
                 [--seed N] [--streams N] [--minutes N] [--cases | --no-cases] [--only NAME]
@@ -101,6 +104,8 @@ fn dispatch() -> Result<bool> {
             }
             report.step("fuzz", || fuzz::run(minutes))
         }
+        "sanitize" => report.step("sanitize", sanitize::addresses),
+        "miri" => report.step("miri", sanitize::miri),
         "check" => check_all(&mut report),
         "conformance" => conformance(&mut report)?,
         "soak" => {

@@ -79,6 +79,7 @@ pub const SETTINGS: &[Setting] = &[
     row("memory.large_pages", Some('L'), "enable-largepages", Kind::Switch, "false", "reserve explicit huge pages; transparent ones are asked for in any case"),
     row("memory.lock", Some('k'), "lock-memory", Kind::Switch, "false", "lock all memory into RAM"),
     row("memory.access_times", None, "access-times", Kind::Switch, "false", "keep every item's last access (4 bytes each) for meta `l` and `la=` of metadump"),
+    row("memory.track_sizes", None, "track-sizes", Kind::Switch, "false", "count items by size from the start, for `stats sizes`"),
     row("memory.hash_seed", None, "hash-seed", Kind::Count(0, u64::MAX), "0", "seed of the key hash; 0: a random one at each start"),
 
     row("cores.count", Some('t'), "threads", Kind::Count(0, 256), "0", "data cores; 0: every CPU that this process may use"),
@@ -107,7 +108,7 @@ pub const SETTINGS: &[Setting] = &[
 
     row("auth.file", Some('Y'), "auth-file", Kind::Path, "", "user:password lines; text clients log in with their first set"),
     row("auth.sasl", Some('S'), "enable-sasl", Kind::Switch, "false", "require SASL PLAIN of binary clients"),
-    row("auth.sasl_file", None, "sasl-file", Kind::Path, "", "user:password lines for SASL; empty: MEMCACHED_SASL_PWDB, else auth.file"),
+    row("auth.sasl_file", None, "sasl-file", Kind::Path, "", "user:password lines for SASL; empty: MEMCACHED_SASL_PWDB"),
 
     row("namespace.names", None, "namespaces", Kind::List, "", "key prefixes that can be invalidated as a whole"),
     row("namespace.delimiter", Some('D'), "delimiter", Kind::Character, ":", "what ends a key's prefix; giving -D also turns `stats detail` on"),
@@ -170,7 +171,7 @@ pub const EXTENDED: &[(&str, Extended)] = &[
     ("slab_automove_window", Extended::Accepted), ("slab_automove_freeratio", Extended::Accepted),
     ("slab_sizes", Extended::Accepted), ("slab_chunk_max", Extended::Accepted),
     ("watcher_logbuf_size", Extended::Accepted), ("worker_logbuf_size", Extended::Accepted),
-    ("track_sizes", Extended::Accepted), ("modern", Extended::Accepted),
+    ("track_sizes", Extended::Sets("memory.track_sizes", "true")), ("modern", Extended::Accepted),
     ("no_modern", Extended::Accepted), ("sock_cookie_id", Extended::Accepted),
     ("inline_ascii_response", Extended::Accepted), ("no_inline_ascii_response", Extended::Accepted),
     ("no_drop_privileges", Extended::Accepted), ("drop_privileges", Extended::Accepted),

@@ -32,6 +32,8 @@ pub struct Config {
     pub lock_memory: bool,
     /// Last access per item.
     pub access_times: bool,
+    /// Items by size.
+    pub track_sizes: bool,
     /// Hash seed, if fixed.
     pub hash_seed: Option<u64>,
     /// Data cores; `None`: all.
@@ -199,30 +201,33 @@ impl Config {
             problems
                 .push(rows.problem("namespace.names", format!("{name:?} contains the delimiter")));
         }
+        let core_ports = rows.number("listen.core_ports");
+        if core_ports != 0 && tcp.is_empty() && unix_socket.is_some() {
+            problems.push(rows.problem(
+                "listen.core_ports",
+                "core ports are TCP ports, and TCP is off; give --listen ADDRESS too".into(),
+            ));
+        }
+        let cores = rows.number("cores.count");
+        if cores != 0
+            && value_bytes_max <= memory_bytes / 2
+            && value_bytes_max > memory_bytes / cores
+        {
+            problems.push(rows.problem(
+                "memory.value_max",
+                format!(
+                    "values of {} fit no core: each of {cores} has {}; a larger -m, or fewer cores",
+                    super::value::bytes_text(value_bytes_max),
+                    super::value::bytes_text(memory_bytes / cores)
+                ),
+            ));
+        }
         let auth_file = rows.path("auth.file");
         let sasl = rows.switch("auth.sasl");
         let sasl_file = rows
             .path("auth.sasl_file")
-            .or_else(|| std::env::var_os("MEMCACHED_SASL_PWDB").map(PathBuf::from))
-            .or_else(|| auth_file.clone());
-        if sasl && sasl_file.is_none() {
-            problems.push(rows.problem(
-                "auth.sasl",
-                "needs users: give auth.sasl_file or MEMCACHED_SASL_PWDB".into(),
-            ));
-        }
-        if sasl && rows.text("protocol.only") == "ascii" {
-            problems.push(rows.problem(
-                "auth.sasl",
-                "SASL is spoken in the binary protocol, which protocol.only excludes".into(),
-            ));
-        }
-        if auth_file.is_some() && !sasl && rows.text("protocol.only") == "binary" {
-            problems.push(rows.problem(
-                "auth.file",
-                "is for the text protocol, which protocol.only excludes".into(),
-            ));
-        }
+            .or_else(|| std::env::var_os("MEMCACHED_SASL_PWDB").map(PathBuf::from));
+        logins(rows, sasl_file.is_some(), &mut problems);
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -232,7 +237,7 @@ impl Config {
             tcp_any,
             unix: unix_socket.map(|path| (path, rows.number("listen.unix_mask") as u32)),
             backlog: rows.number("listen.backlog") as u32,
-            core_ports: nonzero("listen.core_ports").map(|port| port as u16),
+            core_ports: (core_ports != 0).then_some(core_ports as u16),
             memory_bytes,
             value_bytes_max,
             eviction: (!rows.switch("memory.no_eviction"))
@@ -240,6 +245,7 @@ impl Config {
             large_pages: rows.switch("memory.large_pages"),
             lock_memory: rows.switch("memory.lock"),
             access_times: rows.switch("memory.access_times"),
+            track_sizes: rows.switch("memory.track_sizes"),
             hash_seed: nonzero("memory.hash_seed"),
             cores: nonzero("cores.count").map(|count| count as u32),
             pin: rows.text("cores.pin").to_owned(),
@@ -285,6 +291,47 @@ impl Config {
             core_dumps: rows.switch("process.core_dumps"),
             verbosity: rows.number("process.verbosity") as u32,
         })
+    }
+}
+
+/// Each way to log in belongs to one protocol: SASL to the binary one, a file of
+/// users to the text one. As memcached does, this refuses a `-B` that allows
+/// the other, for whoever speaks that would come in without a login; `auto`
+/// counts as such only if it was asked for.
+fn logins(rows: &Effective, has_sasl_users: bool, problems: &mut Vec<Problem>) {
+    let sasl = rows.switch("auth.sasl");
+    let file = rows.path("auth.file").is_some();
+    let protocol = rows.text("protocol.only");
+    let chosen = rows.is_given("protocol.only");
+    if sasl && !has_sasl_users {
+        problems.push(rows.problem(
+            "auth.sasl",
+            "needs users: give auth.sasl_file or MEMCACHED_SASL_PWDB".into(),
+        ));
+    }
+    if sasl && chosen && protocol != "binary" {
+        problems.push(rows.problem(
+            "auth.sasl",
+            format!("SASL is of the binary protocol alone, and protocol.only is {protocol}; leave it out or say binary"),
+        ));
+    }
+    if file && chosen && protocol != "ascii" {
+        problems.push(rows.problem(
+            "auth.file",
+            format!("these users log in by the text protocol alone, and protocol.only is {protocol}; leave it out or say ascii"),
+        ));
+    }
+    if sasl && file {
+        problems.push(rows.problem(
+            "auth.file",
+            "is for the text protocol and auth.sasl for the binary one: nobody could log in by both; users of SASL go into auth.sasl_file".into(),
+        ));
+    }
+    if !sasl && rows.path("auth.sasl_file").is_some() {
+        problems.push(rows.problem(
+            "auth.sasl_file",
+            "names users that nobody is asked for; add -S, or leave it out".into(),
+        ));
     }
 }
 
@@ -375,5 +422,47 @@ mod tests {
         ])
         .unwrap_err();
         assert_eq!(problems.len(), 4, "{problems:?}");
+    }
+
+    /// Where the problems of a command line stand.
+    fn places(args: &[&str]) -> Vec<String> {
+        match config(args) {
+            Ok(_) => Vec::new(),
+            Err(problems) => problems.into_iter().map(|problem| problem.place).collect(),
+        }
+    }
+
+    #[test]
+    fn logins_and_protocols_that_exclude_each_other_are_refused() {
+        let (sasl, file) = ("auth.sasl (-S)", "auth.file (-Y)");
+        let users = "--sasl-file=/users";
+        for (args, expected) in [
+            (&["-S", users][..], &[][..]),
+            (&["-S", users, "-B", "binary"], &[]),
+            (&["-S", users, "-B", "ascii"], &[sasl]),
+            (&["-S", users, "-B", "auto"], &[sasl]),
+            (&["-S"], &[sasl]),
+            (&["-S", "-B", "ascii"], &[sasl, sasl]),
+            (&["-Y", "/users"], &[]),
+            (&["-Y", "/users", "-B", "ascii"], &[]),
+            (&["-Y", "/users", "-B", "binary"], &[file]),
+            (&["-Y", "/users", "-B", "auto-negotiate"], &[file]),
+            (&["-S", users, "-Y", "/users"], &[file]),
+            (&["-S", users, "-Y", "/users", "-B", "binary"], &[file, file]),
+            (&["-S", users, "-Y", "/users", "-B", "ascii"], &[sasl, file]),
+            (&[users], &["auth.sasl_file (--sasl-file)"]),
+        ] {
+            assert_eq!(places(args), expected, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn values_fit_a_core_and_core_ports_need_tcp() {
+        assert_eq!(places(&["-m", "64", "-I", "32m", "-t", "2"]), [""; 0]);
+        assert_eq!(places(&["-m", "64", "-I", "32m", "-t", "4"]), ["memory.value_max (-I)"]);
+        assert_eq!(places(&["-m", "64", "-I", "33m", "-t", "4"]), ["memory.value_max (-I)"]);
+        let unix = ["-s", "/tmp/x", "--core-ports", "7000"];
+        assert_eq!(places(&unix), ["listen.core_ports (--core-ports)"]);
+        assert_eq!(places(&["-s", "/tmp/x", "--core-ports", "7000", "-l", "::1"]), [""; 0]);
     }
 }

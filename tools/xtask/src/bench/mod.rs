@@ -57,13 +57,8 @@ const PARTS: &[(&str, &str, Part)] = &[
 
 /// The command.
 pub fn command(arguments: &mut lexopt::Parser, report: &mut Report) -> Result<()> {
-    let mut options = Options {
-        rounds: 5,
-        keys: "1m".into(),
-        milliseconds: 2_000,
-        traces: None,
-        save: false,
-    };
+    let mut options =
+        Options { rounds: 5, keys: "1m".into(), milliseconds: 2_000, traces: None, save: false };
     let mut only: Vec<String> = Vec::new();
     while let Some(argument) = arguments.next()? {
         match argument {

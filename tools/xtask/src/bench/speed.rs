@@ -67,8 +67,7 @@ const SHAPES_TWO: &[Shape] = &[
 ];
 
 /// The large values' share of the keys, and their length.
-const LARGE: &[&str] =
-    &["--keys", "20k", "--value-bytes", "4096", "--key-prefix", "large:"];
+const LARGE: &[&str] = &["--keys", "20k", "--value-bytes", "4096", "--key-prefix", "large:"];
 
 /// One measurement.
 pub struct Figure {
@@ -168,9 +167,8 @@ pub fn one_core(options: &Options, page: &mut Page) -> Result<u64> {
     let seawall = Program::Seawall(build::binary(PROFILE, "seawalld")?);
     let floor = Program::Floor(build::binary(PROFILE, "floor")?);
     let flags = ["-t", "1", "-m", "1024", "-c", "4096"];
-    let start = |program: &Program, flags: &[&str]| {
-        Setup::new(program, flags).on_cpu(SERVER_CPU).start()
-    };
+    let start =
+        |program: &Program, flags: &[&str]| Setup::new(program, flags).on_cpu(SERVER_CPU).start();
     let mut memcached = Peer::new(start(&Program::Memcached, &flags)?, &[]);
     let mut redis = Peer::new(start(&Program::Redis, &[])?, RESP);
     let mut ours = Peer::new(start(&seawall, &flags)?, &[]);
@@ -188,7 +186,14 @@ pub fn one_core(options: &Options, page: &mut Page) -> Result<u64> {
     ));
     page.say("answers fixed bytes over the same ring.\n");
     page.head(&[
-        "shape", "memcached", "Redis", "Seawall", "floor", "CPU ratio", "throughput", "to reach",
+        "shape",
+        "memcached",
+        "Redis",
+        "Seawall",
+        "floor",
+        "CPU ratio",
+        "throughput",
+        "to reach",
     ]);
     for shape in SHAPES {
         let mut peers = vec![&mut memcached, &mut ours];
@@ -232,7 +237,14 @@ pub fn two_cores(options: &Options, page: &mut Page) -> Result<u64> {
     page.say("Generator and servers share two CPUs. \"Owning core\": the generator connects every key to its");
     page.say("core's port. CPU in ns a request (a key for multigets); ratios as above.\n");
     page.head(&[
-        "shape", "memcached", "Seawall", "CPU ratio", "throughput", "to reach", "owning core", "its throughput",
+        "shape",
+        "memcached",
+        "Seawall",
+        "CPU ratio",
+        "throughput",
+        "to reach",
+        "owning core",
+        "its throughput",
     ]);
     for shape in SHAPES_TWO {
         measure(&mut [&mut memcached, &mut ours], options, shape)?;
