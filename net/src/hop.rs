@@ -224,12 +224,18 @@ const ANSWER_BYTES_COPIED_MAX: usize = 512 * 1024;
 /// Executes all requests of `batch` on this core and leaves the answers in it.
 pub fn execute_batch(batch: &mut Batch, core: &mut Core) {
     let Batch { requests, bytes, lent, answers, answer_bytes, .. } = batch;
+    for request in requests.iter().take(2 * PREFETCH_DISTANCE) {
+        core.shard.prefetch_index(request.hash);
+    }
     for request in requests.iter().take(PREFETCH_DISTANCE) {
         core.shard.prefetch(request.hash);
     }
     let mut rest = &bytes[..];
     // What came along is in front, what goes back is put behind it.
     for (index, hop) in requests.iter().enumerate() {
+        if let Some(ahead) = requests.get(index + 2 * PREFETCH_DISTANCE) {
+            core.shard.prefetch_index(ahead.hash);
+        }
         if let Some(ahead) = requests.get(index + PREFETCH_DISTANCE) {
             core.shard.prefetch(ahead.hash);
         }

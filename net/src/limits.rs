@@ -72,7 +72,7 @@ pub const REQUESTS_PER_TURN_MAX: u32 = 512;
 
 /// Requests looked ahead in the input, so that their cache lines arrive while
 /// the ones before are executed.
-pub const PREFETCH_WINDOW: usize = 8;
+pub const PREFETCH_WINDOW: usize = 16;
 
 /// A batch is closed and a new one begun when it holds this many requests ...
 pub const BATCH_REQUESTS_MAX: usize = 1024;

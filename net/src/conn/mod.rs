@@ -427,13 +427,19 @@ impl Conn {
                 let hash = KeyHash::of(request.key, &core.seed);
                 let owner = hash.core(core.cores);
                 if owner == core.id {
-                    core.shard.prefetch(hash);
+                    core.shard.prefetch_index(hash);
                 }
                 window[filled] =
                     Some(Entry { request, hash, owner, start: at - window_start, position });
                 filled += 1;
                 at += used;
             };
+            // A lone request would only be looked up twice.
+            if filled > 1 {
+                for entry in window.iter().flatten().filter(|entry| entry.owner == core.id) {
+                    core.shard.prefetch(entry.hash);
+                }
+            }
             for entry in window.iter().flatten() {
                 let flow = if *budget == 0 {
                     Flow::Stop(Next::Yield)
