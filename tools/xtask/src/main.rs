@@ -1,12 +1,14 @@
 //! The project's own commands: `cargo xtask test`, `check`, `differential`,
-//! `soak`, `compare`, `memory`, `fuzz`.
+//! `soak`, `compare`, `instructions`, `memory`, `fuzz`.
 
 mod build;
+mod callgrind;
 mod check;
 mod compare;
 mod differential;
 mod fuzz;
 mod install;
+mod instructions;
 mod paths;
 mod process;
 mod report;
@@ -28,6 +30,7 @@ cargo xtask <command>
   check         formatting, lints, dependency rules
   conformance   memccapable and the client libraries
   compare       CPU and throughput beside memcached       [--rounds N] [--keys N]
+  instructions  instructions an operation, counted by callgrind
   memory        bytes an item beside memcached and Redis
   fuzz          every fuzz target in turn                 [--minutes N]
   soak          misbehaving clients beside checked ones   [--seconds N] [--only NAME]
@@ -87,6 +90,7 @@ fn dispatch() -> Result<bool> {
             return Ok(true);
         }
         "differential" => report.step("differential", || differential::command(&mut arguments)),
+        "instructions" => report.step("instructions", instructions::run),
         "memory" => report.step("memory", compare::memory),
         "compare" => {
             let (mut rounds, mut keys) = (5, "1m".to_owned());
