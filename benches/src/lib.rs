@@ -5,8 +5,9 @@
 //! - [`stage`]: a subject with its items, and the six operations in batches.
 //! - [`huge_pages`]: gives every subject the memory that the engine has.
 //!
-//! `benches/engine.rs` takes times with them (`cargo bench -p seawall-benches`);
-//! `bin/count_engine` does a fixed number of them, for an instruction counter.
+//! `benches/engine.rs` takes times with them (`cargo bench -p seawall-benches`),
+//! `bin/count_engine` is what `cargo xtask instructions` counts, and
+//! `bin/growth` looks for the longest single call while a shard fills.
 
 pub mod huge_pages;
 pub mod stage;
