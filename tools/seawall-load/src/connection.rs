@@ -146,6 +146,9 @@ pub struct Connection<W> {
     pub pending: VecDeque<Pending>,
     /// Keys that were missed, to be set next (`--fill`).
     pub missed: Vec<u64>,
+    /// Keys of the outstanding multigets whose place in the answer is not yet
+    /// read; only with `--verify`, and where answers don't name their keys.
+    pub asked: VecDeque<u64>,
     /// Whether there is a socket.
     pub open: bool,
     /// Whether the server has answered anything on this socket.
@@ -162,6 +165,8 @@ pub struct Connection<W> {
 #[derive(Clone, Copy, Debug, Default)]
 struct Answer {
     values: u32,
+    /// Keys of a multiget that an answer without names has declared missing.
+    absent: u32,
     number: Option<u64>,
     corrupt: bool,
 }
@@ -188,6 +193,7 @@ impl<W: Wire> Connection<W> {
             out: Vec::new(),
             pending: VecDeque::with_capacity(pipeline.min(1024)),
             missed: Vec::new(),
+            asked: VecDeque::new(),
             open: false,
             answered: false,
             dirty: false,
@@ -202,6 +208,7 @@ impl<W: Wire> Connection<W> {
         self.out.clear();
         self.pending.clear();
         self.missed.clear();
+        self.asked.clear();
         self.open = false;
         self.answered = false;
         self.wire = W::default();
@@ -217,6 +224,7 @@ impl<W: Wire> Connection<W> {
         let mut reader = Reader::<W> {
             pending: &mut self.pending,
             missed: &mut self.missed,
+            asked: &mut self.asked,
             answer: &mut self.answer,
             context,
             lost: false,
@@ -244,6 +252,7 @@ impl<W: Wire> Connection<W> {
 struct Reader<'a, W> {
     pending: &'a mut VecDeque<Pending>,
     missed: &'a mut Vec<u64>,
+    asked: &'a mut VecDeque<u64>,
     answer: &'a mut Answer,
     context: ReadContext<'a>,
     /// An answer matched no request: the two sides no longer agree.
@@ -288,10 +297,22 @@ impl<W: Wire> Reader<'_, W> {
         }
     }
 
+    /// The key whose place in an answer without names comes next.
+    #[inline]
+    fn next_asked(&mut self) -> Option<u64> {
+        match self.pending.front() {
+            Some(Pending { request: Request::Multiget(_), .. }) => self.asked.pop_front(),
+            _ => None,
+        }
+    }
+
     /// Checks the head of a value: the key, where it came along, and the length.
     fn check_head(&mut self, key: Option<&[u8]>, value_bytes: u64) {
         let book = self.context.book;
-        let told = key.map(|key| book.keys.number(key));
+        let told = match key {
+            None if !W::MULTIGET_NAMES_KEYS => self.next_asked().map(Some),
+            key => key.map(|key| book.keys.number(key)),
+        };
         let number = match (self.pending.front().map(|pending| pending.request), told) {
             (Some(Request::Get(asked)), None) => Some(asked),
             (Some(Request::Get(asked)), Some(told)) => told.filter(|told| *told == asked),
@@ -351,6 +372,16 @@ impl<W: Wire> Sink for Reader<'_, W> {
                 self.missed();
                 self.finish();
             }
+            (Ending::Miss, Request::Multiget(_)) if !W::MULTIGET_NAMES_KEYS => {
+                self.answer.absent += 1;
+                self.next_asked();
+            }
+            // An answer without names is of no use unless it is complete.
+            (Ending::Values, Request::Multiget(keys))
+                if !W::MULTIGET_NAMES_KEYS && self.answer.values + self.answer.absent != keys =>
+            {
+                self.lost = true;
+            }
             (Ending::Values, Request::Multiget(keys)) if !W::FENCE_ENDS_MULTIGET => {
                 self.context.tally.misses += u64::from(keys.saturating_sub(self.answer.values));
                 self.finish();
@@ -362,6 +393,7 @@ impl<W: Wire> Sink for Reader<'_, W> {
             (Ending::Fence, Request::QuietSets(_)) | (Ending::Stored, Request::Set(_)) => {
                 self.finish()
             }
+            (Ending::Stored, Request::QuietSets(_)) if !W::SETS_CAN_BE_QUIET => {}
             (Ending::NotStored, Request::Set(_)) => {
                 self.context.tally.not_stored += 1;
                 self.finish();
@@ -375,6 +407,11 @@ impl<W: Wire> Sink for Reader<'_, W> {
                     Request::Multiget(_) => W::FENCE_ENDS_MULTIGET,
                     Request::Get(_) | Request::Set(_) => false,
                 };
+                if let Request::Multiget(keys) = request
+                    && !W::MULTIGET_NAMES_KEYS
+                {
+                    self.asked.drain(..self.asked.len().min(keys as usize));
+                }
                 if !fenced {
                     self.finish();
                 }
@@ -389,7 +426,7 @@ mod tests {
     use super::*;
     use crate::keys::{KeySpace, Values};
     use crate::plan::{Plan, Span};
-    use crate::wire::{Meta, Text};
+    use crate::wire::{Meta, Resp, Text};
 
     fn book() -> Book {
         let plan = Plan { keys: 100, key_bytes: 6, ..Plan::default() };
@@ -403,9 +440,14 @@ mod tests {
     fn answer<W: Wire>(requests: &[Request], bytes: &[u8]) -> (Tally, usize, Result<(), Garbage>) {
         let book = book();
         let mut connection = Connection::<W>::new(8);
-        connection
-            .pending
-            .extend(requests.iter().map(|request| Pending { request: *request, due_ns: 100 }));
+        for request in requests {
+            connection.pending.push_back(Pending { request: *request, due_ns: 100 });
+            if let Request::Multiget(keys) = *request
+                && !W::MULTIGET_NAMES_KEYS
+            {
+                connection.asked.extend(7..7 + u64::from(keys));
+            }
+        }
         let mut tally = Tally::default();
         let context =
             ReadContext { book: &book, verify: true, fill: true, now_ns: 350, tally: &mut tally };
@@ -439,6 +481,54 @@ mod tests {
         let bytes = [b"VA 12 kkey:07\r\n", &value(7)[..], b"\r\nMN\r\n"].concat();
         let (tally, left, _) = answer::<Meta>(&[Request::Multiget(3)], &bytes);
         assert_eq!((tally.hits, tally.misses, tally.gets, left), (1, 2, 1, 0));
+    }
+
+    /// An array with the values of these keys, or nothing.
+    fn array(numbers: &[Option<u64>]) -> Vec<u8> {
+        let mut bytes = format!("*{}\r\n", numbers.len()).into_bytes();
+        for number in numbers {
+            match number {
+                Some(number) => {
+                    bytes.extend_from_slice(&[b"$12\r\n", &value(*number)[..], b"\r\n"].concat())
+                }
+                None => bytes.extend_from_slice(b"$-1\r\n"),
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn arrays_are_checked_by_the_order_of_their_keys() {
+        let multigets = [Request::Multiget(3), Request::Multiget(3)];
+        let good = array(&[Some(7), None, Some(9)]);
+        let (tally, left, result) = answer::<Resp>(&multigets, &[&good[..], &good[..]].concat());
+        assert_eq!((left, result), (0, Ok(())));
+        assert_eq!((tally.hits, tally.misses, tally.gets, tally.corrupt), (4, 2, 2, 0));
+        // An error stands for all three keys; the next answer is checked as before.
+        let (tally, left, _) = answer::<Resp>(&multigets, &[b"-ERR no\r\n", &good[..]].concat());
+        assert_eq!((tally.errors, tally.gets, tally.corrupt, left), (1, 2, 0, 0));
+        // The same values at other places are wrong.
+        let (tally, _, _) = answer::<Resp>(&multigets[..1], &array(&[None, Some(7), Some(9)]));
+        assert_eq!((tally.hits, tally.corrupt), (2, 1));
+    }
+
+    #[test]
+    fn arrays_of_another_length_are_garbage() {
+        for numbers in [&[][..], &[None, None], &[None; 4], &[Some(7), Some(8), Some(9), Some(10)]]
+        {
+            let (_, _, result) = answer::<Resp>(&[Request::Multiget(3)], &array(numbers));
+            assert_eq!(result, Err(Garbage), "{numbers:?}");
+        }
+        assert_eq!(answer::<Resp>(&[Request::Get(7)], b"*1\r\n$-1\r\n").2, Err(Garbage));
+    }
+
+    #[test]
+    fn resp_answers_every_set_before_a_fence() {
+        let bytes = b"+OK\r\n-OOM command not allowed\r\n+OK\r\n+PONG\r\n+OK\r\n$-1\r\n";
+        let requests = [Request::QuietSets(3), Request::Set(1), Request::Get(2)];
+        let (tally, left, result) = answer::<Resp>(&requests, bytes);
+        assert_eq!((left, result), (0, Ok(())));
+        assert_eq!((tally.errors, tally.sets, tally.misses), (1, 4, 1));
     }
 
     #[test]

@@ -63,7 +63,7 @@ impl fmt::Display for LoadError {
             LoadError::Garbage { target, protocol, bytes } => write!(
                 f,
                 "{target} does not speak the {protocol} protocol: it answered \"{}\"\n  \
-                 to change it:  --protocol text|meta|binary",
+                 to change it:  --protocol text|meta|binary|resp",
                 bytes.escape_ascii()
             ),
             LoadError::Stalled { target, seconds, outstanding } => write!(

@@ -19,6 +19,8 @@ const POOL_BYTES: usize = 64 * 1024;
 pub struct KeySpace {
     /// A key of zeros; the last digits are written over.
     template: Vec<u8>,
+    /// The same as an argument of RESP, with its length and line ends.
+    bulk_template: Vec<u8>,
     prefix_bytes: usize,
     /// Distinct keys.
     pub count: u64,
@@ -45,7 +47,9 @@ impl KeySpace {
         }
         let mut template = prefix.as_bytes().to_vec();
         template.resize(key_bytes, b'0');
-        Ok(KeySpace { template, prefix_bytes: prefix.len(), count: plan.keys })
+        let head = format!("${key_bytes}\r\n");
+        let bulk_template = [head.as_bytes(), &template, b"\r\n"].concat();
+        Ok(KeySpace { template, bulk_template, prefix_bytes: prefix.len(), count: plan.keys })
     }
 
     /// Length of every key.
@@ -60,6 +64,14 @@ impl KeySpace {
         out.extend_from_slice(&self.template);
         let end = out.len();
         write_digits(number, &mut out[end - self.template.len()..]);
+    }
+
+    /// Appends the key with this number as RESP has it: `$LENGTH\r\nKEY\r\n`.
+    #[inline]
+    pub fn write_bulk(&self, number: u64, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.bulk_template);
+        let end = out.len() - 2;
+        write_digits(number, &mut out[end - self.template.len()..end]);
     }
 
     /// The number of a key that [`Self::write`] made.
@@ -95,10 +107,20 @@ fn write_digits(mut number: u64, field: &mut [u8]) {
 /// Appends `number` in decimal.
 #[inline]
 pub fn write_decimal(number: u64, out: &mut Vec<u8>) {
-    let digits = number.checked_ilog10().unwrap_or(0) as usize + 1;
-    let start = out.len();
-    out.resize(start + digits, b'0');
-    write_digits(number, &mut out[start..]);
+    // Backwards into a field that holds any number: cheaper than to count the
+    // digits first.
+    let mut field = [0; 20];
+    let mut at = field.len();
+    let mut rest = number;
+    loop {
+        at -= 1;
+        field[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&field[at..]);
 }
 
 /// The values of a run.
@@ -189,6 +211,9 @@ mod tests {
             keys.write(number, &mut key);
             assert_eq!(key, format!("key:{number:026}").as_bytes());
             assert_eq!(keys.number(&key), Some(number));
+            let mut bulk = Vec::new();
+            keys.write_bulk(number, &mut bulk);
+            assert_eq!(bulk, [b"$30\r\n", &key[..], b"\r\n"].concat());
         }
         assert_eq!(keys.number(b"key:1"), None);
         assert_eq!(space(10, 1).key_bytes(), 1);

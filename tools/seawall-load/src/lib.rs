@@ -1,4 +1,4 @@
-//! A load generator for memcached-compatible servers.
+//! A load generator for memcached-compatible servers, and for Redis and Valkey.
 //!
 //! How a request travels: a worker's [`schedule`] says that one is due, its
 //! [`distribution`] picks a key, [`wire`] writes the bytes into the buffer of

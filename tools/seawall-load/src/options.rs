@@ -11,7 +11,7 @@ use crate::plan::{
 };
 use crate::target::Target;
 
-/// Load generator for memcached-compatible servers.
+/// Load generator for memcached-compatible servers, and for Redis and Valkey.
 ///
 /// Without --rate it runs a closed loop: every connection keeps --pipeline
 /// requests outstanding and sends the next when an answer comes. With --rate
@@ -33,6 +33,7 @@ Examples:
   seawall-load --preload --ratio 1:0 --pipeline 32
   seawall-load --preload --distribution zipf --rate 100k --duration 1m --svg latency.svg
   seawall-load --protocol meta --multiget 50 --ratio 1:0 --server-pid $(pidof seawalld)
+  seawall-load --protocol resp --server 127.0.0.1:6379 --preload --pipeline 32
   seawall-load sweep --rates 20k,40k,60k --peer seawall=127.0.0.1:11211 \\
       --peer memcached=127.0.0.1:11311 --svg sweep.svg";
 
@@ -80,7 +81,8 @@ pub struct WorkloadOptions {
     /// Check every value against what must have been written.
     #[arg(long)]
     pub verify: bool,
-    /// Write every key once before anything else (quiet sets).
+    /// Write every key once before anything else (quiet sets, where the protocol
+    /// has them).
     #[arg(long)]
     pub preload: bool,
     /// Seed of keys and arrivals: the same seed, the same requests.

@@ -19,6 +19,8 @@ pub enum Protocol {
     Meta,
     /// The binary protocol.
     Binary,
+    /// What Redis and Valkey speak: `GET`, `MGET`, `SET` with `EX`.
+    Resp,
 }
 
 impl Protocol {
@@ -28,6 +30,7 @@ impl Protocol {
             Protocol::Text => "text",
             Protocol::Meta => "meta",
             Protocol::Binary => "binary",
+            Protocol::Resp => "resp",
         }
     }
 }
@@ -347,6 +350,12 @@ impl Plan {
                     core_ports.cores
                 ));
             }
+            if self.protocol == Protocol::Resp {
+                wrong.push(
+                    "--core-ports is for Seawall's own cores, which do not speak --protocol resp"
+                        .into(),
+                );
+            }
             if self.multiget > 1 {
                 wrong.push("--core-ports works with single gets only, not with --multiget".into());
             }
@@ -397,5 +406,14 @@ mod tests {
         assert!(text.contains("--pipeline 0"), "{text}");
         assert!(text.contains("key"), "{text}");
         assert!(Plan::default().check().is_ok());
+    }
+
+    #[test]
+    fn resp_refuses_what_only_seawall_understands() {
+        let resp = Plan { protocol: Protocol::Resp, ..Plan::default() };
+        assert!(resp.check().is_ok());
+        let core_ports = Some(CorePorts { base: 12_000, cores: 2, seed: 0 });
+        let text = Plan { core_ports, ..resp }.check().expect_err("it makes no sense").to_string();
+        assert!(text.contains("--core-ports") && text.contains("--protocol resp"), "{text}");
     }
 }

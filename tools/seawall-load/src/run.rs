@@ -14,7 +14,7 @@ use crate::error::LoadError;
 use crate::keys::{KeySpace, Values};
 use crate::plan::{Io, Plan, Protocol};
 use crate::report::{Measured, Preload, Report};
-use crate::wire::{Binary, Book, Meta, Text};
+use crate::wire::{Binary, Book, Meta, Resp, Text};
 use crate::worker::{Summary, Word, work};
 
 /// What a run shows while it goes on.
@@ -96,9 +96,11 @@ fn choose(plan: &Plan) -> Result<(Io, Body), LoadError> {
         (Protocol::Text, Io::Epoll) => work::<Text, Epoll>,
         (Protocol::Meta, Io::Epoll) => work::<Meta, Epoll>,
         (Protocol::Binary, Io::Epoll) => work::<Binary, Epoll>,
+        (Protocol::Resp, Io::Epoll) => work::<Resp, Epoll>,
         (Protocol::Text, _) => work::<Text, Uring>,
         (Protocol::Meta, _) => work::<Meta, Uring>,
         (Protocol::Binary, _) => work::<Binary, Uring>,
+        (Protocol::Resp, _) => work::<Resp, Uring>,
     };
     Ok((io, body))
 }

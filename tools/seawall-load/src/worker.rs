@@ -178,6 +178,9 @@ impl Source {
                     self.numbers.push(number);
                 }
                 W::write_multiget(&self.book, &self.numbers, &mut connection.out);
+                if self.plan.verify && !W::MULTIGET_NAMES_KEYS {
+                    connection.asked.extend(&self.numbers);
+                }
             }
             Request::QuietSets(_) => unreachable!("only preloading writes quiet sets"),
         }

@@ -24,6 +24,8 @@ fn plan(fake: &Fake) -> Plan {
     }
 }
 
+const PROTOCOLS: [Protocol; 4] = [Protocol::Text, Protocol::Meta, Protocol::Binary, Protocol::Resp];
+
 fn report(plan: &Plan) -> Report {
     run(plan, |_| ()).expect("the run succeeds")
 }
@@ -42,10 +44,11 @@ fn drivers() -> Vec<Io> {
 #[test]
 fn every_protocol_reads_what_was_written() {
     for io in drivers() {
-        for protocol in [Protocol::Text, Protocol::Meta, Protocol::Binary] {
+        for protocol in PROTOCOLS {
             for multiget in [1, 7] {
                 let fake = Fake::start(Faults::default());
-                let report = report(&Plan { io, protocol, multiget, ..plan(&fake) });
+                let ttl = if multiget == 1 { 600 } else { 0 };
+                let report = report(&Plan { io, protocol, multiget, ttl, ..plan(&fake) });
                 let what = format!("{io:?} {protocol:?} {multiget}");
                 assert_eq!(fake.items(), 500, "{what}");
                 assert!(report.is_clean(), "{what}: {:?}", report.warnings());
@@ -78,7 +81,7 @@ fn values_larger_than_any_buffer_are_checked_too() {
 
 #[test]
 fn wrong_values_are_counted() {
-    for protocol in [Protocol::Text, Protocol::Meta, Protocol::Binary] {
+    for protocol in PROTOCOLS {
         let fake = Fake::start(Faults { corrupt_every: 10, ..Faults::default() });
         let report = report(&Plan {
             protocol,
@@ -105,7 +108,7 @@ fn misses_are_counted_and_filled() {
 
 #[test]
 fn the_servers_errors_are_counted() {
-    for protocol in [Protocol::Meta, Protocol::Binary] {
+    for protocol in [Protocol::Meta, Protocol::Binary, Protocol::Resp] {
         let fake = Fake::start(Faults { no_memory: true, ..Faults::default() });
         let report = report(&Plan { protocol, ratio: Ratio { gets: 0, sets: 1 }, ..plan(&fake) });
         assert_eq!(report.errors, 5000);

@@ -1,12 +1,14 @@
 //! The project's own commands: `cargo xtask test`, `check`, `differential`,
-//! `soak`, `bench`, `fuzz`, `sanitize`, `miri`.
+//! `soak`, `bench`, `instructions`, `fuzz`, `sanitize`, `miri`.
 
 mod bench;
 mod build;
+mod callgrind;
 mod check;
 mod differential;
 mod fuzz;
 mod install;
+mod instructions;
 mod paths;
 mod process;
 mod report;
@@ -30,6 +32,7 @@ cargo xtask <command>
   conformance   memccapable and the client libraries
   bench         every figure beside memcached and Redis   [--only PART,...] [--rounds N] [--keys N]
                 [--milliseconds N] [--traces FOLDER] [--save]
+  instructions  instructions a request and an operation, counted by callgrind   [--record]
   fuzz          every fuzz target in turn                 [--minutes N]
   sanitize      engine's and net's tests under AddressSanitizer   (needs a nightly toolchain)
   miri          the unsafe code's unit tests under Miri           (needs nightly and its miri)
@@ -90,6 +93,16 @@ fn dispatch() -> Result<bool> {
             return Ok(true);
         }
         "differential" => report.step("differential", || differential::command(&mut arguments)),
+        "instructions" => {
+            let mut record = false;
+            while let Some(argument) = arguments.next()? {
+                match argument {
+                    Long("record") => record = true,
+                    other => return Err(other.unexpected().into()),
+                }
+            }
+            report.step("instructions", || instructions::run(record))
+        }
         "bench" => {
             bench::command(&mut arguments, &mut report)?;
             true
@@ -128,6 +141,7 @@ fn dispatch() -> Result<bool> {
             });
             conformance(&mut report)?;
             soak_for(&mut report, SOAK_SECONDS_IN_TEST, None);
+            report.step("instructions a request", instructions::gate);
             report.step("differential cases", || {
                 differential::command(&mut lexopt::Parser::from_args(["--streams", "0"]))
             })

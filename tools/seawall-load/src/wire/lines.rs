@@ -1,4 +1,5 @@
-//! What text and meta share: lines that end in `\r\n`, and values between them.
+//! What text, meta and RESP share: lines that end in `\r\n`, and values between
+//! them.
 
 use super::{Ending, Garbage, Sink};
 
@@ -25,6 +26,18 @@ pub enum Line<'a> {
 }
 
 impl ValueState {
+    /// At the first byte of a value.
+    #[inline]
+    pub fn begin(value_bytes: u64) -> ValueState {
+        ValueState { seen: 0, left: value_bytes, closing: 2 }
+    }
+
+    /// Whether bytes of a value, or of its closing line end, are still to come.
+    #[inline]
+    pub fn is_inside(&self) -> bool {
+        self.closing > 0
+    }
+
     /// Reads complete lines and any part of values. `meaning` judges a line.
     #[inline]
     pub fn read<S: Sink>(
@@ -35,31 +48,27 @@ impl ValueState {
     ) -> Result<usize, Garbage> {
         let mut at = 0;
         loop {
-            if self.closing > 0 {
-                let taken = self.value(&input[at..], sink)?;
-                at += taken;
-                if self.closing > 0 {
+            if self.is_inside() {
+                at += self.value(&input[at..], sink)?;
+                if self.is_inside() {
                     return Ok(at);
                 }
             }
-            let Some(newline) = memchr::memchr(b'\n', &input[at..]) else {
-                return if input.len() - at > LINE_BYTES_MAX { Err(Garbage) } else { Ok(at) };
-            };
-            let line = &input[at..at + newline];
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            at += newline + 1;
+            let Some((line, taken)) = line(&input[at..])? else { return Ok(at) };
+            at += taken;
             match meaning(line)? {
                 Line::Ending(ending) => sink.ending(ending),
                 Line::Value(key, value_bytes) => {
                     sink.value(key, value_bytes);
-                    *self = ValueState { seen: 0, left: value_bytes, closing: 2 };
+                    *self = ValueState::begin(value_bytes);
                 }
             }
         }
     }
 
+    /// Reads the value's bytes in `input`, and its line end.
     #[inline]
-    fn value<S: Sink>(&mut self, input: &[u8], sink: &mut S) -> Result<usize, Garbage> {
+    pub fn value<S: Sink>(&mut self, input: &[u8], sink: &mut S) -> Result<usize, Garbage> {
         let piece = self.left.min(input.len() as u64) as usize;
         if piece > 0 {
             sink.data(self.seen, &input[..piece]);
@@ -85,7 +94,18 @@ impl ValueState {
     }
 }
 
-/// The error lines of both protocols.
+/// The line at the beginning of `input` without its end, and the bytes of both;
+/// none where its end has not come.
+#[inline]
+pub fn line(input: &[u8]) -> Result<Option<(&[u8], usize)>, Garbage> {
+    let Some(newline) = memchr::memchr(b'\n', input) else {
+        return if input.len() > LINE_BYTES_MAX { Err(Garbage) } else { Ok(None) };
+    };
+    let line = &input[..newline];
+    Ok(Some((line.strip_suffix(b"\r").unwrap_or(line), newline + 1)))
+}
+
+/// The error lines of text and meta.
 pub fn error(line: &[u8]) -> Result<Line<'_>, Garbage> {
     let is_error = line.starts_with(b"SERVER_ERROR")
         || line.starts_with(b"CLIENT_ERROR")

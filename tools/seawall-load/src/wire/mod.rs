@@ -1,19 +1,22 @@
-//! The three protocols as a client speaks them: writers that append to a
+//! The protocols as a client speaks them: writers that append to a
 //! buffer, and incremental readers that tell a [`Sink`] what they see and
 //! keep nothing but the position inside a value. None of them allocates.
 //!
 //! A request with a *fence* is a series of quiet commands (those that answer
 //! only when there is something to say) followed by one that always answers:
 //! binary and meta multigets work that way, and so do the quiet sets that
-//! preload a server.
+//! preload a server. RESP has no quiet sets; there a series is answered in
+//! full, and the fence still tells its end.
 
 mod binary;
 mod lines;
 mod meta;
+mod resp;
 mod text;
 
 pub use binary::Binary;
 pub use meta::Meta;
+pub use resp::Resp;
 pub use text::Text;
 
 use crate::keys::{KeySpace, Values};
@@ -32,9 +35,9 @@ pub struct Book {
 /// How an answer ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending<'a> {
-    /// No more values follow (`END`).
+    /// No more values follow (`END`, or the last element of an array).
     Values,
-    /// The key is not there.
+    /// The key is not there; inside an array, one of the keys.
     Miss,
     /// The item was stored.
     Stored,
@@ -69,6 +72,11 @@ pub trait Wire: Default {
     const VALUE_ENDS_GET: bool;
     /// Whether a fence ends the answer of a multiget. (Else `END` does.)
     const FENCE_ENDS_MULTIGET: bool;
+    /// Whether every value of a multiget comes with its key. (Else there is a
+    /// value or a miss for each key, in the order of the keys.)
+    const MULTIGET_NAMES_KEYS: bool = true;
+    /// Whether a quiet set answers only when it fails.
+    const SETS_CAN_BE_QUIET: bool = true;
     /// The protocol's name.
     const NAME: &'static str;
 
@@ -76,7 +84,8 @@ pub trait Wire: Default {
     fn write_get(book: &Book, number: u64, out: &mut Vec<u8>);
     /// Appends one get of several keys.
     fn write_multiget(book: &Book, numbers: &[u64], out: &mut Vec<u8>);
-    /// Appends a set. A quiet one answers at most when it fails.
+    /// Appends a set. A quiet one answers at most when it fails, where the
+    /// protocol knows quiet ones.
     fn write_set(book: &Book, number: u64, quiet: bool, out: &mut Vec<u8>);
     /// Appends a command that always answers.
     fn write_fence(out: &mut Vec<u8>);
@@ -116,7 +125,8 @@ mod tests {
         }
     }
 
-    /// Whatever the pieces in which `input` arrives, the events are the same.
+    /// Whatever the pieces in which `input` arrives, and wherever it is cut in
+    /// two, the events are the same.
     fn read_in_pieces<W: Wire>(input: &[u8]) -> String {
         let mut whole = None;
         for piece in [1, 2, 3, 5, 17, input.len()] {
@@ -132,7 +142,15 @@ mod tests {
             let whole = whole.get_or_insert_with(|| notes.0.clone());
             assert_eq!(*whole, notes.0, "in pieces of {piece}");
         }
-        whole.unwrap_or_default()
+        let whole = whole.unwrap_or_default();
+        for cut in 0..=input.len() {
+            let mut wire = W::default();
+            let mut notes = Notes::default();
+            let taken = wire.read(&input[..cut], &mut notes).expect("the protocol");
+            let rest = wire.read(&input[taken..], &mut notes).expect("the protocol");
+            assert_eq!((taken + rest, &notes.0), (input.len(), &whole), "cut at {cut}");
+        }
+        whole
     }
 
     fn book() -> Book {
@@ -200,6 +218,17 @@ mod tests {
     }
 
     #[test]
+    fn resp_reads_every_answer() {
+        let input = b"$5\r\na\r\nbc\r\n$-1\r\n+OK\r\n$0\r\n\r\n*3\r\n$1\r\nx\r\n$-1\r\n$0\r\n\r\n\
+            *1\r\n$-1\r\n*0\r\n-OOM command not allowed\r\n+PONG\r\n";
+        assert_eq!(
+            read_in_pieces::<Resp>(input),
+            "value(,5) [a\\r\\nbc] Miss Stored value(,0) [] value(,1) [x] Miss value(,0) [] Values \
+             Miss Values Values error(OOM command not allowed) Fence "
+        );
+    }
+
+    #[test]
     fn foreign_bytes_are_refused() {
         let mut notes = Notes::default();
         assert_eq!(Text::default().read(b"HTTP/1.1 400 Bad Request\r\n", &mut notes), Err(Garbage));
@@ -207,6 +236,18 @@ mod tests {
         assert_eq!(Binary::default().read(&[b'E'; 24], &mut notes), Err(Garbage));
         assert_eq!(Text::default().read(&[b'x'; 100_000], &mut notes), Err(Garbage));
         assert_eq!(Text::default().read(b"VALUE k 0 2\r\nabc\r\n", &mut notes), Err(Garbage));
+        for foreign in [
+            "ERROR\r\n",
+            "$x\r\n",
+            "$-2\r\n",
+            "+QUEUED\r\n",
+            "*1\r\n+OK\r\n",
+            "\r\n",
+            "$1\r\nab\r\n",
+        ] {
+            let read = Resp::default().read(foreign.as_bytes(), &mut Notes::default());
+            assert_eq!(read, Err(Garbage), "{foreign:?}");
+        }
     }
 
     #[test]
@@ -225,6 +266,22 @@ mod tests {
         );
         assert_eq!(written(|b, o| Meta::write_set(b, 7, false, o)), r"ms key:07 0 T60\r\n\r\n");
         assert_eq!(written(|b, o| Meta::write_set(b, 7, true, o)), r"ms key:07 0 q T60\r\n\r\n");
+        assert_eq!(
+            written(|b, o| Resp::write_get(b, 7, o)),
+            r"*2\r\n$3\r\nGET\r\n$6\r\nkey:07\r\n"
+        );
+        assert_eq!(
+            written(|b, o| Resp::write_multiget(b, &[7, 8], o)),
+            r"*3\r\n$4\r\nMGET\r\n$6\r\nkey:07\r\n$6\r\nkey:08\r\n"
+        );
+        assert_eq!(
+            written(|b, o| Resp::write_set(b, 7, true, o)),
+            r"*5\r\n$3\r\nSET\r\n$6\r\nkey:07\r\n$0\r\n\r\n$2\r\nEX\r\n$2\r\n60\r\n"
+        );
+        assert_eq!(
+            written(|b, o| Resp::write_set(&Book { ttl: 0, ..b.clone() }, 7, false, o)),
+            r"*3\r\n$3\r\nSET\r\n$6\r\nkey:07\r\n$0\r\n\r\n"
+        );
         let mut set = Vec::new();
         Binary::write_set(&book(), 7, true, &mut set);
         assert_eq!(set[..12], [0x80, 0x11, 0, 6, 8, 0, 0, 0, 0, 0, 0, 14]);

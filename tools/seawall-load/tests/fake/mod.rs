@@ -1,5 +1,5 @@
-//! A tiny memcached inside the test's process: three protocols, one thread a
-//! connection, a map behind a lock, and faults on request.
+//! A tiny memcached, and Redis, inside the test's process: four protocols, one
+//! thread a connection, a map behind a lock, and faults on request.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -93,10 +93,10 @@ impl State {
             if self.faults.close_after > 0 && served > self.faults.close_after {
                 return Ok(());
             }
-            if first == 0x80 {
-                self.binary(&mut input, &mut out)?
-            } else {
-                self.line(&mut input, &mut out)?
+            match first {
+                0x80 => self.binary(&mut input, &mut out)?,
+                b'*' => self.resp(&mut input, &mut out)?,
+                _ => self.line(&mut input, &mut out)?,
             }
         }
     }
@@ -169,6 +169,43 @@ impl State {
         Ok(())
     }
 
+    fn resp(&self, input: &mut impl BufRead, out: &mut Vec<u8>) -> std::io::Result<()> {
+        let mut words = Vec::new();
+        for _ in 0..length(b'*', input)? {
+            let mut word = vec![0; length(b'$', input)? + 2];
+            input.read_exact(&mut word)?;
+            assert!(word.ends_with(b"\r\n"), "an argument ends wrongly");
+            word.truncate(word.len() - 2);
+            words.push(word);
+        }
+        let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+        let answer = |key: &[u8], out: &mut Vec<u8>| match self.read(key) {
+            Some(value) => {
+                out.extend_from_slice(format!("${}\r\n", value.len()).as_bytes());
+                out.extend_from_slice(&value);
+                out.extend_from_slice(b"\r\n");
+            }
+            None => out.extend_from_slice(b"$-1\r\n"),
+        };
+        match words[..] {
+            [b"GET", key] => answer(key, out),
+            [b"MGET", ref keys @ ..] => {
+                out.extend_from_slice(format!("*{}\r\n", keys.len()).as_bytes());
+                keys.iter().for_each(|key| answer(key, out));
+            }
+            [b"SET", ..] if self.faults.no_memory => {
+                out.extend_from_slice(b"-OOM out of memory\r\n")
+            }
+            [b"SET", key, value] | [b"SET", key, value, b"EX", _] => {
+                self.items.lock().expect("no panic").insert(key.to_vec(), value.to_vec());
+                out.extend_from_slice(b"+OK\r\n");
+            }
+            [b"PING"] => out.extend_from_slice(b"+PONG\r\n"),
+            _ => out.extend_from_slice(b"-ERR unknown command\r\n"),
+        }
+        Ok(())
+    }
+
     fn store(&self, key: &str, bytes: &str, input: &mut impl Read) -> std::io::Result<bool> {
         let mut value = vec![0; bytes.parse::<usize>().expect("a number") + 2];
         input.read_exact(&mut value)?;
@@ -222,4 +259,12 @@ impl State {
         }
         Ok(())
     }
+}
+
+/// The number behind `mark` in a line of its own.
+fn length(mark: u8, input: &mut impl BufRead) -> std::io::Result<usize> {
+    let mut line = String::new();
+    input.read_line(&mut line)?;
+    let number = line.trim_end().strip_prefix(mark as char).and_then(|text| text.parse().ok());
+    number.ok_or_else(|| std::io::Error::other(format!("`{line}` is no length")))
 }
