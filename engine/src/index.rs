@@ -50,6 +50,9 @@ const ITEMS_MERGE_MAX: usize = ITEMS_MAX / 8 * 5;
 /// Free blocks that are kept when pages are given back: a page's worth, so that
 /// the next splits need not take one at once.
 const BLOCKS_KEPT: usize = BLOCKS_PER_PAGE;
+/// Pages of the arena for one of the index at most: items of 10 + 10 bytes
+/// without version and expiry take four times as much as their references.
+const INDEX_SHARE: usize = 4;
 /// Segments looked at in one step for two that can be merged.
 const MERGE_LOOKS: usize = 256;
 
@@ -198,11 +201,15 @@ pub(crate) enum Room {
 }
 
 impl Index {
-    /// An index without memory; donate a page first.
-    pub fn new() -> Index {
+    /// An index without memory; donate a page first. With room for the segments
+    /// that an arena of so many pages may come to, so that their list and the
+    /// directory never move: at ten million items that would take longer than
+    /// a split.
+    pub fn new(pages: usize) -> Index {
+        let segments = pages / INDEX_SHARE * BLOCKS_PER_PAGE + 1;
         Index {
-            directory: Vec::new(),
-            segments: Vec::new(),
+            directory: Vec::with_capacity(2 * segments.next_power_of_two()),
+            segments: Vec::with_capacity(segments),
             memory: TableMemory(Rc::new(RefCell::new(Blocks::default()))),
             depth: 0,
             len: 0,
@@ -216,10 +223,10 @@ impl Index {
         self.len
     }
 
-    /// Bytes of heap beside the arena.
+    /// Bytes of heap beside the arena, as far as they were ever used.
     pub fn heap_bytes(&self) -> usize {
-        self.directory.capacity() * 4
-            + self.segments.capacity() * size_of::<Segment>()
+        self.directory.len() * 4
+            + self.segments.len() * size_of::<Segment>()
             + self.memory.0.borrow().free.capacity() * size_of::<usize>()
             + self.memory.0.borrow().pages.capacity() * size_of::<usize>()
     }
@@ -393,13 +400,14 @@ impl Index {
         self.direct(new);
     }
 
+    /// Every entry twice, in place, from the last.
     fn double(&mut self) {
-        let mut directory = Vec::with_capacity(self.directory.len() * 2);
-        for entry in &self.directory {
-            directory.push(*entry);
-            directory.push(*entry);
+        let entries = self.directory.len();
+        self.directory.resize(2 * entries, 0);
+        for at in (0..entries).rev() {
+            let entry = self.directory[at];
+            self.directory[2 * at..2 * at + 2].fill(entry);
         }
-        self.directory = directory;
         self.depth += 1;
     }
 
@@ -565,7 +573,7 @@ mod tests {
     #[test]
     fn an_index_of_fewer_items_gives_pages_back_and_grows_again() {
         let items = if cfg!(miri) { 8_000 } else { 200_000 };
-        let mut heap = Heap { index: Index::new(), pages: Vec::new(), held: 0 };
+        let mut heap = Heap { index: Index::new(1024), pages: Vec::new(), held: 0 };
         for round in 0..3 {
             (0..items).for_each(|number| heap.insert(number));
             let full = heap.held;
@@ -582,7 +590,7 @@ mod tests {
     #[test]
     fn a_page_that_is_being_emptied_serves_again_when_items_come_back() {
         let items = if cfg!(miri) { 8_000 } else { 60_000 };
-        let mut heap = Heap { index: Index::new(), pages: Vec::new(), held: 0 };
+        let mut heap = Heap { index: Index::new(1024), pages: Vec::new(), held: 0 };
         (0..items).for_each(|number| heap.insert(number));
         (0..items).filter(|number| number % 4 != 0).for_each(|number| heap.remove(number));
         // Every step of the shrinking may be the last one before growth.

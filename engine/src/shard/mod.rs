@@ -89,7 +89,7 @@ impl Shard {
             config.tag_generations_max,
         );
         let mut shard = Shard {
-            index: Index::new(),
+            index: Index::new(slab.pages() as usize),
             store: Store {
                 slab,
                 generations,

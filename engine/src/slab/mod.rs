@@ -88,7 +88,7 @@ impl Slab {
             table,
             infos: alloc::vec![info; pages],
             classes,
-            free: Vec::new(),
+            free: Vec::with_capacity(pages),
             given_back: 0,
             fresh: 0,
             pages_used: 0,
@@ -349,6 +349,11 @@ impl Slab {
         let maps = Slab::words(usize::from(facts.slots)) * 24;
         self.arena.slice_mut(start, HEADER_BYTES + maps).fill(0);
         let pages = &mut self.classes[usize::from(class.0)];
+        // Room for all that it may ever have: a long ring that grew would have
+        // to be copied. What is not used of it is never touched.
+        if pages.ring.capacity() == 0 {
+            pages.ring.reserve_exact(self.infos.len());
+        }
         let position = pages.ring.len() as u32;
         pages.ring.push(page);
         *self.header_mut(page) = PageHeader {

@@ -74,7 +74,8 @@ pub fn gate() -> Result<Done> {
         let before = recorded
             .get(shape)
             .and_then(|item| item.as_integer())
-            .with_context(|| format!("no {shape} in {}", path.display()))? as f64;
+            .with_context(|| format!("no {shape} in {}", path.display()))?
+            as f64;
         println!("   {shape:<14} {each:>8.0}, recorded {before:>6.0}");
         if (each / before - 1.0).abs() > MARGIN {
             off.push(format!("{shape}: {each:.0} instead of {before:.0}"));
