@@ -40,7 +40,8 @@ pub struct Core {
 
 impl Core {
     /// A core around its shard.
-    pub fn new(id: u32, cores: u32, shard: Shard, seed: HashSeed, shared: Arc<Shared>) -> Core {
+    pub fn new(id: u32, cores: u32, mut shard: Shard, seed: HashSeed, shared: Arc<Shared>) -> Core {
+        shard.set_core(id, cores);
         let watch = WatchLog::new(shared.settings.watcher_log_bytes);
         Core {
             id,

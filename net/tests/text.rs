@@ -400,6 +400,25 @@ fn watchers_see_all_cores() {
 }
 
 #[test]
+fn no_two_items_have_the_same_cas_unique() {
+    let mut node = Node::new(3);
+    let client = node.connect(0);
+    let mut keys = String::new();
+    for index in 0..100 {
+        // The test's clock stands still, so every core stamps the same millisecond.
+        node.ask(client, format!("set k{index} 0 0 1\r\nx\r\n").as_bytes());
+        keys.push_str(&format!(" k{index}"));
+    }
+    let answer = node.ask(client, format!("gets{keys}\r\n").as_bytes());
+    let uniques: std::collections::HashSet<&str> = answer
+        .lines()
+        .filter(|line| line.starts_with("VALUE"))
+        .filter_map(|line| line.split(' ').next_back())
+        .collect();
+    assert_eq!(uniques.len(), 100);
+}
+
+#[test]
 fn logging_in() {
     let settings = Settings { auth_file: Some("file".into()), ..Settings::default() };
     let mut node = Node::with(1, settings, |_| {});
