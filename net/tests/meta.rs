@@ -90,6 +90,9 @@ fn deletes_and_counters() {
 #[test]
 fn leases() {
     both(&[
+        // Created when its life is over already: seen by its creator alone.
+        ("mg past N-1 v\r\nmg past v\r\n", "VA 0 W\n\nEN\n"),
+        ("mg past N2592001 v\r\nmg past v\r\n", "VA 0 W\n\nEN\n"),
         ("mg a N30 v t\r\n", "VA 0 t30 W\n\n"),
         ("mg a N30 v\r\n", "VA 0 Z\n\n"),
         ("ms a 2 T100\r\nhi\r\nmg a v\r\n", "HD\nVA 2\nhi\n"),

@@ -53,8 +53,16 @@ impl Shard {
             (None, None) => None,
             (None, Some(expiry)) => {
                 vivified = true;
-                self.vivify(key, hash, expiry, options)?;
-                self.lookup(key, hash)
+                // Who creates an item that is past sees it nevertheless, and
+                // nobody else does.
+                self.vivify(key, hash, expiry.max(Expiry(now.0 + 1)), options)?;
+                let found = self.lookup(key, hash);
+                match found {
+                    Some((at, _)) if expiry.is_past(now) => self
+                        .set_expiry(at, hash, expiry)
+                        .map(|at| (at, View::of(&self.store.slab, at))),
+                    found => found,
+                }
             }
         };
         // As in memcached, a read with a touch counts as a touch, and one that
