@@ -304,6 +304,26 @@ fn large_values_travel_in_pieces() {
 }
 
 #[test]
+fn a_read_that_ends_a_large_value_still_sends_it() {
+    let value = "v".repeat(300_000);
+    for cores in [1, 2] {
+        let mut node = Node::new(cores);
+        let client = node.connect(0);
+        for (read, head, tail) in [
+            ("gat -1 a\r\n", "VALUE a 0 300000\n", "\nEND\n"),
+            ("mg a T-1 v\r\n", "VA 300000\n", "\n"),
+        ] {
+            node.ask(client, format!("set a 0 0 {}\r\n{value}\r\n", value.len()).as_bytes());
+            assert!(node.ask(client, read.as_bytes()) == format!("{head}{value}{tail}"), "{read}");
+            assert_eq!(node.ask(client, b"get a\r\n"), "END\n");
+        }
+        for core in &node.cores {
+            assert_eq!(core.shard.stats().gauges.pinned, 0);
+        }
+    }
+}
+
+#[test]
 fn expiry_touch_and_flush() {
     let mut node = Node::new(2);
     let client = node.connect(0);

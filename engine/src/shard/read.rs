@@ -200,7 +200,16 @@ impl Shard {
     /// Holds the value of `key` in place (no counting, no bump).
     pub fn pin(&mut self, key: &[u8], hash: KeyHash, now: Now) -> Option<Pin> {
         self.at(now);
-        let (at, view) = self.lookup(key, hash)?;
+        self.lookup(key, hash)?;
+        self.pin_read(key, hash)
+    }
+
+    /// [`Shard::pin`] for who has just read the item, and may have ended its
+    /// life with the touch that went with it.
+    pub fn pin_read(&mut self, key: &[u8], hash: KeyHash) -> Option<Pin> {
+        let slab = &self.store.slab;
+        let at = self.index.find(hash, |at| crate::item::has_key(slab, at, key))?;
+        let view = View::of(&self.store.slab, at);
         self.store.pins.pin(at);
         Some(Pin::new(&self.store.slab, at, &view, self.config.versions))
     }

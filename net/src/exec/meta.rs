@@ -148,7 +148,7 @@ pub(super) fn get(
     let whole = !options.value || copy_value(item, copy_bytes_max, out);
     observe_get(core, request.key, true, value_bytes);
     if !whole {
-        match core.shard.pin(request.key, hash, now) {
+        match core.shard.pin_read(request.key, hash) {
             Some(pin) => return Some(Held { pin, tail: Tail::Line }),
             None => {
                 out.truncate(start);
