@@ -95,6 +95,17 @@ fn deletes_and_counters() {
 }
 
 #[test]
+fn the_first_word_of_a_long_value_is_counted() {
+    let mut node = Node::new(1);
+    let client = node.connect(0);
+    let value = format!(" 7 {}", "q".repeat(30_000));
+    node.ask(client, format!("ms a {} F5\r\n{value}\r\n", value.len()).as_bytes());
+    assert_eq!(node.ask(client, b"ma a v\r\n"), "VA 1\n8\n");
+    let padded = format!("VA 30003 f5\n8{}\n", " ".repeat(30_002));
+    assert!(node.ask(client, b"mg a v f\r\n") == padded);
+}
+
+#[test]
 fn leases() {
     both(&[
         // Created when its life is over already: seen by its creator alone.
