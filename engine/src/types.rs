@@ -75,8 +75,8 @@ impl KeyHash {
 
 /// Hybrid logical clock stamp of a write; larger is later.
 ///
-/// `milliseconds (44 bits) | counter (16 bits) | region (4 bits)`. It is also
-/// the item's CAS unique unless the client sets one.
+/// `milliseconds (44 bits) | counter and core (16 bits) | region (4 bits)`. It
+/// is also the item's CAS unique unless the client sets one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(pub u64);
 

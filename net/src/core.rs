@@ -44,6 +44,7 @@ pub struct Core {
 impl Core {
     /// A core around its shard.
     pub fn new(id: u32, cores: u32, mut shard: Shard, seed: HashSeed, shared: Arc<Shared>) -> Core {
+        shard.set_core(id, cores);
         shard.track_sizes(shared.settings.track_sizes, shared.started);
         let mut shard = Seat::new(shard);
         shard.enter(&shared.shards, id);

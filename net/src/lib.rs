@@ -28,4 +28,4 @@ pub mod watch;
 
 /// What `version` answers: the memcached release whose behaviour this is, so
 /// that clients which look at its digits choose well, then our own.
-pub const VERSION: &str = concat!("1.6.18-seawall-", env!("CARGO_PKG_VERSION"));
+pub const VERSION: &str = concat!("1.6.18 seawall-", env!("CARGO_PKG_VERSION"));

@@ -84,6 +84,30 @@ fn stores_reads_and_quiet_rules() {
 }
 
 #[test]
+fn a_length_with_its_top_bit_set_swallows_nothing() {
+    let mut node = Node::new(1);
+    let client = node.connect(0);
+    let mut store = frame(1, b"a", &NO_FLAGS, b"", 0);
+    store[8] = 0xff;
+    let noop = frame(0xa, b"", b"", b"", 0);
+    let heard = answers(&mut node, client, &[store, noop].concat());
+    assert_eq!(heard, [(1, 3, 0, b"Too large.".to_vec()), (0xa, 0, 0, vec![])]);
+}
+
+#[test]
+fn counting_compares_the_cas_before_it_looks_at_a_long_value() {
+    let mut node = Node::new(1);
+    let client = node.connect(0);
+    let count = |cas| frame(5, b"a", &[0; 20], b"", cas);
+    for (value_bytes, wrong_cas_status) in [(40_000, 2), (600_000, 6)] {
+        let value = vec![b'v'; value_bytes];
+        let stored = answers(&mut node, client, &frame(1, b"a", &NO_FLAGS, &value, 0));
+        assert_eq!(answers(&mut node, client, &count(stored[0].2))[0].1, 6);
+        assert_eq!(answers(&mut node, client, &count(7))[0].1, wrong_cas_status);
+    }
+}
+
+#[test]
 fn tags_and_invalidation() {
     let mut node = Node::new(2);
     let client = node.connect(0);

@@ -28,6 +28,9 @@ fn reads_and_flags_in_their_order() {
         ("mg a T50 t\r\n", "HD t50\n"),
         ("mg a h l\r\n", "HD h1 l0\n"),
         ("mg a !\r\n", "CLIENT_ERROR invalid flag\n"),
+        // Tags are given by `ms` alone, and only `md` drops a value.
+        ("mg a Gred\r\n", "CLIENT_ERROR invalid flag\n"),
+        ("mg a x\r\n", "CLIENT_ERROR invalid flag\n"),
         ("mg a Tx\r\n", "CLIENT_ERROR bad token in command line format\n"),
         ("mg\r\n", "ERROR\n"),
         ("mg a q v\r\nmg b q v\r\nmn\r\n", "VA 3\nabc\nMN\n"),
@@ -47,6 +50,10 @@ fn stores_and_their_modes() {
         ("ms a 1 C1\r\nx\r\n", "EX\n"),
         ("ms c 1 C1\r\nx\r\n", "NF\n"),
         ("ms a 1 MX\r\nx\r\n", "CLIENT_ERROR invalid mode for ms M token\n"),
+        ("ms a*b 1 b Fx\r\nx\r\n", "CLIENT_ERROR error decoding key\n"),
+        ("ms a*b 1 Fx b\r\nx\r\n", "CLIENT_ERROR error decoding key\n"),
+        ("ms a*b 1 b Tx\r\nx\r\n", "CLIENT_ERROR bad token in command line format\n"),
+        ("ms YQ== 1 b Fx\r\nx\r\n", "CLIENT_ERROR bad command line format\n"),
         ("ms a 1 z\r\nx\r\nmn\r\n", "CLIENT_ERROR invalid flag\nMN\n"),
         ("ms a 2 q\r\nhix\r\nmn\r\n", "CLIENT_ERROR bad data chunk\nERROR\nMN\n"),
         ("ms a\r\n", "CLIENT_ERROR bad command line format\n"),
@@ -88,8 +95,22 @@ fn deletes_and_counters() {
 }
 
 #[test]
+fn the_first_word_of_a_long_value_is_counted() {
+    let mut node = Node::new(1);
+    let client = node.connect(0);
+    let value = format!(" 7 {}", "q".repeat(30_000));
+    node.ask(client, format!("ms a {} F5\r\n{value}\r\n", value.len()).as_bytes());
+    assert_eq!(node.ask(client, b"ma a v\r\n"), "VA 1\n8\n");
+    let padded = format!("VA 30003 f5\n8{}\n", " ".repeat(30_002));
+    assert!(node.ask(client, b"mg a v f\r\n") == padded);
+}
+
+#[test]
 fn leases() {
     both(&[
+        // Created when its life is over already: seen by its creator alone.
+        ("mg past N-1 v\r\nmg past v\r\n", "VA 0 W\n\nEN\n"),
+        ("mg past N2592001 v\r\nmg past v\r\n", "VA 0 W\n\nEN\n"),
         ("mg a N30 v t\r\n", "VA 0 t30 W\n\n"),
         ("mg a N30 v\r\n", "VA 0 Z\n\n"),
         ("ms a 2 T100\r\nhi\r\nmg a v\r\n", "HD\nVA 2\nhi\n"),

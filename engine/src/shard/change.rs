@@ -10,6 +10,9 @@ use crate::{
 /// Longest number, in digits, that is counted.
 const DIGITS_MAX: usize = 20;
 
+/// From here on memcached cuts items into chunks.
+const CHUNKED_BYTES_MIN: usize = 512 << 10;
+
 impl Shard {
     /// Deletes, or marks stale.
     pub fn delete(
@@ -73,7 +76,9 @@ impl Shard {
         let Some((at, view)) = self.lookup(key, hash) else {
             return self.create_number(key, hash, options);
         };
-        if view.value_bytes == 0 || view.next != ChunkRef::NONE {
+        // What memcached keeps in several chunks is no number to it, whatever
+        // the CAS; of shorter values only the first word matters.
+        if view.value_bytes == 0 || view.value_bytes > CHUNKED_BYTES_MIN {
             return Ok(ArithmeticOutcome::NotNumeric);
         }
         let cas = view.cas(&self.store.slab, self.config.versions);
@@ -101,7 +106,11 @@ impl Shard {
             fields.expiry = expiry;
         }
         let error = StoreError::OutOfMemory { value_bytes: digits.len() as u64 };
-        if digits.len() <= view.value_bytes && !self.store.pins.holds(at) {
+        if view.is_chained() && digits.len() <= view.value_bytes {
+            let mut padded = alloc::vec![b' '; view.value_bytes];
+            padded[..digits.len()].copy_from_slice(digits);
+            self.put(key, hash, &fields, &padded, Some(at))?;
+        } else if digits.len() <= view.value_bytes && !self.store.pins.holds(at) {
             // A shorter number keeps the length: clients see trailing spaces.
             let at = self.rewrite(at, hash, &fields).ok_or(error)?;
             let view = View::of(&self.store.slab, at);

@@ -143,6 +143,12 @@ impl Shard {
         self.reserved_bytes
     }
 
+    /// Says which core among how many this shard belongs to, so that no two of
+    /// them give the same version.
+    pub fn set_core(&mut self, core: u32, cores: u32) {
+        self.clock.set_core(core, cores);
+    }
+
     /// Bytes that the shard's own tables take beside the arena.
     fn heap_bytes(&self) -> usize {
         self.store.slab.heap_bytes()

@@ -53,8 +53,16 @@ impl Shard {
             (None, None) => None,
             (None, Some(expiry)) => {
                 vivified = true;
-                self.vivify(key, hash, expiry, options)?;
-                self.lookup(key, hash)
+                // Who creates an item that is past sees it nevertheless, and
+                // nobody else does.
+                self.vivify(key, hash, expiry.max(Expiry(now.0 + 1)), options)?;
+                let found = self.lookup(key, hash);
+                match found {
+                    Some((at, _)) if expiry.is_past(now) => self
+                        .set_expiry(at, hash, expiry)
+                        .map(|at| (at, View::of(&self.store.slab, at))),
+                    found => found,
+                }
             }
         };
         // As in memcached, a read with a touch counts as a touch, and one that
@@ -192,7 +200,16 @@ impl Shard {
     /// Holds the value of `key` in place (no counting, no bump).
     pub fn pin(&mut self, key: &[u8], hash: KeyHash, now: Now) -> Option<Pin> {
         self.at(now);
-        let (at, view) = self.lookup(key, hash)?;
+        self.lookup(key, hash)?;
+        self.pin_read(key, hash)
+    }
+
+    /// [`Shard::pin`] for who has just read the item, and may have ended its
+    /// life with the touch that went with it.
+    pub fn pin_read(&mut self, key: &[u8], hash: KeyHash) -> Option<Pin> {
+        let slab = &self.store.slab;
+        let at = self.index.find(hash, |at| crate::item::has_key(slab, at, key))?;
+        let view = View::of(&self.store.slab, at);
         self.store.pins.pin(at);
         Some(Pin::new(&self.store.slab, at, &view, self.config.versions))
     }

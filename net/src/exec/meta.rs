@@ -91,8 +91,7 @@ pub(super) fn get(
         .map(|at| (at.0 / 1000) as i64 - now.seconds() as i64);
     let reading = ReadOptions {
         touch: options.touch,
-        // Who creates an item that is past sees it nevertheless.
-        vivify: created_expiry(options, request.flags).map(|expiry| expiry.max(Expiry(now.0 + 1))),
+        vivify: created_expiry(options, request.flags),
         recache_seconds,
         new_cas: options.new_cas,
         no_bump: options.no_bump,
@@ -150,7 +149,7 @@ pub(super) fn get(
     let whole = !options.value || copy_value(item, copy_bytes_max, out);
     observe_get(core, request.key, seen);
     if !whole {
-        match core.shard.pin(request.key, hash, now) {
+        match core.shard.pin_read(request.key, hash) {
             Some(pin) => return Some(Held { pin, tail: Tail::Line }),
             None => {
                 out.truncate(start);

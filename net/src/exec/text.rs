@@ -60,7 +60,7 @@ pub(super) fn get(
     }
     observe_get(core, key, seen);
     if !whole {
-        match core.shard.pin(key, hash, now) {
+        match core.shard.pin_read(key, hash) {
             Some(pin) => {
                 return Some(Held { pin, tail: if last { Tail::LineAndEnd } else { Tail::Line } });
             }

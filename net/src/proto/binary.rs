@@ -187,8 +187,10 @@ pub fn next<'a>(input: &'a [u8], context: &Context, sasl: bool, login: bool) -> 
         return (0, Step::Incomplete { need: head_bytes - input.len() });
     }
     let frame = Frame { opcode: code, quiet: is_quiet(code), opaque };
-    let error =
-        |status, swallow, close| (head_bytes, Step::BinaryError { frame, status, swallow, close });
+    let error = |status, swallow, close| {
+        let swallow = swallowed(swallow);
+        (head_bytes, Step::BinaryError { frame, status, swallow, close })
+    };
     if extra_bytes + key_bytes > body_bytes {
         return error(Status::UnknownCommand, 0, true);
     }
@@ -338,6 +340,12 @@ pub fn next<'a>(input: &'a [u8], context: &Context, sasl: bool, login: bool) -> 
     }
 }
 
+/// How much of a refused value is thrown away. A length with its top bit set is
+/// negative to memcached, and then there is nothing to throw away.
+fn swallowed(bytes: usize) -> usize {
+    if i32::try_from(bytes).is_ok() { bytes } else { 0 }
+}
+
 fn store_step<'a>(
     frame: Frame,
     store: Store,
@@ -356,7 +364,7 @@ fn store_step<'a>(
         let op = Op::Refused { why: Refusal::TooLarge, unlink, quiet: false, dialect };
         return (
             head_bytes,
-            Step::Refused { request: Request { op, ..request }, swallow: body_bytes },
+            Step::Refused { request: Request { op, ..request }, swallow: swallowed(body_bytes) },
         );
     }
     let value_at = head_bytes + tag_bytes;

@@ -86,11 +86,19 @@ const BAD_KEY: &str = "CLIENT_ERROR error decoding key";
 impl Options {
     /// Reads the flags in memcached's order of complaints: a flag that is
     /// unknown or there twice ends the reading, other mistakes are remembered
-    /// and the last one is reported.
+    /// and the last one is reported. To memcached a key that is no base64 is a
+    /// mistake of `b`, so `key` is looked at where that stands.
     #[inline]
-    fn parse(flags: &[u8], context: &Context) -> Result<Options, &'static str> {
+    fn parse(
+        command: u8,
+        key: &[u8],
+        flags: &[u8],
+        context: &Context,
+    ) -> Result<Options, &'static str> {
         let mut options = Options::default();
         let mut error = None;
+        // A mistake that has no words of its own.
+        let mut wrong = false;
         let mut seen = 0u128;
         for word in words(flags) {
             let letter = word[0];
@@ -108,9 +116,14 @@ impl Options {
                 b'v' => options.value = true,
                 b'q' => options.quiet = true,
                 b'u' => options.no_bump = true,
-                b'b' => options.binary_key = true,
+                b'b' => {
+                    options.binary_key = true;
+                    if base64::decode(key, &mut [0; KEY_BYTES_MAX]).is_none() {
+                        error = Some(BAD_KEY);
+                    }
+                }
                 b'I' => options.stale = true,
-                b'x' => options.drop_value = true,
+                b'x' if command == b'd' => options.drop_value = true,
                 b'C' => number(&mut options.compare),
                 b'E' => number(&mut options.new_cas),
                 b'N' | b'T' | b'R' => match expiry(argument, context) {
@@ -121,7 +134,7 @@ impl Options {
                 },
                 b'F' => match parse_u32(argument) {
                     Some(flags) => options.client_flags = flags,
-                    None => error = error.or(Some(BAD_FORMAT)),
+                    None => wrong = true,
                 },
                 b'M' => match argument {
                     [mode] => options.mode = *mode,
@@ -135,7 +148,7 @@ impl Options {
                     Some(delta) => options.delta = delta,
                     None => error = Some("CLIENT_ERROR invalid numeric delta value"),
                 },
-                b'G' => {
+                b'G' if command == b's' => {
                     options.tagged = true;
                     if !tag_names(argument).all(|name| !name.is_empty())
                         || tag_names(argument).count() > TAGS_MAX
@@ -148,6 +161,7 @@ impl Options {
         }
         match error {
             Some(error) => Err(error),
+            None if wrong => Err(BAD_FORMAT),
             None => Ok(options),
         }
     }
@@ -253,7 +267,7 @@ pub fn line<'a>(
             error
         }
     };
-    let options = match Options::parse(flags, context) {
+    let options = match Options::parse(command, key, flags, context) {
         Ok(options) => options,
         Err(error) => return fail(either(error)),
     };

@@ -205,6 +205,29 @@ fn closing_with_output_pending_sends_it_and_aborting_does_not_wait() {
 }
 
 #[test]
+fn a_close_behind_a_send_does_not_wait_for_the_next_event() {
+    over_both(tiny(), |backend| {
+        let mut buffers = Buffers::new(1 << 20, 1 << 20);
+        let mut seen = Seen::default();
+        let port = listen(backend);
+        let mut client = connect(backend, &mut buffers, &mut seen, port, 0);
+        let begin = Instant::now();
+        backend.send(0, b"BYE\r\n".to_vec(), &mut buffers);
+        backend.close(0, &mut buffers);
+        while seen.closed.is_empty() {
+            backend.poll(Duration::from_secs(5), &mut buffers).unwrap();
+            seen.take_events(backend);
+        }
+        let took = begin.elapsed();
+        assert!(took < Duration::from_secs(4), "{}: {took:?}", backend.kind().name());
+        backend.poll(Duration::ZERO, &mut buffers).unwrap();
+        let mut heard = Vec::new();
+        client.read_to_end(&mut heard).unwrap();
+        assert_eq!(heard, b"BYE\r\n");
+    });
+}
+
+#[test]
 fn a_paused_connection_delivers_nothing_until_resumed() {
     over_both(BackendOptions::default(), |backend| {
         let mut buffers = Buffers::new(1 << 20, 1 << 20);

@@ -723,7 +723,10 @@ impl Backend for UringBackend {
         self.rearm_starved();
         self.arm_wake();
         self.arm_listeners();
-        let timeout = if self.events.is_empty() { timeout } else { Duration::ZERO };
+        // A connection that closes behind its last send is closed below, when
+        // the silence is heard: that must not wait for something else to come.
+        let closes = self.silent.iter().any(|slot| self.sockets[*slot as usize].closing);
+        let timeout = if closes || !self.events.is_empty() { Duration::ZERO } else { timeout };
         self.enter(timeout, false)?;
         self.drain_completions();
         // A hidden completion might be a failed send.

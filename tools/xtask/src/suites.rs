@@ -1,4 +1,5 @@
-//! Tests that we did not write: memccapable, and client libraries in three languages.
+//! Tests that we did not write: memccapable, and client libraries in three languages,
+//! over the classic, the meta and the binary protocol.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -77,14 +78,18 @@ impl Clients {
     fn commands(&self) -> Result<Vec<Command>> {
         let folder = paths::xtask().join("clients");
         let mut commands = Vec::new();
-        for script in ["pymemcache_text", "pylibmc_binary", "bmemcached_binary"] {
+        for script in
+            ["pymemcache_text", "pylibmc_binary", "bmemcached_binary", "meta_memcache_meta"]
+        {
             let mut command = Command::new(&self.python);
             command.arg(folder.join("python").join(format!("{script}.py")));
             commands.push(command);
         }
-        let mut command = Command::new("node");
-        command.current_dir(node_folder()).arg("memjs.mjs");
-        commands.push(command);
+        for script in ["memjs.mjs", "memcached.mjs"] {
+            let mut command = Command::new("node");
+            command.current_dir(node_folder()).arg(script);
+            commands.push(command);
+        }
         let mut command = Command::new("php");
         command.arg(folder.join("php/memcached.php"));
         commands.push(command);

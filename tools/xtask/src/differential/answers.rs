@@ -105,8 +105,17 @@ fn classic_value<'a>(words: &[&'a [u8]], fields: &mut Vec<Field<'a>>) {
 }
 
 fn meta_flags<'a>(words: &[&'a [u8]], fields: &mut Vec<Field<'a>>) {
-    for word in words {
+    let mut words = words.iter().peekable();
+    while let Some(word) = words.next() {
         match word.split_first() {
+            // The mark of a base64 key stands right behind it.
+            Some((b'k', key)) if words.next_if(|word| **word == b"b").is_some() => {
+                fields.push(Field {
+                    name: Cow::Borrowed("meta.key"),
+                    bytes: Cow::Owned([key, b" b"].concat()),
+                });
+            }
+            Some((b'k', key)) => fields.push(field("meta.key", key)),
             Some((b'c', cas)) => fields.push(field("meta.cas", cas)),
             Some((b't', ttl)) => fields.push(field("meta.ttl", ttl)),
             Some((b'l', seconds)) => fields.push(field("meta.last_access", seconds)),
@@ -116,8 +125,10 @@ fn meta_flags<'a>(words: &[&'a [u8]], fields: &mut Vec<Field<'a>>) {
 }
 
 fn debug_line<'a>(words: &[&'a [u8]], fields: &mut Vec<Field<'a>>) {
-    for word in words {
-        let Some(equals) = word.iter().position(|byte| *byte == b'=') else {
+    for (index, word) in words.iter().enumerate() {
+        // A base64 key may hold one too.
+        let equals = word.iter().position(|byte| *byte == b'=').filter(|_| index > 1);
+        let Some(equals) = equals else {
             fields.push(field("me.key", word));
             continue;
         };

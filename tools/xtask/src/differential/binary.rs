@@ -26,10 +26,47 @@ pub fn commands(random: &mut Random, pool: &Pool, count: usize) -> Vec<Step> {
 pub fn broken_commands(random: &mut Random, pool: &Pool, count: usize) -> Vec<Step> {
     let mut steps = Vec::new();
     for _ in 0..count {
-        let step = command(random, pool);
-        steps.push(if random.chance(25) { damage(random, step) } else { step });
+        let bytes = without_cas(command(random, pool));
+        steps.push(Step::raw(if random.chance(25) { damage(random, bytes) } else { bytes }));
     }
     steps
+}
+
+/// Where framing may break, a packet may become another's value, so it must not
+/// hold the CAS unique that each server has invented.
+fn without_cas(step: Step) -> Vec<u8> {
+    let Step::Send(pieces) = step else { return Vec::new() };
+    let bytes = |piece| match piece {
+        Piece::Raw(bytes) => bytes,
+        Piece::Cas { .. } => vec![0; 8],
+    };
+    pieces.into_iter().flat_map(bytes).collect()
+}
+
+/// As [`super::text::with_syncs`]: memcached changes a number in a new item
+/// while an answer that it has not sent yet holds the old one.
+pub fn with_syncs(steps: Vec<Step>) -> Vec<Step> {
+    let mut synced = Vec::new();
+    let mut read = false;
+    for step in steps {
+        let opcode = match &step {
+            Step::Send(pieces) => pieces.first().and_then(|piece| match piece {
+                Piece::Raw(head) => head.get(1),
+                Piece::Cas { .. } => None,
+            }),
+            _ => None,
+        };
+        match opcode {
+            Some(0x05 | 0x06 | 0x15 | 0x16) if read => {
+                synced.push(Step::Sync);
+                read = false;
+            }
+            Some(0x00 | 0x09 | 0x0c | 0x0d | 0x1d | 0x1e | 0x23 | 0x24) => read = true,
+            _ => {}
+        }
+        synced.push(step);
+    }
+    synced
 }
 
 impl Packet {
@@ -69,8 +106,8 @@ fn command(random: &mut Random, pool: &Pool) -> Step {
         21..=23 => Packet { opcode: pick(0x04, 0x14), key, extras: Vec::new(), value: Vec::new() },
         24..=29 => {
             let opcode = if random.chance(60) { pick(0x05, 0x15) } else { pick(0x06, 0x16) };
-            let delta = *random.pick(&[0u64, 1, 9, 1_000, u64::MAX]);
-            let initial = *random.pick(&[0u64, 5, u64::MAX]);
+            let delta = *random.pick(&[0, 1, 9, 1_000, pool.largest]);
+            let initial = *random.pick(&[0, 5, pool.largest]);
             let lifetime = if random.chance(40) { u32::MAX } else { lifetime };
             let mut extras = [delta.to_be_bytes(), initial.to_be_bytes()].concat();
             extras.extend(lifetime.to_be_bytes());
@@ -115,15 +152,7 @@ fn packet(random: &mut Random, request: Packet) -> Step {
 }
 
 /// Changes a header so that the packet is wrong in one way.
-fn damage(random: &mut Random, step: Step) -> Step {
-    let Step::Send(pieces) = step else { return step };
-    let mut bytes: Vec<u8> = pieces
-        .iter()
-        .flat_map(|piece| match piece {
-            Piece::Raw(bytes) => bytes.clone(),
-            Piece::Cas { .. } => vec![0; 8],
-        })
-        .collect();
+fn damage(random: &mut Random, mut bytes: Vec<u8>) -> Vec<u8> {
     match random.below(12) {
         0 => bytes[0] = random.next() as u8,
         1 => bytes[1] = random.range(0x1b, 0xff) as u8,
@@ -142,9 +171,19 @@ fn damage(random: &mut Random, step: Step) -> Step {
             bytes.truncate(cut);
         }
     }
+    // Ours.
+    if bytes.len() > 1 && matches!(bytes[1], 0xc0..=0xc2) {
+        bytes[1] -= 0x10;
+    }
+    // An opcode that memcached does not know has no body: it would throw away
+    // too many bytes, which is one of the differences that are meant.
+    if bytes.len() >= 24 && !matches!(bytes[1], 0..=0x1a | 0x1c..=0x1e | 0x23 | 0x24) {
+        bytes.truncate(24);
+        bytes[2..12].fill(0);
+    }
     // Neither flush: other streams run on the same pair of servers.
     if bytes.len() > 1 && [0x08, 0x18].contains(&bytes[1]) {
         bytes[1] = 0x0a;
     }
-    Step::raw(bytes)
+    bytes
 }

@@ -44,20 +44,24 @@ pub fn commands(random: &mut Random, pool: &Pool, count: usize) -> Vec<Step> {
         let meta_command = random.chance(45);
         let step =
             if meta_command { meta::command(random, pool) } else { text::command(random, pool) };
-        steps.push(if random.chance(50) { damage(random, step) } else { step });
+        let bytes = without_cas(step);
+        steps.push(Step::raw(if random.chance(50) { damage(random, bytes) } else { bytes }));
     }
     steps
 }
 
-fn damage(random: &mut Random, step: Step) -> Step {
-    let Step::Send(pieces) = step else { return step };
-    let bytes: Vec<u8> = pieces
-        .into_iter()
-        .flat_map(|piece| match piece {
-            Piece::Raw(bytes) => bytes,
-            Piece::Cas { .. } => b"18446744073709551614".to_vec(),
-        })
-        .collect();
+/// CAS uniques have another length on each server. Where framing may break, a
+/// command may become another's value, so here they are made up.
+fn without_cas(step: Step) -> Vec<u8> {
+    let Step::Send(pieces) = step else { return Vec::new() };
+    let bytes = |piece| match piece {
+        Piece::Raw(bytes) => bytes,
+        Piece::Cas { .. } => b"18446744073709551614".to_vec(),
+    };
+    pieces.into_iter().flat_map(bytes).collect()
+}
+
+fn damage(random: &mut Random, bytes: Vec<u8>) -> Vec<u8> {
     let end = bytes.windows(2).position(|pair| pair == b"\r\n").unwrap_or(bytes.len());
     let (line, rest) = bytes.split_at(end);
     let mut words: Vec<Vec<u8>> = line.split(|byte| *byte == b' ').map(<[u8]>::to_vec).collect();
@@ -100,7 +104,7 @@ fn damage(random: &mut Random, step: Step) -> Step {
     }
     let mut damaged = words.join(&b' ');
     damaged.extend(ending);
-    Step::raw(harmless(damaged))
+    harmless(damaged)
 }
 
 /// Keeps damage from spelling a command that other streams would feel.

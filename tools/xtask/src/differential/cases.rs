@@ -10,7 +10,7 @@
 //! > set a 0 0 3                 sends the line and \r\n; escapes: \r \n \\ \x00 \*300(a)
 //! - abc                         sends without \r\n
 //! > cas a 0 0 1 \{cas 0}        the last CAS unique answered; \{cas 1 -1}: the one before, less one
-//! packet op=0x01 key=a extras=00000000 00000000 value=abc opaque=7 cas=1
+//! packet op=0x01 key=a extras=0000000000000000 value=abc opaque=7 cas=\{cas:0}
 //! repeat 100                    the next line so many times
 //! sync | flush | sleep 1100 | reconnect
 //! ```
@@ -81,8 +81,13 @@ fn read_line(file: &mut CaseFile, line: &str, repeat: &mut usize) -> Result<()> 
         }
         "==" => {
             let name = format!("{}: {rest}", file.name);
-            let stream =
-                Stream { name, protocol: Protocol::Text, steps: Vec::new(), chunk_seed: None };
+            let stream = Stream {
+                name,
+                protocol: Protocol::Text,
+                broken: true,
+                steps: Vec::new(),
+                chunk_seed: None,
+            };
             file.streams.push(stream);
             return Ok(());
         }
@@ -157,7 +162,8 @@ pub fn unescape(text: &str) -> Result<Vec<Piece>> {
             b'{' => {
                 let close = rest.iter().position(|byte| *byte == b'}').context("\\{cas n}")?;
                 let words = std::str::from_utf8(&rest[..close])?;
-                let mut words = words.split_whitespace().skip(1);
+                // With a colon where a space would end the word.
+                let mut words = words.split([' ', ':']).skip(1);
                 let back = words.next().context("\\{cas n}")?.parse()?;
                 let delta = words.next().map_or(Ok(0), str::parse)?;
                 pieces.push(Piece::Raw(std::mem::take(&mut raw)));
@@ -256,6 +262,12 @@ mod tests {
         let pieces = packet("op=0x01 key=ab extras=0000000000000000 value=xyz").unwrap();
         let Piece::Raw(head) = &pieces[0] else { panic!("a header first") };
         assert_eq!(head[..12], [0x80, 1, 0, 2, 8, 0, 0, 0, 0, 0, 0, 13]);
+    }
+
+    #[test]
+    fn a_packet_may_refer_to_a_cas() {
+        let pieces = packet("op=0x05 key=a cas=\\{cas:1}").unwrap();
+        assert_eq!(pieces[1], Piece::Cas { back: 1, delta: 0 });
     }
 
     #[test]

@@ -43,6 +43,9 @@ pub struct Session {
     pub bytes: Vec<u8>,
     /// How it ended.
     pub ended: Ended,
+    /// The server was asked one more thing at the end and did not answer: it
+    /// had closed, or took the question for data.
+    pub deaf: bool,
 }
 
 /// The answers to one stream.
@@ -50,42 +53,47 @@ pub struct Session {
 pub struct Transcript {
     /// One per connection.
     pub sessions: Vec<Session>,
+    /// How long it took: as far as the clock may have gone on in between.
+    pub took: Duration,
 }
 
 /// How long a server may take to answer or to close.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long a sync may take. Streams that broke their framing never sync.
-const SYNC_PATIENCE: Duration = Duration::from_millis(400);
+/// How long a sync may take: for ever, as far as a busy machine is concerned.
+const SYNC_PATIENCE: Duration = Duration::from_secs(20);
 
-/// How the bytes reach the server; a server's answers should not depend on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pace {
-    /// Cut as the stream says.
-    AsCut,
-    /// In as few packets as possible.
-    Whole,
-    /// Every command waits until the server has been quiet for a moment.
-    OneByOne,
-}
+/// A stream that may break its framing ends at the first sync that is not
+/// answered in this time: what a server would do with the rest depended on
+/// packet borders.
+const SYNC_PATIENCE_BROKEN: Duration = Duration::from_millis(1_500);
+
+/// Where a binary header has its CAS.
+const CAS_AT: usize = 16;
 
 /// Runs the stream.
-pub fn play(stream: &Stream, address: SocketAddr, pace: Pace) -> Result<Transcript> {
-    let mut random = stream.chunk_seed.filter(|_| pace == Pace::AsCut).map(Random::new);
+pub fn play(stream: &Stream, address: SocketAddr) -> Result<Transcript> {
+    let mut random = stream.chunk_seed.map(Random::new);
+    let begin = Instant::now();
     let mut sessions = Vec::new();
-    let mut client = Client::connect(address, stream.protocol)?;
+    let mut client = Client::connect(address, stream)?;
     let mut pending: Vec<u8> = Vec::new();
     for step in &stream.steps {
         match step {
             Step::Send(pieces) => {
-                if pieces.iter().any(|piece| matches!(piece, Piece::Cas { .. })) {
-                    client.send(&std::mem::take(&mut pending), random.as_mut());
-                    client.sync();
-                }
                 for piece in pieces {
                     match piece {
                         Piece::Raw(bytes) => pending.extend(bytes),
                         Piece::Cas { back, delta } => {
+                            // All complete commands before this one are answered first.
+                            let begun = match stream.protocol {
+                                Protocol::Text => pending.iter().rev().position(|b| *b == b'\n'),
+                                Protocol::Binary => Some(CAS_AT),
+                            };
+                            let begun = begun.unwrap_or(pending.len()).min(pending.len());
+                            let line = pending.split_off(pending.len() - begun);
+                            client.send(&std::mem::replace(&mut pending, line), random.as_mut());
+                            client.sync();
                             let cas = client.learned(*back).wrapping_add_signed(*delta);
                             match stream.protocol {
                                 Protocol::Text => pending.extend(cas.to_string().bytes()),
@@ -94,30 +102,35 @@ pub fn play(stream: &Stream, address: SocketAddr, pace: Pace) -> Result<Transcri
                         }
                     }
                 }
-                if pace == Pace::OneByOne {
-                    client.send(&std::mem::take(&mut pending), None);
-                    client.wait_for_quiet();
-                }
                 continue;
             }
             _ => client.send(&std::mem::take(&mut pending), random.as_mut()),
         }
         match step {
             Step::Send(_) => {}
-            Step::Sync => client.sync(),
+            Step::Sync => {
+                client.sync();
+                if client.lost && stream.broken {
+                    sessions.push(client.finish(Some(LAST_PROBE)));
+                    return Ok(Transcript { sessions, took: begin.elapsed() });
+                }
+            }
             Step::Flush => thread::sleep(Duration::from_millis(30)),
             Step::Sleep(ms) => thread::sleep(Duration::from_millis(*ms)),
             Step::Reconnect => {
-                let next = Client::connect(address, stream.protocol)?;
-                sessions.push(std::mem::replace(&mut client, next).finish());
+                let next = Client::connect(address, stream)?;
+                sessions.push(std::mem::replace(&mut client, next).finish(None));
             }
         }
     }
     client.send(&pending, random.as_mut());
-    client.send(&probe(stream.protocol, 0xffff), None);
-    sessions.push(client.finish());
-    Ok(Transcript { sessions })
+    client.send(&probe(stream.protocol, LAST_PROBE), None);
+    sessions.push(client.finish(Some(LAST_PROBE)));
+    Ok(Transcript { sessions, took: begin.elapsed() })
 }
+
+/// The number of the probe that ends a stream.
+const LAST_PROBE: u32 = 0xffff;
 
 /// Something both servers answer in a way that can't be mistaken.
 fn probe(protocol: Protocol, number: u32) -> Vec<u8> {
@@ -153,15 +166,16 @@ struct Received {
 struct Client {
     socket: TcpStream,
     protocol: Protocol,
+    broken: bool,
     received: Arc<(Mutex<Received>, Condvar)>,
     reader: JoinHandle<()>,
     syncs: u32,
-    /// A sync went unanswered: framing is broken, later ones need not wait long.
+    /// A sync went unanswered.
     lost: bool,
 }
 
 impl Client {
-    fn connect(address: SocketAddr, protocol: Protocol) -> Result<Client> {
+    fn connect(address: SocketAddr, stream: &Stream) -> Result<Client> {
         let socket = TcpStream::connect(address).with_context(|| format!("connect {address}"))?;
         socket.set_nodelay(true)?;
         socket.set_write_timeout(Some(PATIENCE))?;
@@ -170,7 +184,8 @@ impl Client {
             let (socket, received) = (socket.try_clone()?, received.clone());
             thread::spawn(move || read_all(socket, &received))
         };
-        Ok(Client { socket, protocol, received, reader, syncs: 0, lost: false })
+        let (protocol, broken) = (stream.protocol, stream.broken);
+        Ok(Client { socket, protocol, broken, received, reader, syncs: 0, lost: false })
     }
 
     /// Sends, in one piece or cut by chance. A server that closed early is no
@@ -203,7 +218,7 @@ impl Client {
         self.syncs += 1;
         let _ = self.socket.write_all(&probe(self.protocol, self.syncs));
         let (lock, changed) = &*self.received;
-        let patience = if self.lost { SYNC_PATIENCE / 20 } else { SYNC_PATIENCE };
+        let patience = if self.broken { SYNC_PATIENCE_BROKEN } else { SYNC_PATIENCE };
         let deadline = Instant::now() + patience;
         let mut received = lock.lock().expect("the reader panicked");
         while received.ended.is_none()
@@ -218,36 +233,19 @@ impl Client {
         }
     }
 
-    fn received_bytes(&self) -> usize {
-        self.received.0.lock().expect("the reader panicked").bytes.len()
-    }
-
-    fn wait_for_quiet(&self) {
-        let mut before = self.received_bytes();
-        loop {
-            thread::sleep(Duration::from_millis(4));
-            let now = self.received_bytes();
-            if now == before {
-                return;
-            }
-            before = now;
-        }
-    }
-
     fn learned(&self, back: usize) -> u64 {
         let received = self.received.0.lock().expect("the reader panicked");
         let values = answers::cas_values(self.protocol, &received.bytes);
         values.iter().rev().nth(back).copied().unwrap_or(1)
     }
 
-    fn finish(self) -> Session {
+    fn finish(self, last_probe: Option<u32>) -> Session {
         let _ = self.socket.shutdown(Shutdown::Write);
         let _ = self.reader.join();
         let mut received = self.received.0.lock().expect("the reader panicked");
-        Session {
-            bytes: std::mem::take(&mut received.bytes),
-            ended: received.ended.unwrap_or(Ended::Hung),
-        }
+        let bytes = std::mem::take(&mut received.bytes);
+        let deaf = last_probe.is_some_and(|number| !is_probe_answer(self.protocol, number, &bytes));
+        Session { bytes, ended: received.ended.unwrap_or(Ended::Hung), deaf }
     }
 }
 

@@ -1,7 +1,6 @@
 //! Keys, values and lifetimes that generated streams draw from.
 //!
-//! Every stream has its own keys, so streams can run beside each other and
-//! after each other on the same pair of servers without meeting.
+//! Every stream has its own keys.
 
 use super::random::Random;
 
@@ -13,12 +12,20 @@ pub struct Pool {
     value_bytes_max: usize,
     /// Longest value of [`Pool::large_value`].
     large_bytes_max: usize,
+    /// The largest number in values, deltas and initial values.
+    pub largest: u64,
 }
+
+/// memcached looks for a minus behind a number above 2^63, also in what an
+/// earlier item has left in that memory. Where streams may leave one there,
+/// numbers stay below.
+const LARGEST_BROKEN: u64 = 1_234_567_890_123_456_789;
 
 impl Pool {
     /// The pool of the stream with this seed.
-    pub fn new(seed: u64, value_bytes_max: usize, large_bytes_max: usize) -> Pool {
-        Pool { prefix: format!("s{seed:x}."), value_bytes_max, large_bytes_max }
+    pub fn new(seed: u64, value_bytes_max: usize, large_bytes_max: usize, broken: bool) -> Pool {
+        let largest = if broken { LARGEST_BROKEN } else { u64::MAX };
+        Pool { prefix: format!("s{seed:x}."), value_bytes_max, large_bytes_max, largest }
     }
 
     /// A key: mostly one of a few short ones, sometimes one at the length limit.
@@ -47,20 +54,28 @@ impl Pool {
     pub fn value(&self, random: &mut Random) -> Vec<u8> {
         let value = match random.below(24) {
             0..=7 => random.below(1_000).to_string().into_bytes(),
-            8 => b"18446744073709551615".to_vec(),
-            9 => b"18446744073709551610".to_vec(),
+            8 => self.largest.to_string().into_bytes(),
+            9 => (self.largest - 5).to_string().into_bytes(),
             10 => b"99".to_vec(),
             11 => Vec::new(),
             12 => b" 7 ".to_vec(),
             13 => b"12abc".to_vec(),
-            14 => b"\r\n".to_vec(),
+            14 => b"\r\nx".to_vec(),
             15 => b"get a\r\nEND\r\nset b 0 0 1\r\n".to_vec(),
             16 => (0..random.below(40)).map(|_| random.next() as u8).collect(),
             17 => vec![b'z'; random.below(self.value_bytes_max + 1)],
             18 => vec![b'y'; random.range(1, 5) * self.value_bytes_max / 5],
             _ => b"the quick brown fox"[..random.below(20)].to_vec(),
         };
-        value[..value.len().min(self.value_bytes_max)].to_vec()
+        let mut value = value[..value.len().min(self.value_bytes_max)].to_vec();
+        // When it looks for a number in a value of white space alone, or for
+        // the minus of a large one, memcached reads on behind the item.
+        let blank = |byte: &u8| matches!(byte, b'\t'..=b'\r' | b' ');
+        value.iter_mut().filter(|byte| **byte == b'-').for_each(|byte| *byte = b'+');
+        if value.iter().all(blank) {
+            value.fill(b'w');
+        }
+        value
     }
 
     /// A value that may be much longer than the ordinary ones.
@@ -88,14 +103,14 @@ impl Pool {
     }
 
     /// What incr and decr add.
-    pub fn delta(&self, random: &mut Random) -> &'static str {
+    pub fn delta(&self, random: &mut Random) -> u64 {
         random.weighted(&[
-            (6, "1"),
-            (3, "9"),
-            (2, "0"),
-            (2, "1000"),
-            (1, "18446744073709551615"),
-            (1, "18446744073709551614"),
+            (6, 1),
+            (3, 9),
+            (2, 0),
+            (2, 1_000),
+            (1, self.largest),
+            (1, self.largest - 1),
         ])
     }
 }

@@ -205,8 +205,14 @@ fn arithmetic(random: &mut Random, pool: &Pool) -> Step {
     if encoded {
         line.flag("b");
     }
-    let mode = random.pick(&["I", "i", "+", "D", "d", "-", "X"]);
-    let initial = random.pick(&["0", "5", "18446744073709551615", "abc"]);
+    let touches = random.chance(12);
+    let mode = match touches {
+        // Down: the new expiry of a number that gets longer is a difference that is meant.
+        true => "D",
+        false => *random.pick(&["I", "i", "+", "D", "d", "-", "X"]),
+    };
+    let largest = pool.largest.to_string();
+    let initial = *random.pick(&["0", "5", &largest, "abc"]);
     let flags = [
         (50, "v".to_owned()),
         (25, "c".to_owned()),
@@ -214,10 +220,10 @@ fn arithmetic(random: &mut Random, pool: &Pool) -> Step {
         (25, "k".to_owned()),
         (12, "q".to_owned()),
         (40, format!("D{}", pool.delta(random))),
-        (30, format!("M{mode}")),
+        (if touches { 100 } else { 30 }, format!("M{mode}")),
         (20, lifetime(random, pool, 'N')),
         (20, format!("J{initial}")),
-        (12, lifetime(random, pool, 'T')),
+        (if touches { 100 } else { 0 }, lifetime(random, pool, 'T')),
         (15, opaque(random)),
     ];
     shuffle_in(random, &mut line, &flags);

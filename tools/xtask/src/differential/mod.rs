@@ -13,6 +13,7 @@ mod cases;
 mod compare;
 mod drive;
 mod keys;
+mod meant;
 mod meta;
 mod random;
 mod shrink;
@@ -32,7 +33,7 @@ use crate::report::Done;
 use crate::server::{Program, Server, Setup};
 use cases::CaseFile;
 use compare::Allowed;
-use drive::{Pace, Transcript};
+use drive::Transcript;
 use keys::Pool;
 use random::Random;
 use stream::{Protocol, Step, Stream};
@@ -61,8 +62,13 @@ pub struct Plan {
 /// Values above the item limit need room; nothing may be evicted in between.
 const SERVER_FLAGS: &[&str] = &["-m", "1024", "-c", "1000"];
 
-/// Streams played at once; each keeps two servers and this process busy.
-const WORKERS: usize = 2;
+/// memcached without the threads that hold an item now and then, at their own
+/// time: `incr` changes a number in place only if nobody holds its item.
+const MEMCACHED_QUIET: &[&str] = &["-o", "no_lru_maintainer,no_lru_crawler"];
+
+/// Streams played at once, each on servers of its own: what damage makes of a
+/// key may be any other stream's key.
+const WORKERS: usize = 4;
 
 /// Runs the plan; fails with all mismatches described.
 pub fn run(plan: &Plan) -> Result<Done> {
@@ -92,13 +98,17 @@ pub fn run(plan: &Plan) -> Result<Done> {
 struct Pair {
     memcached: Server,
     subject: Server,
-    /// A second memcached, emptied before each use, to hear what else it may say.
-    spare: Mutex<Server>,
 }
 
 impl Pair {
-    fn start(plan: &Plan, flags: &[String], environment: &[(String, String)]) -> Result<Pair> {
+    fn start(
+        plan: &Plan,
+        flags: &[String],
+        environment: &[(String, String)],
+        memcached_only: &[&str],
+    ) -> Result<Pair> {
         let mut memcached = Setup::new(&Program::Memcached, SERVER_FLAGS);
+        memcached.flags.extend(memcached_only.iter().map(|flag| (*flag).to_owned()));
         memcached.flags.extend_from_slice(flags);
         memcached.environment.extend_from_slice(environment);
         let mut subject = Setup::new(&plan.subject, SERVER_FLAGS);
@@ -109,55 +119,43 @@ impl Pair {
         }
         subject.flags.extend_from_slice(flags);
         subject.environment.extend_from_slice(environment);
-        Ok(Pair {
-            memcached: memcached.start()?,
-            subject: subject.start()?,
-            spare: Mutex::new(memcached.start()?),
-        })
+        Ok(Pair { memcached: memcached.start()?, subject: subject.start()? })
     }
 
     fn play(&self, stream: &Stream) -> Result<(Transcript, Transcript)> {
-        let theirs = drive::play(stream, self.memcached.address, Pace::AsCut)?;
-        let ours = drive::play(stream, self.subject.address, Pace::AsCut)
-            .with_context(|| format!("our server, log:\n{}", self.subject.log_tail()))?;
-        Ok((theirs, ours))
+        std::thread::scope(|scope| {
+            let theirs = scope.spawn(|| drive::play(stream, self.memcached.address));
+            let ours = drive::play(stream, self.subject.address)
+                .with_context(|| format!("our server, log:\n{}", self.subject.log_tail()));
+            Ok((theirs.join().expect("a player panicked")?, ours?))
+        })
     }
 
     fn difference(&self, allowed: &Allowed, stream: &Stream) -> Result<Option<String>> {
         let (theirs, ours) = self.play(stream)?;
-        let differ =
-            |theirs: &Transcript| compare::difference(allowed, stream.protocol, theirs, &ours);
-        let Some(words) = differ(&theirs) else { return Ok(None) };
-        // memcached's own answers depend on packet borders now and then: when
-        // it closes it forgets answers that it had not sent yet, and rarely it
-        // loses one after a `noreply`. Ours must be among what it may say.
-        let spare = self.spare.lock().expect("a worker panicked");
-        for pace in [Pace::Whole, Pace::OneByOne, Pace::AsCut, Pace::AsCut, Pace::OneByOne] {
-            flush(spare.address);
-            if differ(&drive::play(stream, spare.address, pace)?).is_none() {
-                return Ok(None);
-            }
+        Ok(compare::difference(allowed, stream.protocol, &theirs, &ours))
+    }
+
+    fn empty(&self) {
+        for address in [self.memcached.address, self.subject.address] {
+            flush(address);
         }
-        Ok(Some(words))
     }
 
     /// Plays again on emptied servers.
     fn replay(&self, allowed: &Allowed, stream: &Stream) -> bool {
-        for address in [self.memcached.address, self.subject.address] {
-            flush(address);
-        }
+        self.empty();
         matches!(self.difference(allowed, stream), Ok(Some(_)))
     }
 
     fn describe(&self, allowed: &Allowed, stream: &Stream, words: &str, small: bool) -> String {
         let stream = if small {
-            shrink::shrink(stream, 150, |candidate| self.replay(allowed, candidate))
+            let replay = |candidate: &Stream| self.replay(allowed, &with_syncs(candidate.clone()));
+            with_syncs(shrink::shrink(stream, 150, replay))
         } else {
             stream.clone()
         };
-        for address in [self.memcached.address, self.subject.address] {
-            flush(address);
-        }
+        self.empty();
         let mut text = format!("{words}\n{}", stream.as_case());
         if let Ok((theirs, ours)) = self.play(&stream) {
             if small {
@@ -179,10 +177,11 @@ fn flush(address: SocketAddr) {
     let stream = Stream {
         name: String::new(),
         protocol: Protocol::Text,
+        broken: false,
         steps: vec![Step::raw("flush_all\r\n")],
         chunk_seed: None,
     };
-    let _ = drive::play(&stream, address, Pace::Whole);
+    let _ = drive::play(&stream, address);
 }
 
 fn play_cases(plan: &Plan, allowed: &Allowed, file: &CaseFile) -> Result<(u64, Vec<String>)> {
@@ -197,7 +196,7 @@ fn play_cases(plan: &Plan, allowed: &Allowed, file: &CaseFile) -> Result<(u64, V
     if let Some(path) = &secrets.auth_file {
         flags.extend(["-Y".to_owned(), path.display().to_string()]);
     }
-    let pair = Pair::start(plan, &flags, &secrets.environment)?;
+    let pair = Pair::start(plan, &flags, &secrets.environment, &[])?;
     let mut mismatches = Vec::new();
     for stream in &streams {
         if let Some(words) = pair.difference(allowed, stream)? {
@@ -231,13 +230,15 @@ impl Secrets {
 }
 
 fn play_generated(plan: &Plan, allowed: &Allowed) -> Result<(u64, Vec<String>)> {
-    let pair = Pair::start(plan, &[], &[])?;
     let deadline = Instant::now() + plan.time;
     let next = AtomicU64::new(plan.seed);
     let played = AtomicU64::new(0);
-    let found: Mutex<Vec<(Stream, String)>> = Mutex::new(Vec::new());
+    let found: Mutex<Vec<String>> = Mutex::new(Vec::new());
     let outcome = std::thread::scope(|scope| {
         let work = || -> Result<()> {
+            // Well-formed streams do not meet what broken ones leave in memory.
+            let start = || Pair::start(plan, &[], &[], MEMCACHED_QUIET);
+            let pairs = [start()?, start()?];
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
                 let enough = found.lock().expect("a worker panicked").len() >= plan.mismatches_max;
@@ -245,12 +246,15 @@ fn play_generated(plan: &Plan, allowed: &Allowed) -> Result<(u64, Vec<String>)> 
                     return Ok(());
                 }
                 let stream = generate(seed);
+                let pair = &pairs[usize::from(stream.broken)];
+                pair.empty();
                 let words = pair
                     .difference(allowed, &stream)
                     .with_context(|| format!("{}\n{}", stream.name, stream.as_case()))?;
                 played.fetch_add(1, Ordering::Relaxed);
                 if let Some(words) = words {
-                    found.lock().expect("a worker panicked").push((stream, words));
+                    let text = pair.describe(allowed, &stream, &words, true);
+                    found.lock().expect("a worker panicked").push(text);
                 }
             }
         };
@@ -258,9 +262,7 @@ fn play_generated(plan: &Plan, allowed: &Allowed) -> Result<(u64, Vec<String>)> 
         workers.into_iter().try_for_each(|worker| worker.join().expect("a worker panicked"))
     });
     outcome?;
-    let found = found.into_inner().expect("a worker panicked");
-    let described = found.iter().map(|(stream, words)| pair.describe(allowed, stream, words, true));
-    Ok((played.into_inner(), described.collect()))
+    Ok((played.into_inner(), found.into_inner().expect("a worker panicked")))
 }
 
 /// The stream of this seed: every protocol and manner comes round in turn.
@@ -283,7 +285,8 @@ fn generate(seed: u64) -> Stream {
         "meta" | "broken binary" => (300, if large { 900_000 } else { 40_000 }),
         _ => (5_000, if large { 900_000 } else { 40_000 }),
     };
-    let pool = Pool::new(seed, value_bytes_max, large_bytes_max);
+    let broken = kind.starts_with("broken");
+    let pool = Pool::new(seed, value_bytes_max, large_bytes_max, broken);
     let steps = match kind {
         "text" => text::commands(&mut random, &pool, count),
         "meta" => meta::commands(&mut random, &pool, count),
@@ -291,8 +294,23 @@ fn generate(seed: u64) -> Stream {
         "broken text" => broken::commands(&mut random, &pool, count),
         _ => binary::broken_commands(&mut random, &pool, count),
     };
+    let steps = match protocol {
+        Protocol::Text => meant::without_meant(steps),
+        Protocol::Binary => steps,
+    };
     let chunk_seed = random.chance(60).then(|| random.next());
-    Stream { name: format!("seed {seed} ({kind})"), protocol, steps, chunk_seed }
+    let name = format!("seed {seed} ({kind})");
+    with_syncs(Stream { name, protocol, broken, steps, chunk_seed })
+}
+
+/// With syncs where packet borders would decide about memcached's answers.
+fn with_syncs(mut stream: Stream) -> Stream {
+    stream.steps.retain(|step| *step != Step::Sync);
+    stream.steps = match stream.protocol {
+        Protocol::Text => text::with_syncs(stream.steps),
+        Protocol::Binary => binary::with_syncs(stream.steps),
+    };
+    stream
 }
 
 /// `cargo xtask differential`.

@@ -48,8 +48,13 @@ mod tests {
     fn two_guilty_steps_remain() {
         let steps: Vec<Step> = (0..40u8).map(|index| Step::raw([index])).collect();
         let guilty = [Step::raw([7]), Step::raw([31])];
-        let stream =
-            Stream { name: String::new(), protocol: Protocol::Text, steps, chunk_seed: Some(1) };
+        let stream = Stream {
+            name: String::new(),
+            protocol: Protocol::Text,
+            broken: false,
+            steps,
+            chunk_seed: Some(1),
+        };
         let small = shrink(&stream, 1_000, |candidate| {
             guilty.iter().all(|step| candidate.steps.contains(step))
         });

@@ -47,6 +47,8 @@ pub struct Stream {
     pub name: String,
     /// How answers are read.
     pub protocol: Protocol,
+    /// It may break its framing, so that a sync is taken for data.
+    pub broken: bool,
     /// What happens.
     pub steps: Vec<Step>,
     /// Decides how the bytes are cut into packets; `None`: as few as possible.
@@ -66,6 +68,7 @@ impl Stream {
         Stream {
             name: self.name.clone(),
             protocol: self.protocol,
+            broken: self.broken,
             steps,
             chunk_seed: self.chunk_seed,
         }

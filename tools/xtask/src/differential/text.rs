@@ -9,6 +9,50 @@ pub fn commands(random: &mut Random, pool: &Pool, count: usize) -> Vec<Step> {
     (0..count).map(|_| command(random, pool)).collect()
 }
 
+/// Puts syncs where memcached's answer would depend on packet borders, that is,
+/// on whether it has sent its earlier answers yet:
+/// - on a `get` with a key that is too long it drops those that it has not;
+/// - it changes a number in a new item while one of them holds the old item.
+pub fn with_syncs(steps: Vec<Step>) -> Vec<Step> {
+    let mut synced = Vec::new();
+    let mut read = false;
+    for step in steps {
+        if let Step::Send(pieces) = &step {
+            let lines = || pieces.iter().flat_map(lines_of);
+            if lines().any(drops_answers) || read && lines().any(changes_number) {
+                synced.push(Step::Sync);
+                read = false;
+            }
+            read |= lines().any(reads);
+        }
+        synced.push(step);
+    }
+    synced
+}
+
+/// What may be command lines of a piece.
+fn lines_of(piece: &Piece) -> impl Iterator<Item = Vec<&[u8]>> {
+    let bytes = match piece {
+        Piece::Raw(bytes) => bytes.as_slice(),
+        Piece::Cas { .. } => b"",
+    };
+    bytes
+        .split(|byte| *byte == b'\n')
+        .map(|line| line.split(|byte| *byte == b' ').skip_while(|word| word.is_empty()).collect())
+}
+
+fn reads(words: Vec<&[u8]>) -> bool {
+    matches!(words.first(), Some(&(b"get" | b"gets" | b"gat" | b"gats" | b"mg")))
+}
+
+fn drops_answers(words: Vec<&[u8]>) -> bool {
+    reads(words.clone()) && words.iter().any(|word| word.len() > 250)
+}
+
+fn changes_number(words: Vec<&[u8]>) -> bool {
+    matches!(words.first(), Some(&(b"incr" | b"decr" | b"ma")))
+}
+
 /// One command, with its data block where it has one.
 pub fn command(random: &mut Random, pool: &Pool) -> Step {
     let verb: fn(&mut Random, &Pool) -> Step = random.weighted(&[
@@ -69,13 +113,13 @@ fn get(random: &mut Random, pool: &Pool) -> Step {
     let verb = random.weighted(&[(3, "get"), (2, "gets")]);
     let count = random.weighted(&[(10, 1), (4, 2), (2, 7), (1, 24), (1, 25), (1, 60)]);
     let mut line = verb.to_owned();
-    for _ in 0..count {
-        line.push(' ');
-        line.push_str(&pool.key(random));
-    }
     if random.chance(2) {
         line.push(' ');
         line.push_str(&pool.key_too_long(random));
+    }
+    for _ in 0..count {
+        line.push(' ');
+        line.push_str(&pool.key(random));
     }
     Step::raw(line + "\r\n")
 }
