@@ -72,11 +72,18 @@ pub(crate) struct TagList {
 }
 
 impl TagList {
-    pub const NONE: TagList = TagList { len: 0, tags: [0; TAGS_MAX] };
+    const EMPTY: TagList = TagList { len: 0, tags: [0; TAGS_MAX] };
+    /// No tags, for as long as anybody wants.
+    pub const NONE: &'static TagList = &TagList::EMPTY;
+
+    /// An empty list to be filled.
+    pub const fn new() -> TagList {
+        TagList::EMPTY
+    }
 
     /// The first [`TAGS_MAX`] of `tags`.
     pub fn of(tags: &[Tag]) -> TagList {
-        let mut list = TagList::NONE;
+        let mut list = TagList::new();
         for tag in tags.iter().take(TAGS_MAX) {
             list.tags[usize::from(list.len)] = tag.0.get();
             list.len += 1;
@@ -101,9 +108,10 @@ impl TagList {
     }
 }
 
-/// Everything in an item's header but its lengths.
+/// Everything in an item's header but its lengths. The tags, which most items
+/// do not have, are borrowed: the rest is copied about.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Fields {
+pub(crate) struct Fields<'t> {
     /// `STALE | TOKEN_SENT | FETCHED`.
     pub state: u8,
     pub mark: u8,
@@ -113,7 +121,7 @@ pub(crate) struct Fields {
     pub client_flags: u32,
     pub cas: Option<u64>,
     pub access_second: Option<u32>,
-    pub tags: TagList,
+    pub tags: &'t TagList,
 }
 
 /// How an item is laid out; computed before its chunk is taken.
@@ -138,7 +146,7 @@ fn split_expiry(expiry: Expiry) -> (u32, u16) {
     }
 }
 
-impl Fields {
+impl Fields<'_> {
     pub fn layout(&self, chained: bool) -> Layout {
         let mut flags = self.state & (STALE | TOKEN_SENT | FETCHED);
         let (second, millisecond) = split_expiry(self.expiry);
@@ -204,7 +212,7 @@ pub(crate) fn encode(
     slab: &mut Slab,
     at: ChunkRef,
     layout: &Layout,
-    fields: &Fields,
+    fields: &Fields<'_>,
     key: &[u8],
     value_bytes: usize,
     next: ChunkRef,
@@ -293,6 +301,24 @@ fn read_u32(slab: &Slab, offset: usize) -> u32 {
 #[inline(always)]
 fn read_u64(slab: &Slab, offset: usize) -> u64 {
     u64::from_le_bytes(slab.arena.slice(offset, 8).try_into().unwrap_or_default())
+}
+
+/// Whether the item in `at` is chained.
+#[inline]
+pub(crate) fn is_chained(slab: &Slab, at: ChunkRef) -> bool {
+    slab.arena.slice(slab.offset(at), 1)[0] & CHAINED != 0
+}
+
+/// [`View::bytes`] of the item in `at`.
+#[inline]
+pub(crate) fn bytes(slab: &Slab, at: ChunkRef) -> usize {
+    let (offset, chunk_bytes) = slab.locate(at);
+    let start = slab.arena.slice(offset, 8);
+    if start[0] & CHAINED != 0 {
+        return View::of(slab, at).bytes();
+    }
+    let wide = if chunk_bytes >= WIDE_CHUNK_BYTES { usize::from(start[4]) << 8 } else { 0 };
+    chunk_bytes - (usize::from(start[3]) | wide)
 }
 
 /// Bytes of the extended part but its first.
@@ -477,7 +503,7 @@ impl View {
 
     pub fn tags(&self, slab: &Slab) -> TagList {
         let extended = self.extended_flags(slab);
-        let mut list = TagList::NONE;
+        let mut list = TagList::new();
         let mut offset = self.extended + 1 + extended_bytes(extended & 7);
         for tag in list.tags.iter_mut().take(usize::from(extended >> 3)) {
             *tag = read_u64(slab, offset);
@@ -487,8 +513,9 @@ impl View {
         list
     }
 
-    /// Everything in the header, to be written anew.
-    pub fn fields(&self, slab: &Slab) -> Fields {
+    /// Everything in the header, to be written anew, with its own
+    /// [`tags`](View::tags) or others.
+    pub fn fields<'t>(&self, slab: &Slab, tags: &'t TagList) -> Fields<'t> {
         Fields {
             state: self.flags & (STALE | TOKEN_SENT | FETCHED),
             mark: self.second & MARK,
@@ -498,7 +525,7 @@ impl View {
             client_flags: self.client_flags(slab),
             cas: self.explicit_cas(slab),
             access_second: self.access_second(slab),
-            tags: self.tags(slab),
+            tags,
         }
     }
 
@@ -516,7 +543,7 @@ impl View {
     }
 
     /// Writes changed fields without moving anything, if the layout allows.
-    pub fn rewrite_in_place(&self, slab: &mut Slab, fields: &Fields) -> bool {
+    pub fn rewrite_in_place(&self, slab: &mut Slab, fields: &Fields<'_>) -> bool {
         let mut layout = fields.layout(self.is_chained());
         // A TTL field that says "never" stays; it will be wanted again.
         if self.flags & TTL != 0 && layout.flags & TTL == 0 {
@@ -627,7 +654,7 @@ mod tests {
                     client_flags: if on(5) { 9 } else { 0 },
                     cas: on(6).then_some(42),
                     access_second: on(3).then_some(1_600_000_000),
-                    tags: TagList::of(&tags[..(pattern % 17) as usize]),
+                    tags: &TagList::of(&tags[..(pattern % 17) as usize]),
                 };
                 let layout = fields.layout(false);
                 let needed = layout.bytes(4096, 3, value_bytes);
@@ -642,7 +669,8 @@ mod tests {
                 assert!(has_key(&slab, at, b"key") && !has_key(&slab, at, b"kez"));
                 assert_eq!(view.value_bytes, value_bytes);
                 assert!(view.head(&slab).iter().all(|byte| *byte == 0xab));
-                let read = view.fields(&slab);
+                let read_tags = view.tags(&slab);
+                let read = view.fields(&slab, &read_tags);
                 assert_eq!(read.state, fields.state);
                 assert_eq!((read.mark, read.binary_key), (85, on(1)));
                 assert_eq!(read.expiry, fields.expiry);

@@ -40,7 +40,8 @@ impl Shard {
             self.unlink(at, hash);
             return DeleteOutcome::Deleted;
         }
-        let mut fields = view.fields(&self.store.slab);
+        let tags = view.tags(&self.store.slab);
+        let mut fields = view.fields(&self.store.slab, &tags);
         if options.invalidate {
             // The next reader shall win the right to refill.
             fields.state = (fields.state | STALE) & !TOKEN_SENT;
@@ -99,7 +100,8 @@ impl Shard {
         };
         let mut digits = [0; DIGITS_MAX];
         let digits = format_number(value, &mut digits);
-        let mut fields = view.fields(&self.store.slab);
+        let tags = view.tags(&self.store.slab);
+        let mut fields = view.fields(&self.store.slab, &tags);
         fields.version = fields.version.map(|_| self.clock.next(self.store.now));
         fields.cas = options.new_cas;
         if let Some(expiry) = options.touch {
@@ -168,7 +170,9 @@ impl Shard {
         hash: KeyHash,
         expiry: Expiry,
     ) -> Option<ChunkRef> {
-        let fields = Fields { expiry, ..View::of(&self.store.slab, at).fields(&self.store.slab) };
+        let view = View::of(&self.store.slab, at);
+        let tags = view.tags(&self.store.slab);
+        let fields = Fields { expiry, ..view.fields(&self.store.slab, &tags) };
         self.rewrite(at, hash, &fields)
     }
 
@@ -178,7 +182,7 @@ impl Shard {
         &mut self,
         at: ChunkRef,
         hash: KeyHash,
-        fields: &Fields,
+        fields: &Fields<'_>,
     ) -> Option<ChunkRef> {
         let view = View::of(&self.store.slab, at);
         if view.rewrite_in_place(&mut self.store.slab, fields) {

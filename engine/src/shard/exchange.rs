@@ -197,7 +197,7 @@ impl Shard {
             }
             return Ok(false);
         }
-        let mut tags = TagList::NONE;
+        let mut tags = TagList::new();
         for tag in record.tags.iter() {
             tags.push(tag);
         }
@@ -222,7 +222,7 @@ impl Shard {
             client_flags: record.client_flags,
             cas: record.explicit_cas,
             access_second: self.access_second(),
-            tags,
+            tags: &tags,
         };
         let old = found.map(|(at, _)| at);
         match (value, record.value) {

@@ -242,7 +242,7 @@ impl Shard {
 
     /// Counts the bytes of a linked item.
     pub(super) fn count_bytes(&mut self, at: ChunkRef) {
-        let bytes = View::of(&self.store.slab, at).bytes() as u64;
+        let bytes = item::bytes(&self.store.slab, at) as u64;
         self.bytes += bytes;
         self.class_mut(at).mem_requested += bytes;
         if let Some(sizes) = &mut self.sizes {
@@ -252,7 +252,7 @@ impl Shard {
 
     /// Takes the bytes of an item off the count.
     pub(super) fn forget_bytes(&mut self, at: ChunkRef) {
-        let bytes = View::of(&self.store.slab, at).bytes() as u64;
+        let bytes = item::bytes(&self.store.slab, at) as u64;
         self.bytes -= bytes;
         let class = self.class_mut(at);
         class.mem_requested -= bytes;

@@ -81,6 +81,11 @@ impl Shard {
             || extend && found.as_ref().is_some_and(|(_, view)| view.has_tags(&self.store.slab));
         let version =
             self.needs_version(write.key, tagged).then(|| self.clock.next(self.store.now));
+        let tags = match (&found, extend) {
+            (Some((_, view)), true) => &view.tags(&self.store.slab),
+            _ if write.tags.is_empty() => TagList::NONE,
+            _ => &TagList::of(write.tags),
+        };
         let fields = match (&found, extend) {
             // Like memcached: what is appended to keeps its expiry and flags.
             (Some((_, view)), true) => Fields {
@@ -89,7 +94,7 @@ impl Shard {
                 cas: write.new_cas,
                 mark: 0,
                 access_second: self.access_second(),
-                ..view.fields(&self.store.slab)
+                ..view.fields(&self.store.slab, tags)
             },
             _ => Fields {
                 state,
@@ -100,7 +105,7 @@ impl Shard {
                 client_flags: write.client_flags,
                 cas: write.new_cas,
                 access_second: self.access_second(),
-                tags: TagList::of(write.tags),
+                tags,
             },
         };
         let cas = self.cas_of(&fields);
@@ -123,7 +128,7 @@ impl Shard {
     }
 
     /// The CAS that clients will see of an item with these fields.
-    pub(super) fn cas_of(&self, fields: &Fields) -> u64 {
+    pub(super) fn cas_of(&self, fields: &Fields<'_>) -> u64 {
         match (fields.cas, fields.version) {
             (Some(cas), _) => cas,
             (None, Some(version)) if self.config.versions => version.0,
@@ -215,7 +220,7 @@ impl Shard {
         &mut self,
         key: &[u8],
         hash: KeyHash,
-        fields: &Fields,
+        fields: &Fields<'_>,
         value: &[u8],
         old: Option<ChunkRef>,
     ) -> Result<ChunkRef, StoreError> {
@@ -228,7 +233,7 @@ impl Shard {
         if let Some(at) = old
             && self.store.slab.class_of(at) == class
             && !self.store.pins.holds(at)
-            && !View::of(&self.store.slab, at).is_chained()
+            && !item::is_chained(&self.store.slab, at)
             && self.same_flush(at)
         {
             return Ok(self.overwrite(at, &layout, fields, key, value));
@@ -251,7 +256,7 @@ impl Shard {
         &mut self,
         at: ChunkRef,
         layout: &item::Layout,
-        fields: &Fields,
+        fields: &Fields<'_>,
         key: &[u8],
         value: &[u8],
     ) -> ChunkRef {
@@ -290,7 +295,7 @@ impl Shard {
         &mut self,
         at: ChunkRef,
         hash: KeyHash,
-        fields: &Fields,
+        fields: &Fields<'_>,
         old: Option<ChunkRef>,
     ) {
         let class = self.store.slab.class_of(at);
@@ -318,7 +323,7 @@ impl Shard {
         &mut self,
         key: &[u8],
         hash: KeyHash,
-        fields: &Fields,
+        fields: &Fields<'_>,
         reservation: Reservation,
         old: Option<ChunkRef>,
     ) -> Result<ChunkRef, StoreError> {
@@ -350,7 +355,7 @@ impl Shard {
         &mut self,
         key: &[u8],
         hash: KeyHash,
-        fields: &Fields,
+        fields: &Fields<'_>,
         old: (ChunkRef, View),
         value: Value<'_>,
         front: bool,
