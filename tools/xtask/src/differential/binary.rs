@@ -1,6 +1,6 @@
 //! Binary packets: every data opcode and its quiet form, and broken ones.
 
-use super::keys::Pool;
+use super::keys::{LARGEST, Pool};
 use super::random::Random;
 use super::stream::{Piece, Step};
 
@@ -106,8 +106,8 @@ fn command(random: &mut Random, pool: &Pool) -> Step {
         21..=23 => Packet { opcode: pick(0x04, 0x14), key, extras: Vec::new(), value: Vec::new() },
         24..=29 => {
             let opcode = if random.chance(60) { pick(0x05, 0x15) } else { pick(0x06, 0x16) };
-            let delta = *random.pick(&[0, 1, 9, 1_000, pool.largest]);
-            let initial = *random.pick(&[0, 5, pool.largest]);
+            let delta = *random.pick(&[0, 1, 9, 1_000, LARGEST]);
+            let initial = *random.pick(&[0, 5, LARGEST]);
             let lifetime = if random.chance(40) { u32::MAX } else { lifetime };
             let mut extras = [delta.to_be_bytes(), initial.to_be_bytes()].concat();
             extras.extend(lifetime.to_be_bytes());

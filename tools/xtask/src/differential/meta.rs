@@ -1,7 +1,7 @@
 //! Meta commands, mostly well-formed: flags in any order, now and then one
 //! that the command doesn't know or that stands twice.
 
-use super::keys::Pool;
+use super::keys::{LARGEST, Pool};
 use super::random::Random;
 use super::stream::{Piece, Step};
 
@@ -211,7 +211,7 @@ fn arithmetic(random: &mut Random, pool: &Pool) -> Step {
         true => "D",
         false => *random.pick(&["I", "i", "+", "D", "d", "-", "X"]),
     };
-    let largest = pool.largest.to_string();
+    let largest = LARGEST.to_string();
     let initial = *random.pick(&["0", "5", &largest, "abc"]);
     let flags = [
         (50, "v".to_owned()),
