@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::plan::{
     Arrivals, CorePorts, Distribution, Io, Plan, Protocol, Ratio, Span, parse_bytes, parse_count,
@@ -175,9 +175,10 @@ pub struct SweepOptions {
     /// Rates to offer, such as 20k,40k,60k.
     #[arg(long, value_name = "LIST", value_parser = parse_count, value_delimiter = ',', required = true)]
     pub rates: Vec<u64>,
-    /// A server with its name in the plot; give one for each.
+    /// A server with its name in the plot; give one for each. One that speaks
+    /// another protocol than --protocol: NAME=PROTOCOL@ADDRESS.
     #[arg(long = "peer", value_name = "NAME=ADDRESS", value_parser = parse_peer, required = true)]
-    pub peers: Vec<(String, Target)>,
+    pub peers: Vec<Peer>,
     /// How often to go through all rates and peers; the median counts.
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub rounds: u32,
@@ -198,11 +199,26 @@ pub struct SweepOptions {
     pub quiet: bool,
 }
 
-fn parse_peer(text: &str) -> Result<(String, Target), String> {
-    match text.split_once('=') {
-        Some((name, address)) if !name.is_empty() => Ok((name.into(), address.parse()?)),
-        _ => Err("NAME=HOST:PORT, for example memcached=127.0.0.1:11211".into()),
-    }
+/// A server of a sweep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    /// Its name in the plot.
+    pub name: String,
+    /// Its protocol, if not everybody's.
+    pub protocol: Option<Protocol>,
+    /// Where it listens.
+    pub target: Target,
+}
+
+fn parse_peer(text: &str) -> Result<Peer, String> {
+    let Some((name, place)) = text.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+        return Err("NAME=HOST:PORT, for example memcached=127.0.0.1:11211".into());
+    };
+    let (protocol, address) = match place.split_once('@') {
+        Some((protocol, address)) => (Some(Protocol::from_str(protocol, false)?), address),
+        None => (None, place),
+    };
+    Ok(Peer { name: name.into(), protocol, target: address.parse()? })
 }
 
 /// The part of a plan that a lone run and a sweep share.
@@ -255,12 +271,14 @@ impl RunOptions {
 
 impl SweepOptions {
     /// One point: this server at this rate.
-    pub fn plan(&self, target: &Target, rate: u64, preload: bool) -> Plan {
+    pub fn plan(&self, peer: &Peer, rate: u64, preload: bool) -> Plan {
+        let shared = shared(&self.workload, &self.connections);
         Plan {
-            target: target.clone(),
+            target: peer.target.clone(),
+            protocol: peer.protocol.unwrap_or(shared.protocol),
             rate: Some(rate as f64),
             preload,
-            ..shared(&self.workload, &self.connections)
+            ..shared
         }
     }
 }
@@ -300,6 +318,17 @@ mod tests {
         assert_eq!(plan.value_bytes, Span { min: 10, max: 4096 });
         assert_eq!(plan.cpus, [0, 1]);
         assert_eq!(plan.core_ports, Some(CorePorts { base: 12_000, cores: 2, seed: 0 }));
+    }
+
+    #[test]
+    fn a_peer_may_speak_a_protocol_of_its_own() {
+        let peer = parse_peer("redis=resp@127.0.0.1:6379").unwrap();
+        assert_eq!((peer.name.as_str(), peer.protocol), ("redis", Some(Protocol::Resp)));
+        assert_eq!(peer.target, "127.0.0.1:6379".parse().unwrap());
+        assert_eq!(parse_peer("a=127.0.0.1:1").unwrap().protocol, None);
+        for wrong in ["127.0.0.1:1", "=127.0.0.1:1", "a=http@127.0.0.1:1", "a=resp@"] {
+            assert!(parse_peer(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use serde::Serialize;
 
 use crate::error::LoadError;
-use crate::options::SweepOptions;
+use crate::options::{Peer, SweepOptions};
 use crate::report::Report;
 use crate::run::{Progress, run};
 use crate::svg::{Plot, Scale, Series};
@@ -32,11 +32,11 @@ pub fn sweep(
     let mut points = Vec::new();
     for round in 0..options.rounds.max(1) {
         for (step, rate) in options.rates.iter().enumerate() {
-            for (peer, target) in &options.peers {
-                begin(peer, *rate);
+            for peer in &options.peers {
+                begin(&peer.name, *rate);
                 let preload = options.workload.preload && round == 0 && step == 0;
-                let report = run(&options.plan(target, *rate, preload), |_: Progress<'_>| ())?;
-                let point = Point { peer: peer.clone(), rate: *rate, round, report };
+                let report = run(&options.plan(peer, *rate, preload), |_: Progress<'_>| ())?;
+                let point = Point { peer: peer.name.clone(), rate: *rate, round, report };
                 end(&point);
                 points.push(point);
             }
@@ -72,7 +72,7 @@ pub fn heading() -> String {
 /// The plot: p99 in full lines, p50 in dashes, the median of the rounds.
 pub fn plot(options: &SweepOptions, points: &[Point]) -> Plot {
     let mut series = Vec::new();
-    for (peer, _) in &options.peers {
+    for Peer { name: peer, .. } in &options.peers {
         let curve = |read: fn(&Report) -> f64| {
             let at_rate = |rate: &u64| {
                 let mut found: Vec<f64> = points

@@ -11,18 +11,22 @@ use crate::server::{Program, Server, Setup};
 use crate::{build, process};
 
 const PERCENTILES: &[(&str, &str)] = &[("p50", "p50_us"), ("p99", "p99_us"), ("p99.9", "p999_us")];
+/// What each of the servers is spoken to in.
+const PROTOCOLS: [&[&str]; 3] = [&[], &[], &["--protocol", "resp"]];
 /// The rates of the sweep, in parts of memcached's peak.
 const SWEEP_PERCENT: &[u64] = &[10, 25, 50, 75, 90, 110];
 
-/// memcached and Seawall, one thread each, filled.
-fn servers(options: &Options) -> Result<[Server; 2]> {
+/// memcached and Seawall, one thread each, and Redis, filled.
+fn servers(options: &Options) -> Result<[Server; 3]> {
     let seawall = Program::Seawall(build::binary(PROFILE, "seawalld")?);
-    let start = |program: &Program| {
-        Setup::new(program, &["-t", "1", "-m", "1024", "-c", "4096"]).on_cpu(SERVER_CPU).start()
+    let flags = ["-t", "1", "-m", "1024", "-c", "4096"];
+    let start = |program: &Program, flags: &[&str]| {
+        Setup::new(program, flags).on_cpu(SERVER_CPU).start()
     };
-    let servers = [start(&Program::Memcached)?, start(&seawall)?];
-    for server in &servers {
-        fill(server, options, &[])?;
+    let servers =
+        [start(&Program::Memcached, &flags)?, start(&seawall, &flags)?, start(&Program::Redis, &[])?];
+    for (server, protocol) in servers.iter().zip(PROTOCOLS) {
+        fill(server, options, protocol)?;
     }
     Ok(servers)
 }
@@ -36,10 +40,11 @@ fn peak(memcached: &Server, options: &Options) -> Result<f64> {
 pub fn fixed_rate(options: &Options, page: &mut Page) -> Result<u64> {
     let servers = servers(options)?;
     let rate = format!("{:.0}", peak(&servers[0], options)? / 2.0);
-    let mut rounds: [Vec<_>; 2] = [Vec::new(), Vec::new()];
+    let mut rounds: [Vec<_>; 3] = [Vec::new(), Vec::new(), Vec::new()];
     for _ in 0..options.rounds {
-        for (server, figures) in servers.iter().zip(&mut rounds) {
-            figures.push(load(server, options, &["--ratio", "1:0", "--rate", &rate])?);
+        for ((server, protocol), figures) in servers.iter().zip(PROTOCOLS).zip(&mut rounds) {
+            let arguments = [&["--ratio", "1:0", "--rate", &rate], protocol].concat();
+            figures.push(load(server, options, &arguments)?);
         }
     }
     page.say(&format!(
@@ -49,7 +54,7 @@ pub fn fixed_rate(options: &Options, page: &mut Page) -> Result<u64> {
         "measured from when they were due. Microseconds, medians of {} interleaved rounds.\n",
         options.rounds
     ));
-    page.head(&["", "memcached", "Seawall", "ratio"]);
+    page.head(&["", "memcached", "Redis", "Seawall", "Seawall / memcached"]);
     for (shown, name) in PERCENTILES {
         let values = |at: usize| -> Result<Vec<f64>> {
             rounds[at].iter().map(|figure| figure.latency_us(name)).collect()
@@ -59,6 +64,7 @@ pub fn fixed_rate(options: &Options, page: &mut Page) -> Result<u64> {
         page.row([
             (*shown).to_owned(),
             format!("{:.0}", median(theirs)),
+            format!("{:.0}", median(values(2)?)),
             format!("{:.0}", median(ours)),
             format!("{:.2}", median(ratios)),
         ]);
@@ -80,8 +86,8 @@ pub fn sweep(options: &Options, page: &mut Page) -> Result<u64> {
     command.args(["sweep", "--rates", &rates.join(","), "--rounds", &options.rounds.to_string()]);
     command.args(["--ratio", "1:0", "--keys", &options.keys, "--connections", "50"]);
     command.args(["--duration", &format!("{}ms", options.milliseconds), "--cpus", LOAD_CPU]);
-    for (name, server) in ["memcached", "Seawall"].iter().zip(&servers) {
-        command.args(["--peer", &format!("{name}={}", server.address)]);
+    for (name, server) in ["memcached=", "Seawall=", "Redis=resp@"].iter().zip(&servers) {
+        command.args(["--peer", &format!("{name}{}", server.address)]);
     }
     if options.save {
         command.arg("--svg").arg(&svg);
