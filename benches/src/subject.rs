@@ -7,10 +7,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::hint::black_box;
 use std::sync::Arc;
 
-use engine::{
-    Arena, Delete, Eviction, Expiry, HashSeed, KeyHash, Now, Shard, ShardConfig, Value, Write,
-    WriteMode,
-};
+use engine::{Arena, Delete, HashSeed, KeyHash, Now, Shard, ShardConfig, Value, Write};
 use net::sys::memory::Mapping;
 
 use crate::{KEY_BYTES, VALUE_BYTES};
@@ -56,39 +53,14 @@ pub fn shard(bytes: usize) -> (Shard, Arc<Mapping>) {
     // SAFETY: a fresh anonymous mapping that nobody else touches and that the
     // arena keeps mapped.
     let arena = unsafe { Arena::from_raw(mapping.base(), mapping.bytes(), mapping.clone()) };
-    let config = ShardConfig {
-        seed: SEED,
-        memory_bytes_max: arena.bytes(),
-        value_bytes_max: 1 << 20,
-        items_max: None,
-        eviction: Eviction::ClockPro,
-        versions: true,
-        access_times: false,
-        namespaces: Vec::new(),
-        namespace_delimiter: b':',
-        tag_generations_max: 1 << 16,
-        region: 0,
-    };
+    let config = ShardConfig::new(SEED, arena.bytes());
     (Shard::new(config, arena), mapping)
 }
 
 /// A plain set, as the text protocol's.
 #[inline]
 pub fn set(shard: &mut Shard, key: &[u8], value: &[u8], now: Now) {
-    let write = Write {
-        mode: WriteMode::Set,
-        key,
-        hash: KeyHash::of(key, &SEED),
-        value: Value::Bytes(value),
-        client_flags: 0,
-        expiry: Expiry::NEVER,
-        compare: None,
-        invalidate_older: false,
-        new_cas: None,
-        vivify: None,
-        tags: &[],
-        binary_key: false,
-    };
+    let write = Write::set(key, KeyHash::of(key, &SEED), Value::Bytes(value));
     black_box(shard.write(write, now)).expect("there is memory, or something to evict");
 }
 

@@ -16,19 +16,7 @@ const SEED: u64 = 7;
 const NOW: Now = Now(1_700_000_000_000);
 
 fn shard(bytes: usize, versions: bool, eviction: Eviction) -> Shard {
-    let config = ShardConfig {
-        seed: HashSeed::new(SEED),
-        memory_bytes_max: bytes,
-        value_bytes_max: 1 << 20,
-        items_max: None,
-        eviction,
-        versions,
-        access_times: false,
-        namespaces: Vec::new(),
-        namespace_delimiter: b':',
-        tag_generations_max: 1 << 16,
-        region: 0,
-    };
+    let config = ShardConfig { eviction, versions, ..ShardConfig::new(HashSeed::new(SEED), bytes) };
     Shard::new(config, Arena::heap(bytes))
 }
 
@@ -44,20 +32,7 @@ fn key(number: u64, key_bytes: usize, out: &mut [u8; 64]) -> &[u8] {
 }
 
 fn set(shard: &mut Shard, seed: &HashSeed, key: &[u8], value: &[u8], expiry: Expiry, now: Now) {
-    let write = Write {
-        mode: WriteMode::Set,
-        key,
-        hash: KeyHash::of(key, seed),
-        value: Value::Bytes(value),
-        client_flags: 0,
-        expiry,
-        compare: None,
-        invalidate_older: false,
-        new_cas: None,
-        vivify: None,
-        tags: &[],
-        binary_key: false,
-    };
+    let write = Write { expiry, ..Write::set(key, KeyHash::of(key, seed), Value::Bytes(value)) };
     shard.write(write, now).expect("there is memory, or something to evict");
 }
 

@@ -48,6 +48,25 @@ pub struct ShardConfig {
     pub region: u8,
 }
 
+impl ShardConfig {
+    /// What a daemon's core has by default, in so many bytes.
+    pub fn new(seed: HashSeed, memory_bytes_max: usize) -> ShardConfig {
+        ShardConfig {
+            seed,
+            memory_bytes_max,
+            value_bytes_max: 1 << 20,
+            items_max: None,
+            eviction: Eviction::ClockPro,
+            versions: true,
+            access_times: false,
+            namespaces: Vec::new(),
+            namespace_delimiter: b':',
+            tag_generations_max: 1 << 16,
+            region: 0,
+        }
+    }
+}
+
 /// What a meta get asks beside the item.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ReadOptions {
@@ -144,6 +163,26 @@ pub struct Write<'a> {
     pub tags: &'a [Tag],
     /// The key came in as base64 (meta `b`).
     pub binary_key: bool,
+}
+
+impl<'a> Write<'a> {
+    /// A plain `set` of an item that never expires.
+    pub fn set(key: &'a [u8], hash: KeyHash, value: Value<'a>) -> Write<'a> {
+        Write {
+            mode: WriteMode::Set,
+            key,
+            hash,
+            value,
+            client_flags: 0,
+            expiry: Expiry::NEVER,
+            compare: None,
+            invalidate_older: false,
+            new_cas: None,
+            vivify: None,
+            tags: &[],
+            binary_key: false,
+        }
+    }
 }
 
 /// How a write ended.

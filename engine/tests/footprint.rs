@@ -14,37 +14,15 @@ const MARGIN: f64 = 0.02;
 fn overhead(key_bytes: usize, value_bytes: usize, full: bool) -> f64 {
     let memory = ITEMS * (key_bytes + value_bytes + 80);
     let seed = HashSeed::new(7);
-    let config = ShardConfig {
-        seed: seed.clone(),
-        memory_bytes_max: memory,
-        value_bytes_max: 1 << 20,
-        items_max: None,
-        eviction: Eviction::ClockPro,
-        versions: full,
-        access_times: false,
-        namespaces: Vec::new(),
-        namespace_delimiter: b':',
-        tag_generations_max: 1 << 16,
-        region: 0,
-    };
+    let config = ShardConfig { versions: full, ..ShardConfig::new(seed.clone(), memory) };
     let mut shard = Shard::new(config, Arena::heap(memory));
     let value = vec![b'v'; value_bytes];
     let expiry = if full { Expiry(NOW.0 + 3_600_000) } else { Expiry::NEVER };
     for number in 0..ITEMS {
         let key = format!("{number:0key_bytes$}");
         let write = Write {
-            mode: WriteMode::Set,
-            key: key.as_bytes(),
-            hash: KeyHash::of(key.as_bytes(), &seed),
-            value: Value::Bytes(&value),
-            client_flags: 0,
             expiry,
-            compare: None,
-            invalidate_older: false,
-            new_cas: None,
-            vivify: None,
-            tags: &[],
-            binary_key: false,
+            ..Write::set(key.as_bytes(), KeyHash::of(key.as_bytes(), &seed), Value::Bytes(&value))
         };
         shard.write(write, NOW).expect("there is memory");
     }

@@ -92,17 +92,13 @@ impl Run {
         value_max: u64,
     ) -> Run {
         let config = ShardConfig {
-            seed: HashSeed::new(SEED),
-            memory_bytes_max: memory,
-            value_bytes_max: 1 << 20,
-            items_max: None,
             eviction,
             versions,
             access_times: seed.is_multiple_of(3),
             namespaces: vec!["n1".into(), "n2".into()],
-            namespace_delimiter: b':',
             tag_generations_max: 64,
             region: 1,
+            ..ShardConfig::new(HashSeed::new(SEED), memory)
         };
         Run {
             shard: Shard::new(config, Arena::heap(memory)),
@@ -385,9 +381,6 @@ impl Run {
         let item = if reserve { self.map.get(key).cloned() } else { item };
         let write = Write {
             mode,
-            key,
-            hash: hash(key),
-            value: data,
             client_flags,
             expiry,
             compare,
@@ -396,6 +389,7 @@ impl Run {
             vivify,
             tags: &tag_list,
             binary_key,
+            ..Write::set(key, hash(key), data)
         };
         let outcome = match self.shard.write(write, self.now) {
             Ok(outcome) => outcome,

@@ -4,17 +4,11 @@ use engine::*;
 
 fn config(eviction: Eviction, versions: bool, bytes: usize) -> ShardConfig {
     ShardConfig {
-        seed: HashSeed::new(7),
-        memory_bytes_max: bytes,
-        value_bytes_max: 1 << 20,
-        items_max: None,
         eviction,
         versions,
-        access_times: false,
         namespaces: vec!["user".into()],
-        namespace_delimiter: b':',
         tag_generations_max: 100,
-        region: 0,
+        ..ShardConfig::new(HashSeed::new(7), bytes)
     }
 }
 
@@ -27,20 +21,7 @@ fn hash(key: &[u8]) -> KeyHash {
 }
 
 fn set<'a>(key: &'a [u8], value: &'a [u8]) -> Write<'a> {
-    Write {
-        mode: WriteMode::Set,
-        key,
-        hash: hash(key),
-        value: Value::Bytes(value),
-        client_flags: 0,
-        expiry: Expiry::NEVER,
-        compare: None,
-        invalidate_older: false,
-        new_cas: None,
-        vivify: None,
-        tags: &[],
-        binary_key: false,
-    }
+    Write::set(key, hash(key), Value::Bytes(value))
 }
 
 fn value_of(shard: &mut Shard, key: &[u8], now: Now) -> Option<Vec<u8>> {

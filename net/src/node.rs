@@ -89,17 +89,8 @@ impl NodeConfig {
             backend_options: BackendOptions::default(),
             reactor: ReactorOptions::default(),
             shard: ShardConfig {
-                seed: seed.clone(),
-                memory_bytes_max: memory_bytes_max as usize,
-                value_bytes_max: 1 << 20,
-                items_max: None,
-                eviction: engine::Eviction::default(),
-                versions: true,
                 access_times: true,
-                namespaces: Vec::new(),
-                namespace_delimiter: b':',
-                tag_generations_max: 65_536,
-                region: 0,
+                ..ShardConfig::new(seed.clone(), memory_bytes_max as usize)
             },
             seed,
             huge_pages: false,

@@ -812,6 +812,28 @@ fn past_their_memory_the_connection_that_holds_most_is_closed() {
     }
 }
 
+#[test]
+fn lone_requests_visit_the_shard_of_a_core_that_sleeps() {
+    for way in ways().into_iter().filter(|way| way.1 == 2) {
+        let node = start(way, |_| {});
+        let mut client = Client::new(&node);
+        // Long ones are pinned by the visitor and sent piece by piece.
+        let value =
+            |key: usize| vec![key as u8; if key.is_multiple_of(20) { 100_000 } else { key % 300 }];
+        for key in 0..200 {
+            client.set(&format!("key{key}"), &value(key));
+        }
+        for key in 0..200 {
+            assert_eq!(client.get(&format!("key{key}")), Some(value(key)), "{key} on {way:?}");
+        }
+        let stats = stats_of(&mut client);
+        let number = |name: &str| stats[name].parse::<u64>().unwrap();
+        assert!(number("seawall_visits") > 0, "on {way:?}");
+        // Wherever they were executed, they were counted once.
+        assert_eq!((number("cmd_set"), number("get_hits")), (200, 200));
+    }
+}
+
 fn stats_of(client: &mut Client<TcpStream>) -> std::collections::HashMap<String, String> {
     client.send(b"stats\r\n");
     let mut stats = std::collections::HashMap::new();

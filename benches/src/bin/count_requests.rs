@@ -10,7 +10,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use engine::{Arena, Eviction, HashSeed, Now, Shard, ShardConfig};
+use engine::{Arena, HashSeed, Now, Shard, ShardConfig};
 use net::auth::Users;
 use net::conn::Conn;
 use net::core::{Core, Settings, Shared};
@@ -112,19 +112,7 @@ fn batches(shape: &str, put: Put) -> Vec<Vec<u8>> {
 
 fn core() -> Core {
     let seed = HashSeed::new(7);
-    let config = ShardConfig {
-        seed: seed.clone(),
-        memory_bytes_max: MEMORY_BYTES,
-        value_bytes_max: 1 << 20,
-        items_max: None,
-        eviction: Eviction::ClockPro,
-        versions: true,
-        access_times: false,
-        namespaces: Vec::new(),
-        namespace_delimiter: b':',
-        tag_generations_max: 1 << 16,
-        region: 0,
-    };
+    let config = ShardConfig::new(seed.clone(), MEMORY_BYTES);
     let shard = Shard::new(config, Arena::heap(MEMORY_BYTES));
     let shared = Shared::new(Settings::default(), 1, Users::default(), START);
     Core::new(0, 1, shard, seed, Arc::new(shared))

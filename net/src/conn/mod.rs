@@ -199,7 +199,9 @@ impl Conn {
     /// Received bytes: what was left last time, then what is new.
     pub fn on_bytes(&mut self, core: &mut Core, input: &[u8], out: &mut Vec<u8>) -> Progress {
         self.wait = Wait::Nothing;
-        self.ask_again(core, out);
+        if matches!(self.phase, Phase::Waiting(_)) {
+            self.ask_again(core, out);
+        }
         let mut consumed = 0;
         let mut budget = core.shared.settings.requests_per_turn.max(1);
         let next = loop {

@@ -2,7 +2,7 @@
 
 #![allow(dead_code)]
 
-use engine::{Arena, Eviction, HashSeed, Now, Shard, ShardConfig};
+use engine::{Arena, HashSeed, Now, Shard, ShardConfig};
 use seawall_net::auth::Users;
 use seawall_net::conn::{Conn, Next};
 use seawall_net::control::{self, ConnSummary, Connections};
@@ -64,17 +64,11 @@ impl Node {
         let cores = (0..cores)
             .map(|id| {
                 let mut config = ShardConfig {
-                    seed: seed.clone(),
-                    memory_bytes_max: memory,
                     value_bytes_max,
-                    items_max: None,
-                    eviction: Eviction::ClockPro,
                     versions,
-                    access_times: false,
                     namespaces: vec!["user".into(), "page".into()],
-                    namespace_delimiter: b':',
                     tag_generations_max: 1000,
-                    region: 0,
+                    ..ShardConfig::new(seed.clone(), memory)
                 };
                 adjust(&mut config);
                 let shard = Shard::new(config, Arena::heap(memory));

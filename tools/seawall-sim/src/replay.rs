@@ -7,8 +7,7 @@
 use crate::trace::Trace;
 use anyhow::{Context, Result};
 use engine::{
-    Arena, Eviction, Expiry, HashSeed, KeyHash, Now, Shard, ShardConfig, VALUE_BYTES_MAX, Value,
-    Write, WriteMode,
+    Arena, Eviction, HashSeed, KeyHash, Now, Shard, ShardConfig, VALUE_BYTES_MAX, Value, Write,
 };
 
 /// Requests between two calls for background work, about a loop turn.
@@ -125,17 +124,12 @@ fn shards(setup: &Setup, seed: &HashSeed) -> Vec<Shard> {
             Capacity::Bytes(bytes) => (None, part(bytes, setup.shards, index)),
         };
         let config = ShardConfig {
-            seed: seed.clone(),
-            memory_bytes_max: bytes as usize,
             value_bytes_max: VALUE_BYTES_MAX,
             items_max,
             eviction: setup.eviction,
             versions: false,
-            access_times: false,
-            namespaces: Vec::new(),
-            namespace_delimiter: b':',
             tag_generations_max: 16,
-            region: 0,
+            ..ShardConfig::new(seed.clone(), bytes as usize)
         };
         Shard::new(config, Arena::heap(bytes as usize))
     };
@@ -143,20 +137,7 @@ fn shards(setup: &Setup, seed: &HashSeed) -> Vec<Shard> {
 }
 
 fn fill<'a>(key: &'a [u8], hash: KeyHash, value: &'a [u8]) -> Write<'a> {
-    Write {
-        mode: WriteMode::Set,
-        key,
-        hash,
-        value: Value::Bytes(value),
-        client_flags: 0,
-        expiry: Expiry::NEVER,
-        compare: None,
-        invalidate_older: false,
-        new_cas: None,
-        vivify: None,
-        tags: &[],
-        binary_key: false,
-    }
+    Write::set(key, hash, Value::Bytes(value))
 }
 
 /// A capacity as the user writes it: `10%` of the trace's objects (or bytes),

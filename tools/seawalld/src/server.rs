@@ -647,10 +647,7 @@ fn node_config(config: &Config, seed: &HashSeed, users: Users) -> NodeConfig {
             ..ReactorOptions::default()
         },
         shard: ShardConfig {
-            seed: seed.clone(),
-            memory_bytes_max: config.memory_bytes as usize,
             value_bytes_max: config.value_bytes_max as usize,
-            items_max: None,
             eviction: match config.eviction.as_deref() {
                 None => Eviction::None,
                 Some("lru") => Eviction::Lru,
@@ -663,7 +660,7 @@ fn node_config(config: &Config, seed: &HashSeed, users: Users) -> NodeConfig {
             namespaces: config.namespaces.clone(),
             namespace_delimiter: config.delimiter,
             tag_generations_max: config.tag_generations_max,
-            region: 0,
+            ..ShardConfig::new(seed.clone(), config.memory_bytes as usize)
         },
         seed: seed.clone(),
         huge_pages: config.large_pages,

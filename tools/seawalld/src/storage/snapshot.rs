@@ -433,7 +433,7 @@ fn check_tail(path: &Path) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use engine::{Arena, Eviction, Expiry, HashSeed, KeyHash, ShardConfig, Tag, Value, Write};
+    use engine::{Arena, Expiry, HashSeed, KeyHash, ShardConfig, Tag, Value, Write};
     use std::num::NonZeroU64;
     use std::path::PathBuf;
 
@@ -446,17 +446,9 @@ mod tests {
         fn new(count: u32) -> Bare {
             let seed = HashSeed::new(7);
             let config = ShardConfig {
-                seed: seed.clone(),
-                memory_bytes_max: 16 << 20,
                 value_bytes_max: 4 << 20,
-                items_max: None,
-                eviction: Eviction::ClockPro,
-                versions: true,
-                access_times: false,
-                namespaces: Vec::new(),
-                namespace_delimiter: b':',
                 tag_generations_max: 100,
-                region: 0,
+                ..ShardConfig::new(seed.clone(), 16 << 20)
             };
             let shard = |_| Mutex::new(Shard::new(config.clone(), Arena::heap(16 << 20)));
             Bare((0..count).map(shard).collect(), seed)
@@ -467,17 +459,10 @@ mod tests {
             let mut shard = self.0[self.owner(key) as usize].lock().unwrap();
             let write = Write {
                 mode: engine::WriteMode::Set,
-                key,
-                hash,
-                value: Value::Bytes(value),
                 client_flags: 3,
                 expiry: Expiry(NOW.0 + 1_000_250),
-                compare: None,
-                invalidate_older: false,
-                new_cas: None,
-                vivify: None,
                 tags,
-                binary_key: false,
+                ..Write::set(key, hash, Value::Bytes(value))
             };
             shard.write(write, NOW).unwrap();
         }

@@ -20,11 +20,13 @@ const SWEEP_PERCENT: &[u64] = &[10, 25, 50, 75, 90, 110];
 fn servers(options: &Options) -> Result<[Server; 3]> {
     let seawall = Program::Seawall(build::binary(PROFILE, "seawalld")?);
     let flags = ["-t", "1", "-m", "1024", "-c", "4096"];
-    let start = |program: &Program, flags: &[&str]| {
-        Setup::new(program, flags).on_cpu(SERVER_CPU).start()
-    };
-    let servers =
-        [start(&Program::Memcached, &flags)?, start(&seawall, &flags)?, start(&Program::Redis, &[])?];
+    let start =
+        |program: &Program, flags: &[&str]| Setup::new(program, flags).on_cpu(SERVER_CPU).start();
+    let servers = [
+        start(&Program::Memcached, &flags)?,
+        start(&seawall, &flags)?,
+        start(&Program::Redis, &[])?,
+    ];
     for (server, protocol) in servers.iter().zip(PROTOCOLS) {
         fill(server, options, protocol)?;
     }
