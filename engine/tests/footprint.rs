@@ -1,9 +1,7 @@
 //! Bytes an item beyond key and value, against a record: whoever makes items
 //! dearer is told. `cargo xtask bench --only memory` measures resident memory.
 
-use engine::{
-    Arena, Eviction, Expiry, HashSeed, KeyHash, Now, Shard, ShardConfig, Value, Write, WriteMode,
-};
+use engine::{Arena, Expiry, HashSeed, KeyHash, Now, Shard, ShardConfig, Value, Write};
 
 const NOW: Now = Now(1_700_000_000_000);
 const ITEMS: usize = 1_000_000;
