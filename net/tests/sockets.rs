@@ -3,6 +3,9 @@
 //! The command language is tested elsewhere; here a handful of commands serve
 //! to see that every byte arrives, in order, whatever the client does.
 
+mod node;
+
+use node::{Client, PATIENCE, over_all, set, start, stats_of, until, ways};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
@@ -11,123 +14,8 @@ use std::time::{Duration, Instant};
 
 use seawall_net::control::ControlOp;
 use seawall_net::listener::ListenAddress;
-use seawall_net::node::{Node, NodeConfig, NodeHandle};
-use seawall_net::sys::{BackendChoice, BackendKind, BackendOptions, probe};
-
-const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The ways a node is run here: backend and cores.
-fn ways() -> Vec<(BackendChoice, u32)> {
-    let mut ways = vec![(BackendChoice::Epoll, 1), (BackendChoice::Epoll, 2)];
-    if probe(&BackendOptions::default()).is_ok() {
-        ways.extend([(BackendChoice::Uring, 1), (BackendChoice::Uring, 2)]);
-    }
-    ways
-}
-
-fn start(way: (BackendChoice, u32), change: impl FnOnce(&mut NodeConfig)) -> NodeHandle {
-    let mut config = NodeConfig::local(64 << 20);
-    config.backend = way.0;
-    config.cores = Some(way.1);
-    change(&mut config);
-    let node = Node::start(config).unwrap_or_else(|error| panic!("{error}"));
-    let expected =
-        if way.0 == BackendChoice::Epoll { BackendKind::Epoll } else { BackendKind::Uring };
-    assert!(node.cores().iter().all(|core| core.backend == expected));
-    node
-}
-
-fn over_all(test: impl Fn(NodeHandle)) {
-    for way in ways() {
-        eprintln!("{way:?}");
-        test(start(way, |_| {}));
-    }
-}
-
-/// A client that speaks just enough.
-struct Client<S: Read + Write> {
-    stream: BufReader<S>,
-}
-
-impl Client<TcpStream> {
-    fn new(node: &NodeHandle) -> Client<TcpStream> {
-        Client::to(node.tcp_address().unwrap())
-    }
-
-    fn to(address: SocketAddr) -> Client<TcpStream> {
-        let stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        stream.set_nodelay(true).unwrap();
-        Client { stream: BufReader::new(stream) }
-    }
-
-    /// Whether the server has closed the connection.
-    fn is_closed(&mut self) -> bool {
-        matches!(self.stream.read(&mut [0; 1]), Ok(0))
-            || matches!(self.stream.read(&mut [0; 1]), Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset)
-    }
-}
-
-impl<S: Read + Write> Client<S> {
-    fn send(&mut self, bytes: &[u8]) {
-        self.stream.get_mut().write_all(bytes).unwrap();
-    }
-
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.stream.read_line(&mut line).unwrap();
-        line
-    }
-
-    fn set(&mut self, key: &str, value: &[u8]) {
-        self.send(&set(key, value));
-        assert_eq!(self.line(), "STORED\r\n", "{key}");
-    }
-
-    fn get(&mut self, key: &str) -> Option<Vec<u8>> {
-        self.send(format!("get {key}\r\n").as_bytes());
-        self.value(key)
-    }
-
-    /// Reads the answer to a `get`.
-    fn value(&mut self, key: &str) -> Option<Vec<u8>> {
-        let head = self.line();
-        if head == "END\r\n" {
-            return None;
-        }
-        let bytes = head
-            .trim_end()
-            .strip_prefix(&format!("VALUE {key} 0 "))
-            .unwrap_or_else(|| panic!("{head:?} is no answer for {key}"));
-        let mut value = vec![0; bytes.parse::<usize>().unwrap() + 2];
-        self.stream.read_exact(&mut value).unwrap();
-        value.truncate(value.len() - 2);
-        assert_eq!(self.line(), "END\r\n");
-        Some(value)
-    }
-}
-
-fn set(key: &str, value: &[u8]) -> Vec<u8> {
-    let mut request = format!("set {key} 0 0 {}\r\n", value.len()).into_bytes();
-    request.extend_from_slice(value);
-    request.extend_from_slice(b"\r\n");
-    request
-}
-
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// Resident bytes of this process.
-fn resident_bytes() -> usize {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
-}
+use seawall_net::node::{Node, NodeConfig};
+use seawall_net::sys::{BackendChoice, BackendOptions};
 
 #[test]
 fn sets_and_gets_by_several_clients_pipelined() {
@@ -183,30 +71,6 @@ fn a_pipeline_ten_thousand_deep_is_answered_in_order() {
             assert_eq!(client.value(key).unwrap(), key.repeat(5).into_bytes());
         }
         thread.join().unwrap();
-    });
-}
-
-#[test]
-fn a_client_that_does_not_read_costs_bounded_memory_and_nobody_else() {
-    over_all(|node| {
-        let mut slow = Client::new(&node);
-        let value: Vec<u8> = (0..100_000u32).map(|byte| byte as u8).collect();
-        slow.set("large", &value);
-        let before = resident_bytes();
-        // 100 MB of answers.
-        slow.send("get large\r\n".repeat(1000).as_bytes());
-        let mut other = Client::new(&node);
-        let begin = Instant::now();
-        for round in 0..500 {
-            other.set("small", format!("{round}").as_bytes());
-            assert_eq!(other.get("small").unwrap(), format!("{round}").into_bytes());
-        }
-        assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
-        let grown = resident_bytes().saturating_sub(before);
-        assert!(grown < 24 << 20, "{} MiB for one client", grown >> 20);
-        for _ in 0..1000 {
-            assert!(slow.value("large").unwrap() == value);
-        }
     });
 }
 
@@ -701,26 +565,6 @@ fn a_multiget_of_ten_thousand_keys() {
 /// Values beyond what one batch or one buffer may hold, asked for many times
 /// over at once: they are sent in place, from the core that owns them.
 #[test]
-fn many_large_values_at_once_stay_within_bounds() {
-    over_all(|node| {
-        let mut client = Client::new(&node);
-        let value: Vec<u8> = (0..400_000u32).map(|byte| (byte / 3) as u8).collect();
-        for key in 0..8 {
-            client.set(&format!("large-{key}"), &value);
-        }
-        let before = resident_bytes();
-        let requests: String = (0..200).map(|key| format!("get large-{}\r\n", key % 8)).collect();
-        client.send(requests.as_bytes());
-        std::thread::sleep(Duration::from_millis(100));
-        let grown = resident_bytes().saturating_sub(before);
-        assert!(grown < 40 << 20, "{} MiB", grown >> 20);
-        for key in 0..200 {
-            assert!(client.value(&format!("large-{}", key % 8)).unwrap() == value);
-        }
-    });
-}
-
-#[test]
 fn values_that_never_finish_leave_memory_and_small_items_alone() {
     for way in ways() {
         let node = start(way, |config| {
@@ -831,18 +675,5 @@ fn lone_requests_visit_the_shard_of_a_core_that_sleeps() {
         assert!(number("seawall_visits") > 0, "on {way:?}");
         // Wherever they were executed, they were counted once.
         assert_eq!((number("cmd_set"), number("get_hits")), (200, 200));
-    }
-}
-
-fn stats_of(client: &mut Client<TcpStream>) -> std::collections::HashMap<String, String> {
-    client.send(b"stats\r\n");
-    let mut stats = std::collections::HashMap::new();
-    loop {
-        let line = client.line();
-        let mut words = line.split_whitespace().skip(1);
-        match (words.next(), words.next()) {
-            (Some(name), Some(value)) => stats.insert(name.to_owned(), value.to_owned()),
-            _ => return stats,
-        };
     }
 }
