@@ -19,9 +19,11 @@ use crate::server::{Program, Server, Setup};
 
 /// Memory limit of the server, in MiB.
 const LIMIT_MIB: u64 = 64;
-/// Program, stacks, rings, receive buffers and what the misbehaving clients may
-/// pile up by the documented bounds: 60 connections of 256 KiB output and 64 KiB
-/// input, twice for buffers being recycled.
+/// What all connections may hold in buffers, a quarter of the limit within it.
+const CONNECTIONS_MIB: u64 = 32;
+/// Beside the limit: half of those buffers, program and stacks (20 MiB), receive
+/// buffers and idle ones (16 MiB), one turn's input (8 MiB), and what the
+/// allocator has not given back yet (some 50 MiB of large buffers).
 const SLACK_BYTES: u64 = 112 << 20;
 /// Between two misdeeds of a thread: they share two CPUs with the server, and
 /// without it the test would show whom the kernel lets run.
@@ -48,7 +50,9 @@ pub fn run(seawalld: &Path, load: &Path, duration: Duration, only: Option<&str>)
     }
     let memory = LIMIT_MIB.to_string();
     let program = Program::Seawall(seawalld.to_owned());
-    let mut server = Setup::new(&program, &["-t", "2", "-m", &memory]).start()?;
+    let buffers = format!("{CONNECTIONS_MIB}m");
+    let flags = ["-t", "2", "-m", &memory, "--connections-memory-max", &buffers];
+    let mut server = Setup::new(&program, &flags).start()?;
     let stop = Arc::new(AtomicBool::new(false));
     let episodes = Arc::new(AtomicU64::new(0));
     let outcome = std::thread::scope(|scope| {
