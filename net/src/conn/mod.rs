@@ -525,15 +525,12 @@ impl Conn {
         if self.answers.is_empty() {
             let held = exec::execute(request, hash, None, core, out);
             return self.sent(held, owner, core, out);
-        } else {
-            let held = self.answers.held();
-            let start = held.len();
-            match exec::execute(request, hash, None, core, held) {
-                Some(Held { pin, tail }) => {
-                    self.answers.written_with_value(start, pin, owner, tail)
-                }
-                None => self.answers.written(start),
-            }
+        }
+        let held = self.answers.held();
+        let start = held.len();
+        match exec::execute(request, hash, None, core, held) {
+            Some(Held { pin, tail }) => self.answers.written_with_value(start, pin, owner, tail),
+            None => self.answers.written(start),
         }
         Flow::On
     }

@@ -2,8 +2,8 @@
 //! sender could not assume: hits of a get, errors of everything else.
 
 use super::{
-    Held, Tail, copy_value, observe_delete, observe_get, observe_set, observe_store, refusal,
-    refuse, value,
+    Held, Tail, copy_value, observe_delete, observe_get, observe_set, refusal, refuse,
+    write_classic,
 };
 use crate::core::Core;
 use crate::proto::binary::{Frame, Status, put_error, put_header, put_message};
@@ -11,7 +11,7 @@ use crate::proto::meta::{tag_names, tags};
 use crate::proto::{Dialect, Request, Store};
 use engine::{
     Arithmetic, ArithmeticOutcome, Delete, DeleteOutcome, Expiry, KeyHash, ReadOptions,
-    Reservation, TAGS_MAX, Tag, Write, WriteMode, WriteOutcome,
+    Reservation, TAGS_MAX, Tag, WriteMode, WriteOutcome,
 };
 use std::num::NonZeroU64;
 
@@ -94,32 +94,7 @@ pub(super) fn store(
     if !request.flags.is_empty() {
         tag_count = tags(tag_names(request.flags).filter(|name| !name.is_empty()), &mut tag_buffer);
     }
-    let (value, value_bytes) = value(request, reserved);
-    let write = Write {
-        mode: store.mode,
-        key: request.key,
-        hash,
-        value,
-        client_flags: store.client_flags,
-        expiry: store.expiry,
-        compare: store.compare,
-        invalidate_older: false,
-        new_cas: None,
-        vivify: None,
-        tags: &tag_buffer[..tag_count],
-        binary_key: false,
-    };
-    let outcome = core.shard.write(write, core.now);
-    observe_store(
-        core,
-        request.key,
-        hash,
-        &outcome,
-        store.mode,
-        store.compare.is_some(),
-        value_bytes,
-        store.expiry,
-    );
+    let outcome = write_classic(request, hash, store, &tag_buffer[..tag_count], reserved, core);
     let joins = matches!(store.mode, WriteMode::Append | WriteMode::Prepend);
     let status = match outcome {
         Ok(WriteOutcome::Stored { cas }) => {

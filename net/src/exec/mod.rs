@@ -8,11 +8,11 @@ mod meta;
 mod text;
 
 use crate::core::Core;
-use crate::proto::{Dialect, NO_MEMORY, Op, Refusal, Request, TOO_LARGE};
+use crate::proto::{Dialect, NO_MEMORY, Op, Refusal, Request, Store, TOO_LARGE};
 use crate::watch::{Found, StoreCommand, StoreStatus};
 use engine::{
-    ClassId, Expiry, Item, KeyHash, Now, Pin, Reservation, StoreError, Value, WriteMode,
-    WriteOutcome,
+    ClassId, Expiry, Item, KeyHash, Now, Pin, Reservation, StoreError, Tag, Value, Write,
+    WriteMode, WriteOutcome,
 };
 use std::sync::atomic::Ordering;
 
@@ -270,6 +270,32 @@ fn observe_set(core: &mut Core, key: &[u8]) {
         let delimiter = core.shared.settings.prefix_delimiter;
         core.detail.set(key, delimiter);
     }
+}
+
+/// Stores as the classic protocols do, and tells the watchers.
+#[inline]
+fn write_classic(
+    request: &Request<'_>,
+    hash: KeyHash,
+    store: &Store,
+    tags: &[Tag],
+    reserved: Option<Reservation>,
+    core: &mut Core,
+) -> Result<WriteOutcome, StoreError> {
+    let (value, value_bytes) = value(request, reserved);
+    let write = Write {
+        mode: store.mode,
+        client_flags: store.client_flags,
+        expiry: store.expiry,
+        compare: store.compare,
+        tags,
+        ..Write::set(request.key, hash, value)
+    };
+    let outcome = core.shard.write(write, core.now);
+    let compares = store.compare.is_some();
+    let (mode, expiry) = (store.mode, store.expiry);
+    observe_store(core, request.key, hash, &outcome, mode, compares, value_bytes, expiry);
+    outcome
 }
 
 /// Tells the prefix counters of a delete.

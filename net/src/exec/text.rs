@@ -1,15 +1,15 @@
 //! Answers of the classic text protocol.
 
 use super::{
-    Held, Tail, copy_value, line, observe_delete, observe_get, observe_set, observe_store, refusal,
-    refuse, value,
+    Held, Tail, copy_value, line, observe_delete, observe_get, observe_set, refusal, refuse,
+    write_classic,
 };
 use crate::core::Core;
 use crate::proto::number::{self, Decimal};
 use crate::proto::{Dialect, NOT_NUMERIC, Request, Store};
 use engine::{
     Arithmetic, ArithmeticOutcome, Delete, DeleteOutcome, Expiry, Item, KeyHash, ReadOptions,
-    Reservation, Write, WriteMode, WriteOutcome,
+    Reservation, WriteMode, WriteOutcome,
 };
 
 /// `VALUE <key> <flags> <bytes> [<cas>]`.
@@ -86,32 +86,7 @@ pub(super) fn store(
     out: &mut Vec<u8>,
 ) {
     observe_set(core, request.key);
-    let (value, value_bytes) = value(request, reserved);
-    let write = Write {
-        mode: store.mode,
-        key: request.key,
-        hash,
-        value,
-        client_flags: store.client_flags,
-        expiry: store.expiry,
-        compare: store.compare,
-        invalidate_older: false,
-        new_cas: None,
-        vivify: None,
-        tags: &[],
-        binary_key: false,
-    };
-    let outcome = core.shard.write(write, core.now);
-    observe_store(
-        core,
-        request.key,
-        hash,
-        &outcome,
-        store.mode,
-        store.compare.is_some(),
-        value_bytes,
-        store.expiry,
-    );
+    let outcome = write_classic(request, hash, store, &[], reserved, core);
     let answer = match outcome {
         Ok(WriteOutcome::Stored { .. }) => "STORED",
         Ok(WriteOutcome::NotStored) => "NOT_STORED",
