@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::process;
 use crate::report::Done;
@@ -70,7 +70,9 @@ pub fn run(seawalld: &Path, load: &Path, duration: Duration, only: Option<&str>)
         stop.store(true, Ordering::Relaxed);
         outcome
     });
-    let peak = outcome.with_context(|| format!("the server said:\n{}", stats(server.address)))?;
+    // The reason first: a report's table shows one line.
+    let peak = outcome
+        .map_err(|error| anyhow!("{error:#}\nthe server said:\n{}", stats(server.address)))?;
     ensure!(server.is_alive(), "the server died:\n{}", server.log_tail());
     let status = server.terminate(Duration::from_secs(30))?;
     ensure!(status.success(), "it ended with {status}");
