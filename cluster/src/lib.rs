@@ -1,13 +1,16 @@
 //! The decisions of a cluster, and nothing else: pure state machines and tables
 //! without sockets, clocks or threads.
 //!
-//! Today: the [`ring`] (which partition a key belongs to) and the [`topology`]
-//! (which nodes own each partition). Everything that reacts to time or messages
-//! is built on these two.
+//! | module | decides |
+//! |---|---|
+//! | [`ring`] | which partition a key belongs to |
+//! | [`topology`] | which nodes own each partition |
+//! | [`change`] | what a command changes in it |
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
+pub mod change;
 pub mod ring;
 pub mod topology;

@@ -6,13 +6,16 @@
 //! arc in two without moving a key between the halves' owner.
 
 use engine::KeyHash;
+use serde::{Deserialize, Serialize};
 
 /// One arc of the ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct Partition(pub u32);
 
 /// How finely the hash space is cut: `1 << bits` partitions.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ring {
     bits: u32,
 }

@@ -1,130 +1,205 @@
-//! The topology: who owns each partition now.
+//! The topology: who holds each partition now.
 //!
-//! It is an immutable value with a revision. Cores and clients hold one, compare
-//! revisions and replace it whole; nobody edits it in place.
+//! It is a value that only [`Command`]s change, one revision each; see
+//! [`change`](crate::change). Every node that has applied the same commands has
+//! the same topology, bit for bit: the coordinator orders the commands, the
+//! nodes and clients follow them.
+//!
+//! ```text
+//! revision | name | ring | copies | seed
+//! members   slot 0: a, slot 1: b, slot 2: free, ...
+//! owners    partition 0: epoch 7, [1, 0], in sync 0b11
+//!           partition 1: epoch 3, [0, 3], in sync 0b01      (3 is still being filled)
+//!           ...
+//! ```
+//!
+//! [`Command`]: crate::change::Command
 
 use crate::ring::{Partition, Ring};
 use alloc::{string::String, vec::Vec};
+use serde::{Deserialize, Serialize};
 
-/// Most copies of a partition.
+/// Most copies of a partition, one that is being moved included.
 pub const COPIES_MAX: usize = 4;
+/// Most copies that a cluster can ask for: one more is there while it moves.
+pub const COPIES_WANTED_MAX: u8 = COPIES_MAX as u8 - 1;
+/// Most nodes of a cluster.
+pub const MEMBERS_MAX: usize = 4096;
 
-/// A node's number in this topology: the index of [`Topology::nodes`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A node's number in this topology: its slot in [`Topology::members`].
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
 pub struct NodeIndex(pub u16);
 
 /// The fencing token of a partition's ownership. It only grows; a message with a
 /// lower one comes from a past owner.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Epoch(pub u32);
 
-/// A node as clients and peers know it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
+/// Counts the changes of the topology. It only grows.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Revision(pub u64);
+
+/// One life of a node's process: drawn at its start. Another one has lost what
+/// the one before held in memory.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+pub struct Incarnation(pub u64);
+
+/// What a node tells of itself when it joins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Introduction {
     /// Name, unique in the cluster.
     pub name: String,
+    /// This life of its process.
+    pub incarnation: Incarnation,
     /// `host:port` of the client listener.
-    pub address: String,
+    pub client_address: String,
+    /// `host:port` where peers reach it.
+    pub peer_address: String,
     /// Zone, for spreading copies; empty if there are none.
     pub zone: String,
     /// Share of the partitions relative to other nodes, in percent.
     pub weight: u16,
-    /// Data cores, so that clients can pick the owning one.
+    /// Data cores, so that peers and clients can pick the owning one.
     pub cores: u16,
+    /// Core *i* takes clients at this port + *i*; 0 if it has no ports of its own.
+    pub core_ports: u16,
+}
+
+/// A node of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// What it told of itself.
+    pub node: Introduction,
+    /// It is alive, as far as the keeper knows.
+    pub up: bool,
+    /// It is being emptied: it gets no partitions, and gives away those it has.
+    pub draining: bool,
+    /// The last revision that took something from it which it might still
+    /// believe to have. It gets no lease before it has confirmed this revision.
+    pub fence: Revision,
 }
 
 /// Who holds a partition: the primary first, then the replicas.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Owners {
     /// Fencing token.
     pub epoch: Epoch,
-    copies: [NodeIndex; COPIES_MAX],
-    count: u8,
+    pub(crate) copies: [NodeIndex; COPIES_MAX],
+    pub(crate) count: u8,
+    /// Bit *i*: copy *i* has every acknowledged write.
+    pub(crate) in_sync: u8,
 }
 
 impl Owners {
-    /// The owners in order; `None` if there is none, too many, or one twice.
-    pub fn new(epoch: Epoch, nodes: &[NodeIndex]) -> Option<Owners> {
-        let repeated = nodes.iter().enumerate().any(|(at, node)| nodes[..at].contains(node));
-        if nodes.is_empty() || nodes.len() > COPIES_MAX || repeated {
-            return None;
-        }
-        let mut copies = [NodeIndex(0); COPIES_MAX];
-        copies[..nodes.len()].copy_from_slice(nodes);
-        Some(Owners { epoch, copies, count: nodes.len() as u8 })
+    /// Nobody.
+    pub const NONE: Owners =
+        Owners { epoch: Epoch(0), copies: [NodeIndex(0); COPIES_MAX], count: 0, in_sync: 0 };
+
+    /// The node that takes writes, if the partition has been given to one.
+    #[inline]
+    pub fn primary(&self) -> Option<NodeIndex> {
+        self.copies().first().copied()
     }
 
-    /// The node that takes writes.
-    pub fn primary(&self) -> NodeIndex {
-        self.copies[0]
-    }
-
-    /// Primary and replicas.
+    /// Primary and replicas, those that are still being filled included.
+    #[inline]
     pub fn copies(&self) -> &[NodeIndex] {
         &self.copies[..usize::from(self.count)]
     }
+
+    /// The replicas, and whether each is in sync.
+    #[inline]
+    pub fn replicas(&self) -> impl Iterator<Item = (NodeIndex, bool)> + '_ {
+        (1..usize::from(self.count)).map(|at| (self.copies[at], self.in_sync & 1 << at != 0))
+    }
+
+    /// Where the node stands in the copies.
+    #[inline]
+    pub fn position(&self, node: NodeIndex) -> Option<usize> {
+        self.copies().iter().position(|copy| *copy == node)
+    }
+
+    /// Whether the node has every acknowledged write.
+    #[inline]
+    pub fn is_in_sync(&self, node: NodeIndex) -> bool {
+        self.position(node).is_some_and(|at| self.in_sync & 1 << at != 0)
+    }
+
+    /// Copies that have every acknowledged write.
+    pub fn in_sync(&self) -> u32 {
+        self.in_sync.count_ones()
+    }
+
+    pub(crate) fn set_in_sync(&mut self, at: usize, on: bool) {
+        self.in_sync = self.in_sync & !(1 << at) | u8::from(on) << at;
+    }
+
+    /// Appends a copy that is to be filled; false if there is no room or it is
+    /// one already.
+    pub(crate) fn add(&mut self, node: NodeIndex) -> bool {
+        let at = usize::from(self.count);
+        if at == COPIES_MAX || self.position(node).is_some() {
+            return false;
+        }
+        self.copies[at] = node;
+        self.count += 1;
+        self.set_in_sync(at, false);
+        true
+    }
+
+    /// Takes the copy at `at` out.
+    pub(crate) fn remove(&mut self, at: usize) {
+        let below = self.in_sync & ((1 << at) - 1);
+        let above = self.in_sync >> (at + 1) << at;
+        self.in_sync = below | above;
+        self.copies.copy_within(at + 1..usize::from(self.count), at);
+        self.count -= 1;
+        self.copies[usize::from(self.count)] = NodeIndex(0);
+    }
+
+    /// Makes the copy at `at` the primary, under a new epoch; the old one
+    /// becomes the first replica.
+    pub(crate) fn promote(&mut self, at: usize) {
+        let node = self.copies[at];
+        let in_sync = self.in_sync & 1 << at != 0;
+        self.copies.copy_within(0..at, 1);
+        self.copies[0] = node;
+        let above = self.in_sync & (u8::MAX << at << 1);
+        let below = self.in_sync & ((1 << at) - 1);
+        self.in_sync = above | below << 1 | u8::from(in_sync);
+        self.epoch.0 += 1;
+    }
 }
 
-/// Why a table is no topology.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TopologyError {
-    /// It has another number of rows than the ring has partitions.
-    Rows {
-        /// Rows given.
-        rows: usize,
-        /// Partitions of the ring.
-        partitions: u32,
-    },
-    /// A row names a node that is not listed.
-    UnknownNode {
-        /// The row.
-        partition: Partition,
-        /// The node it names.
-        node: NodeIndex,
-    },
-}
-
-/// Who owns each partition, at one revision.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Who holds each partition, at one revision.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Topology {
-    revision: u64,
-    ring: Ring,
-    nodes: Vec<Node>,
-    owners: Vec<Owners>,
+    pub(crate) revision: Revision,
+    pub(crate) name: String,
+    pub(crate) ring: Ring,
+    pub(crate) copies: u8,
+    pub(crate) seed: u64,
+    pub(crate) members: Vec<Option<Member>>,
+    pub(crate) owners: Vec<Owners>,
 }
 
 impl Topology {
-    /// Checks and builds a topology.
-    pub fn new(
-        revision: u64,
-        ring: Ring,
-        nodes: Vec<Node>,
-        owners: Vec<Owners>,
-    ) -> Result<Topology, TopologyError> {
-        if owners.len() != ring.partitions() as usize {
-            return Err(TopologyError::Rows { rows: owners.len(), partitions: ring.partitions() });
-        }
-        for (row, owner) in owners.iter().enumerate() {
-            if let Some(&node) =
-                owner.copies().iter().find(|node| usize::from(node.0) >= nodes.len())
-            {
-                return Err(TopologyError::UnknownNode { partition: Partition(row as u32), node });
-            }
-        }
-        Ok(Topology { revision, ring, nodes, owners })
-    }
-
-    /// The topology of a node that is alone: it owns everything.
-    pub fn single(node: Node) -> Topology {
-        // One partition is enough where nothing can move.
-        let ring = Ring::new(0).expect("0 bits are allowed");
-        let owners = Owners::new(Epoch(1), &[NodeIndex(0)]).expect("one owner");
-        Topology { revision: 1, ring, nodes: alloc::vec![node], owners: alloc::vec![owners] }
-    }
-
     /// Grows with every change.
-    pub fn revision(&self) -> u64 {
+    pub fn revision(&self) -> Revision {
         self.revision
+    }
+
+    /// The cluster's name; empty before it was created.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// The ring it is cut by.
@@ -132,68 +207,75 @@ impl Topology {
         self.ring
     }
 
-    /// All nodes.
-    pub fn nodes(&self) -> &[Node] {
-        &self.nodes
+    /// Copies that every partition should have, the primary included.
+    pub fn copies_wanted(&self) -> u8 {
+        self.copies
+    }
+
+    /// Seed of the key hash, the same on every node and for smart clients.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// All slots for nodes; a node that left leaves an empty one.
+    pub fn members(&self) -> &[Option<Member>] {
+        &self.members
+    }
+
+    /// The nodes, with their numbers.
+    pub fn nodes(&self) -> impl Iterator<Item = (NodeIndex, &Member)> {
+        self.members
+            .iter()
+            .enumerate()
+            .filter_map(|(slot, member)| Some((NodeIndex(slot as u16), member.as_ref()?)))
+    }
+
+    /// A node by its number.
+    pub fn member(&self, node: NodeIndex) -> Option<&Member> {
+        self.members.get(usize::from(node.0))?.as_ref()
+    }
+
+    /// A node by its name.
+    pub fn named(&self, name: &str) -> Option<(NodeIndex, &Member)> {
+        self.nodes().find(|(_, member)| member.node.name == name)
+    }
+
+    /// Whether the node is there and alive.
+    pub fn is_up(&self, node: NodeIndex) -> bool {
+        self.member(node).is_some_and(|member| member.up)
     }
 
     /// Who holds a partition.
+    #[inline]
     pub fn owners(&self, partition: Partition) -> &Owners {
         &self.owners[partition.0 as usize]
     }
 
+    /// All partitions in order.
+    pub fn partitions(&self) -> impl Iterator<Item = (Partition, &Owners)> {
+        self.owners.iter().enumerate().map(|(at, owners)| (Partition(at as u32), owners))
+    }
+
     /// Partitions of which `node` is primary.
     pub fn primaries_of(&self, node: NodeIndex) -> usize {
-        self.owners.iter().filter(|owners| owners.primary() == node).count()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use engine::KeyHash;
-
-    fn node(name: &str) -> Node {
-        Node {
-            name: name.into(),
-            address: "127.0.0.1:11211".into(),
-            zone: String::new(),
-            weight: 100,
-            cores: 2,
-        }
+        self.owners.iter().filter(|owners| owners.primary() == Some(node)).count()
     }
 
-    #[test]
-    fn a_single_node_owns_every_key() {
-        let topology = Topology::single(node("a"));
-        for hash in [0, 1 << 40, u64::MAX] {
-            let owners = topology.owners(topology.ring().of(KeyHash(hash)));
-            assert_eq!(owners.primary(), NodeIndex(0));
-        }
-        assert_eq!(topology.primaries_of(NodeIndex(0)), 1);
+    /// The whole topology as bytes, some 8 a partition and 64 a node.
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_allocvec(self).expect("a topology has no part that cannot be written")
     }
 
-    #[test]
-    fn a_table_that_does_not_fit_is_refused() {
-        let ring = Ring::new(2).unwrap();
-        let one = Owners::new(Epoch(1), &[NodeIndex(0)]).unwrap();
-        let rows = |rows| Topology::new(1, ring, alloc::vec![node("a")], rows);
-        assert_eq!(rows(alloc::vec![one; 3]), Err(TopologyError::Rows { rows: 3, partitions: 4 }));
-        let stranger = Owners::new(Epoch(1), &[NodeIndex(7)]).unwrap();
-        assert_eq!(
-            rows(alloc::vec![one, one, stranger, one]),
-            Err(TopologyError::UnknownNode { partition: Partition(2), node: NodeIndex(7) })
-        );
-        assert!(rows(alloc::vec![one; 4]).is_ok());
-    }
-
-    #[test]
-    fn copies_are_distinct_and_bounded() {
-        let [a, b] = [NodeIndex(0), NodeIndex(1)];
-        assert_eq!(Owners::new(Epoch(1), &[]), None);
-        assert_eq!(Owners::new(Epoch(1), &[a, b, a]), None);
-        assert_eq!(Owners::new(Epoch(1), &[a; 5]), None);
-        let owners = Owners::new(Epoch(3), &[b, a]).unwrap();
-        assert_eq!((owners.primary(), owners.copies()), (b, &[b, a][..]));
+    /// What [`Topology::encode`] wrote; `None` if these are other bytes.
+    pub fn decode(bytes: &[u8]) -> Option<Topology> {
+        let topology: Topology = postcard::from_bytes(bytes).ok()?;
+        let members = topology.members.len();
+        let fits = topology.owners.len() == topology.ring.partitions() as usize
+            || topology.revision == Revision(0);
+        let known = |owners: &Owners| {
+            usize::from(owners.count) <= COPIES_MAX
+                && owners.copies().iter().all(|node| usize::from(node.0) < members)
+        };
+        (fits && topology.owners.iter().all(known)).then_some(topology)
     }
 }

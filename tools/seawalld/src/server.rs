@@ -11,7 +11,6 @@ use crate::settings::{Config, Effective, value};
 use crate::storage::snapshot::{self, Progress, Report, Shards, State};
 use crate::storage::{Mode, Storage};
 use anyhow::{Context, Result, bail};
-use cluster::topology::{Node as TopologyNode, Topology};
 use engine::{Eviction, HashSeed, KeyHash, Now, Shard, ShardConfig, ShardStats};
 use net::auth::Users;
 use net::control::{ControlAnswer, ControlOp};
@@ -432,21 +431,16 @@ impl Server {
     /// `GET /topology`.
     pub fn topology_json(&self) -> Value {
         let settings = &self.node.shared().settings;
-        let topology = Topology::single(TopologyNode {
-            name: settings.advertise_host.clone(),
-            address: format!("{}:{}", settings.advertise_host, settings.advertise_port),
-            zone: String::new(),
-            weight: 100,
-            cores: self.cores() as u16,
-        });
-        let nodes = topology.nodes().iter().map(|node| {
-            json!({ "name": node.name, "address": node.address, "zone": node.zone, "cores": node.cores,
-                    "core_ports": self.config.core_ports })
-        });
         json!({
-            "revision": topology.revision(),
-            "partitions": topology.ring().partitions(),
-            "nodes": nodes.collect::<Vec<_>>(),
+            "revision": 1,
+            "partitions": 1,
+            "nodes": [{
+                "name": settings.advertise_host,
+                "address": format!("{}:{}", settings.advertise_host, settings.advertise_port),
+                "zone": "",
+                "cores": self.cores(),
+                "core_ports": self.config.core_ports,
+            }],
         })
     }
 

@@ -1,0 +1,450 @@
+//! Changes of the topology: the commands, and what each does.
+//!
+//! The coordinator puts commands in one order; every node applies them in that
+//! order and ends with the same [`Topology`]. So applying depends on the
+//! topology and the command alone. A command whose condition no longer holds
+//! changes nothing: two nodes may ask for the same thing, one of them late.
+//!
+//! Two rules keep acknowledged writes:
+//! - only a copy that is *in sync* is made primary, and it was made so only when
+//!   it had everything;
+//! - a copy leaves the in-sync set before any write is acknowledged without it.
+//!
+//! Whoever loses a role by a command without having agreed gets a *fence*: it
+//! may still serve until its lease ends. The keeper declares a revision
+//! [settled](crate::keeper) when nobody can believe in an older one any more, and
+//! new owners wait for that.
+
+use crate::ring::{Partition, Ring};
+use crate::topology::{
+    COPIES_WANTED_MAX, Epoch, Incarnation, Introduction, MEMBERS_MAX, Member, NodeIndex, Owners,
+    Revision, Topology,
+};
+use alloc::{string::String, vec::Vec};
+use serde::{Deserialize, Serialize};
+
+/// One change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// Makes the cluster, once.
+    Create {
+        /// Its name.
+        name: String,
+        /// Partitions, as a power of two.
+        ring_bits: u32,
+        /// Copies of every partition, the primary included.
+        copies: u8,
+        /// Seed of the key hash.
+        seed: u64,
+    },
+    /// A node joins, returns, or starts again.
+    Join(Introduction),
+    /// A node no longer answers.
+    Down {
+        /// Which.
+        node: NodeIndex,
+        /// Which life of it: not a later one.
+        incarnation: Incarnation,
+    },
+    /// A node that was down answers again, with its memory.
+    Up {
+        /// Which.
+        node: NodeIndex,
+        /// Which life of it.
+        incarnation: Incarnation,
+    },
+    /// A replica does not confirm what a primary sends: out of the in-sync set.
+    Exclude {
+        /// The primary of the partitions.
+        primary: NodeIndex,
+        /// The replica.
+        replica: NodeIndex,
+    },
+    /// A replica has everything that the primary has acknowledged.
+    InSync {
+        /// The replica.
+        node: NodeIndex,
+        /// The partitions, and the epoch in which it is so.
+        partitions: Vec<(Partition, Epoch)>,
+    },
+    /// Steps of a plan.
+    Steps(Vec<(Partition, Step)>),
+    /// Empty a node, or no longer.
+    Drain {
+        /// Which.
+        node: NodeIndex,
+        /// Empty it.
+        on: bool,
+    },
+    /// Nobody waits any longer for the copies of a node that is down: partitions
+    /// that only it held begin anew, empty, elsewhere.
+    Abandon {
+        /// Which.
+        node: NodeIndex,
+    },
+    /// A node that holds nothing is forgotten.
+    Leave {
+        /// Which.
+        node: NodeIndex,
+    },
+    /// From now on as many copies.
+    Copies(u8),
+}
+
+/// One step for one partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Step {
+    /// A node becomes a copy, to be filled. The first one of a partition that
+    /// nobody holds is its primary at once.
+    Add(NodeIndex),
+    /// A copy that is not the primary goes.
+    Drop(NodeIndex),
+    /// An in-sync copy becomes the primary.
+    HandOver(NodeIndex),
+}
+
+/// What became of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The topology changed.
+    Applied(Revision),
+    /// Its condition does not hold (any more): nothing changed.
+    Refused(Refusal),
+}
+
+/// Why a command changed nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// There is a cluster already.
+    Exists,
+    /// There is none yet.
+    NoCluster,
+    /// No such node, or not that life of it.
+    UnknownNode,
+    /// It is so already, or something else came first.
+    Superseded,
+    /// The node still holds partitions.
+    NotEmpty,
+    /// A number beyond its bounds.
+    OutOfBounds,
+    /// No slot for another node.
+    Full,
+}
+
+impl Topology {
+    /// Applies one command.
+    pub fn apply(&mut self, command: &Command) -> Outcome {
+        let next = Revision(self.revision.0 + 1);
+        let changed = match command {
+            Command::Create { name, ring_bits, copies, seed } => {
+                self.create(name, *ring_bits, *copies, *seed)
+            }
+            _ if self.name.is_empty() => Err(Refusal::NoCluster),
+            Command::Join(node) => self.join(node, next),
+            Command::Down { node, incarnation } => self.down(*node, *incarnation, next),
+            Command::Up { node, incarnation } => self.up(*node, *incarnation),
+            Command::Exclude { primary, replica } => self.exclude(*primary, *replica, next),
+            Command::InSync { node, partitions } => self.mark_in_sync(*node, partitions),
+            Command::Steps(steps) => self.steps(steps, next),
+            Command::Drain { node, on } => self.drain(*node, *on),
+            Command::Abandon { node } => self.abandon(*node),
+            Command::Leave { node } => self.leave(*node),
+            Command::Copies(copies) => self.set_copies(*copies),
+        };
+        match changed {
+            Ok(()) => {
+                self.revision = next;
+                Outcome::Applied(next)
+            }
+            Err(refusal) => Outcome::Refused(refusal),
+        }
+    }
+
+    fn create(&mut self, name: &str, bits: u32, copies: u8, seed: u64) -> Result<(), Refusal> {
+        if !self.name.is_empty() {
+            return Err(Refusal::Exists);
+        }
+        let ring = Ring::new(bits).ok_or(Refusal::OutOfBounds)?;
+        if name.is_empty() || copies == 0 || copies > COPIES_WANTED_MAX {
+            return Err(Refusal::OutOfBounds);
+        }
+        *self = Topology {
+            revision: self.revision,
+            name: name.into(),
+            ring,
+            copies,
+            seed,
+            members: Vec::new(),
+            owners: alloc::vec![Owners::NONE; ring.partitions() as usize],
+        };
+        Ok(())
+    }
+
+    fn join(&mut self, node: &Introduction, next: Revision) -> Result<(), Refusal> {
+        let member = |fence, draining| Member { node: node.clone(), up: true, draining, fence };
+        let known = self.named(&node.name).map(|(index, member)| (index, member.clone()));
+        if let Some((index, old)) = known {
+            if old.node == *node && old.up {
+                return Err(Refusal::Superseded);
+            }
+            if old.node.incarnation != node.incarnation {
+                // Its memory is gone, but the process before may still believe
+                // in its lease.
+                self.strip(index, next);
+                self.forget_content(index);
+                self.members[usize::from(index.0)] = Some(member(next, old.draining));
+            } else {
+                self.members[usize::from(index.0)] = Some(member(old.fence, old.draining));
+            }
+            return Ok(());
+        }
+        let free = self.members.iter().position(Option::is_none);
+        match free {
+            Some(slot) => self.members[slot] = Some(member(next, false)),
+            None if self.members.len() < MEMBERS_MAX => self.members.push(Some(member(next, false))),
+            None => return Err(Refusal::Full),
+        }
+        Ok(())
+    }
+
+    /// Takes a node out of every in-sync set; where it was primary, the first
+    /// in-sync copy that is up takes over. Sole copies stay with it.
+    fn strip(&mut self, node: NodeIndex, next: Revision) {
+        let up: Vec<bool> =
+            self.members.iter().map(|member| member.as_ref().is_some_and(|m| m.up)).collect();
+        let mut lost = false;
+        for owners in &mut self.owners {
+            let Some(at) = owners.position(node) else { continue };
+            if at > 0 {
+                lost |= owners.in_sync & 1 << at != 0;
+                owners.set_in_sync(at, false);
+                continue;
+            }
+            let heir = (1..usize::from(owners.count)).find(|&at| {
+                owners.in_sync & 1 << at != 0
+                    && owners.copies[at] != node
+                    && up[usize::from(owners.copies[at].0)]
+            });
+            if let Some(heir) = heir {
+                owners.promote(heir);
+                let at = owners.position(node).expect("it was the first copy");
+                owners.set_in_sync(at, false);
+                lost = true;
+            }
+        }
+        if lost && let Some(member) = &mut self.members[usize::from(node.0)] {
+            member.fence = next;
+        }
+    }
+
+    /// The node starts again with empty memory. What only it held is lost: its
+    /// partitions begin anew there, under an epoch of their own.
+    fn forget_content(&mut self, node: NodeIndex) {
+        for owners in &mut self.owners {
+            if owners.primary() == Some(node) {
+                owners.epoch.0 += 1;
+                owners.in_sync = 1;
+            }
+        }
+    }
+
+    fn down(
+        &mut self,
+        node: NodeIndex,
+        incarnation: Incarnation,
+        next: Revision,
+    ) -> Result<(), Refusal> {
+        let member = self.life(node, incarnation)?;
+        if !member.up {
+            return Err(Refusal::Superseded);
+        }
+        member.up = false;
+        // It may believe in its lease even where it holds nothing now: what it
+        // was told before counts.
+        member.fence = next;
+        self.strip(node, next);
+        Ok(())
+    }
+
+    fn up(&mut self, node: NodeIndex, incarnation: Incarnation) -> Result<(), Refusal> {
+        let member = self.life(node, incarnation)?;
+        if member.up {
+            return Err(Refusal::Superseded);
+        }
+        member.up = true;
+        Ok(())
+    }
+
+    fn exclude(
+        &mut self,
+        primary: NodeIndex,
+        replica: NodeIndex,
+        next: Revision,
+    ) -> Result<(), Refusal> {
+        if primary == replica {
+            return Err(Refusal::OutOfBounds);
+        }
+        let mut changed = false;
+        for owners in self.owners.iter_mut().filter(|owners| owners.primary() == Some(primary)) {
+            if let Some(at) = owners.position(replica).filter(|at| owners.in_sync & 1 << at != 0) {
+                owners.set_in_sync(at, false);
+                changed = true;
+            }
+        }
+        if !changed {
+            return Err(Refusal::Superseded);
+        }
+        if let Some(member) = &mut self.members[usize::from(replica.0)] {
+            member.fence = next;
+        }
+        Ok(())
+    }
+
+    fn mark_in_sync(
+        &mut self,
+        node: NodeIndex,
+        partitions: &[(Partition, Epoch)],
+    ) -> Result<(), Refusal> {
+        if !self.is_up(node) {
+            return Err(Refusal::UnknownNode);
+        }
+        let mut changed = false;
+        for (partition, epoch) in partitions {
+            let Some(owners) = self.owners.get_mut(partition.0 as usize) else { continue };
+            if owners.epoch != *epoch {
+                continue;
+            }
+            if let Some(at) = owners.position(node).filter(|at| owners.in_sync & 1 << at == 0) {
+                owners.set_in_sync(at, true);
+                changed = true;
+            }
+        }
+        if changed { Ok(()) } else { Err(Refusal::Superseded) }
+    }
+
+    fn steps(&mut self, steps: &[(Partition, Step)], next: Revision) -> Result<(), Refusal> {
+        let mut changed = false;
+        for (partition, step) in steps {
+            let at = partition.0 as usize;
+            if at >= self.owners.len() {
+                continue;
+            }
+            let fenced = match *step {
+                Step::Add(node) if self.is_up(node) => {
+                    let owners = &mut self.owners[at];
+                    let first = owners.count == 0;
+                    if !owners.add(node) {
+                        continue;
+                    }
+                    if first {
+                        owners.in_sync = 1;
+                        owners.epoch.0 += 1;
+                    }
+                    None
+                }
+                Step::Drop(node) => {
+                    let owners = &mut self.owners[at];
+                    // The last in-sync copy is the primary, which cannot be dropped.
+                    let Some(copy) = owners.position(node).filter(|copy| *copy > 0) else {
+                        continue;
+                    };
+                    let was_in_sync = owners.in_sync & 1 << copy != 0;
+                    owners.remove(copy);
+                    was_in_sync.then_some(node)
+                }
+                Step::HandOver(node) if self.is_up(node) => {
+                    let owners = &mut self.owners[at];
+                    let Some(copy) = owners
+                        .position(node)
+                        .filter(|copy| *copy > 0 && owners.in_sync & 1 << copy != 0)
+                    else {
+                        continue;
+                    };
+                    let before = owners.copies[0];
+                    owners.promote(copy);
+                    Some(before)
+                }
+                Step::Add(_) | Step::HandOver(_) => continue,
+            };
+            changed = true;
+            if let Some(node) = fenced
+                && let Some(member) = &mut self.members[usize::from(node.0)]
+            {
+                member.fence = next;
+            }
+        }
+        if changed { Ok(()) } else { Err(Refusal::Superseded) }
+    }
+
+    fn drain(&mut self, node: NodeIndex, on: bool) -> Result<(), Refusal> {
+        let member = self.slot(node)?;
+        if member.draining == on {
+            return Err(Refusal::Superseded);
+        }
+        member.draining = on;
+        Ok(())
+    }
+
+    fn abandon(&mut self, node: NodeIndex) -> Result<(), Refusal> {
+        let member = self.slot(node)?;
+        if member.up {
+            return Err(Refusal::Superseded);
+        }
+        let up: Vec<bool> =
+            self.members.iter().map(|member| member.as_ref().is_some_and(|m| m.up)).collect();
+        for owners in &mut self.owners {
+            let Some(at) = owners.position(node) else { continue };
+            owners.remove(at);
+            if at > 0 {
+                continue;
+            }
+            // Nobody else is in sync, else it would not be primary any more.
+            let epoch = Epoch(owners.epoch.0 + 1);
+            let heir = owners.copies().iter().position(|copy| up[usize::from(copy.0)]);
+            match heir {
+                Some(heir) => {
+                    owners.promote(heir);
+                    owners.in_sync = 1;
+                }
+                None => *owners = Owners::NONE,
+            }
+            owners.epoch = epoch;
+        }
+        Ok(())
+    }
+
+    fn leave(&mut self, node: NodeIndex) -> Result<(), Refusal> {
+        self.slot(node)?;
+        if self.owners.iter().any(|owners| owners.position(node).is_some()) {
+            return Err(Refusal::NotEmpty);
+        }
+        self.members[usize::from(node.0)] = None;
+        Ok(())
+    }
+
+    fn set_copies(&mut self, copies: u8) -> Result<(), Refusal> {
+        if copies == 0 || copies > COPIES_WANTED_MAX {
+            return Err(Refusal::OutOfBounds);
+        }
+        if self.copies == copies {
+            return Err(Refusal::Superseded);
+        }
+        self.copies = copies;
+        Ok(())
+    }
+
+    fn slot(&mut self, node: NodeIndex) -> Result<&mut Member, Refusal> {
+        self.members
+            .get_mut(usize::from(node.0))
+            .and_then(Option::as_mut)
+            .ok_or(Refusal::UnknownNode)
+    }
+
+    fn life(&mut self, node: NodeIndex, incarnation: Incarnation) -> Result<&mut Member, Refusal> {
+        let member = self.slot(node)?;
+        if member.node.incarnation != incarnation {
+            return Err(Refusal::UnknownNode);
+        }
+        Ok(member)
+    }
+}
