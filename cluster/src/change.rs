@@ -64,6 +64,9 @@ pub enum Command {
     InSync {
         /// The replica.
         node: NodeIndex,
+        /// What the primary knew. If the replica was excluded after that, this
+        /// comes too late.
+        known: Revision,
         /// The partitions, and the epoch in which it is so.
         partitions: Vec<(Partition, Epoch)>,
     },
@@ -144,7 +147,9 @@ impl Topology {
             Command::Down { node, incarnation } => self.down(*node, *incarnation, next),
             Command::Up { node, incarnation } => self.up(*node, *incarnation),
             Command::Exclude { primary, replica } => self.exclude(*primary, *replica, next),
-            Command::InSync { node, partitions } => self.mark_in_sync(*node, partitions),
+            Command::InSync { node, known, partitions } => {
+                self.mark_in_sync(*node, *known, partitions)
+            }
             Command::Steps(steps) => self.steps(steps, next),
             Command::Drain { node, on } => self.drain(*node, *on),
             Command::Abandon { node } => self.abandon(*node),
@@ -243,6 +248,7 @@ impl Topology {
         for owners in &mut self.owners {
             if owners.primary() == Some(node) {
                 owners.epoch.0 += 1;
+                owners.born = owners.epoch;
                 owners.in_sync = 1;
             }
         }
@@ -284,18 +290,13 @@ impl Topology {
         if primary == replica {
             return Err(Refusal::OutOfBounds);
         }
-        let mut changed = false;
+        // Also where it is not in sync: the primary may have asked that it be
+        // made so a moment ago, and that must not happen any more.
+        self.slot(replica)?.fence = next;
         for owners in self.owners.iter_mut().filter(|owners| owners.primary() == Some(primary)) {
-            if let Some(at) = owners.position(replica).filter(|at| owners.in_sync & 1 << at != 0) {
+            if let Some(at) = owners.position(replica) {
                 owners.set_in_sync(at, false);
-                changed = true;
             }
-        }
-        if !changed {
-            return Err(Refusal::Superseded);
-        }
-        if let Some(member) = &mut self.members[usize::from(replica.0)] {
-            member.fence = next;
         }
         Ok(())
     }
@@ -303,10 +304,14 @@ impl Topology {
     fn mark_in_sync(
         &mut self,
         node: NodeIndex,
+        known: Revision,
         partitions: &[(Partition, Epoch)],
     ) -> Result<(), Refusal> {
         if !self.is_up(node) {
             return Err(Refusal::UnknownNode);
+        }
+        if self.member(node).is_some_and(|member| member.fence > known) {
+            return Err(Refusal::Superseded);
         }
         let mut changed = false;
         for (partition, epoch) in partitions {
@@ -339,6 +344,7 @@ impl Topology {
                     if first {
                         owners.in_sync = 1;
                         owners.epoch.0 += 1;
+                        owners.born = owners.epoch;
                     }
                     None
                 }
@@ -409,6 +415,7 @@ impl Topology {
                 None => *owners = Owners::NONE,
             }
             owners.epoch = epoch;
+            owners.born = epoch;
         }
         Ok(())
     }

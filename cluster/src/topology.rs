@@ -92,6 +92,9 @@ pub struct Member {
 pub struct Owners {
     /// Fencing token.
     pub epoch: Epoch,
+    /// The epoch in which the partition began empty. What a node still holds
+    /// from before is of no use to anybody.
+    pub born: Epoch,
     pub(crate) copies: [NodeIndex; COPIES_MAX],
     pub(crate) count: u8,
     /// Bit *i*: copy *i* has every acknowledged write.
@@ -100,8 +103,13 @@ pub struct Owners {
 
 impl Owners {
     /// Nobody.
-    pub const NONE: Owners =
-        Owners { epoch: Epoch(0), copies: [NodeIndex(0); COPIES_MAX], count: 0, in_sync: 0 };
+    pub const NONE: Owners = Owners {
+        epoch: Epoch(0),
+        born: Epoch(0),
+        copies: [NodeIndex(0); COPIES_MAX],
+        count: 0,
+        in_sync: 0,
+    };
 
     /// The node that takes writes, if the partition has been given to one.
     #[inline]

@@ -86,28 +86,32 @@ impl Shard {
         each: &mut dyn FnMut(&Record<'_>),
     ) {
         self.walk(cursor, limits, now, &mut |_, view| {
-            let slab = &self.store.slab;
-            let inline = !view.is_chained();
-            each(&Record {
-                key: view.key(slab),
-                value_bytes: view.value_bytes as u32,
-                value: if inline {
-                    RecordValue::Inline(view.head(slab))
-                } else {
-                    RecordValue::Elsewhere
-                },
-                client_flags: view.client_flags(slab),
-                expiry: view.expiry(slab),
-                version: view.version(slab).unwrap_or(Version::ZERO),
-                explicit_cas: view.explicit_cas(slab),
-                tags: TagBytes::new(view.tag_bytes(slab)).unwrap_or_default(),
-                stale: view.flags & STALE != 0,
-                token_sent: view.flags & TOKEN_SENT != 0,
-                fetched: view.flags & FETCHED != 0,
-                binary_key: view.binary_key(),
-            });
-            view.key_bytes + if inline { view.value_bytes } else { 0 }
+            each(&self.record(view));
+            view.key_bytes + if view.is_chained() { 0 } else { view.value_bytes }
         });
+    }
+
+    /// An item as a record; its value only if it is in one piece.
+    pub(super) fn record(&self, view: &View) -> Record<'_> {
+        let slab = &self.store.slab;
+        Record {
+            key: view.key(slab),
+            value_bytes: view.value_bytes as u32,
+            value: if view.is_chained() {
+                RecordValue::Elsewhere
+            } else {
+                RecordValue::Inline(view.head(slab))
+            },
+            client_flags: view.client_flags(slab),
+            expiry: view.expiry(slab),
+            version: view.version(slab).unwrap_or(Version::ZERO),
+            explicit_cas: view.explicit_cas(slab),
+            tags: TagBytes::new(view.tag_bytes(slab)).unwrap_or_default(),
+            stale: view.flags & STALE != 0,
+            token_sent: view.flags & TOKEN_SENT != 0,
+            fetched: view.flags & FETCHED != 0,
+            binary_key: view.binary_key(),
+        }
     }
 
     /// Shows the next live items for a dump.
@@ -133,7 +137,7 @@ impl Shard {
     }
 
     /// The walk behind both. `each` says how many bytes it showed.
-    fn walk(
+    pub(super) fn walk(
         &self,
         cursor: &mut ScanCursor,
         limits: ScanLimits,
@@ -181,12 +185,40 @@ impl Shard {
         self.at(now);
         let hash = self.hash_of(record.key);
         let found = self.lookup(record.key, hash);
+        let newer = found.as_ref().is_some_and(|(_, view)| {
+            view.version(&self.store.slab).is_some_and(|version| {
+                record.version != Version::ZERO && version >= record.version
+            })
+        });
+        self.take_over(record, value, hash, found, newer)
+    }
+
+    /// Stores a record in place of what is there, whatever its version: the
+    /// sender knows the order. One that is expired or invalidated here leaves
+    /// nothing. True if it was stored.
+    pub fn adopt(&mut self, record: &Record<'_>, now: Now) -> Result<bool, StoreError> {
+        self.at(now);
+        let hash = self.hash_of(record.key);
+        let found = self.lookup(record.key, hash);
+        let outcome = self.take_over(record, None, hash, found, false);
+        if !matches!(outcome, Ok(true)) {
+            // What is there is older than what could not be stored.
+            self.unlink_key(record.key, hash, now);
+        }
+        outcome
+    }
+
+    fn take_over(
+        &mut self,
+        record: &Record<'_>,
+        value: Option<Reservation>,
+        hash: KeyHash,
+        found: Option<(ChunkRef, View)>,
+        newer: bool,
+    ) -> Result<bool, StoreError> {
+        let now = self.store.now;
         let versioned = record.version != Version::ZERO;
         self.clock.observe(record.version);
-        let newer = found.as_ref().is_some_and(|(_, view)| {
-            view.version(&self.store.slab)
-                .is_some_and(|version| versioned && version >= record.version)
-        });
         let dead = record.expiry.is_past(now)
             || versioned
                 && self.store.generations.reaches(record.key, record.tags.iter(), record.version);

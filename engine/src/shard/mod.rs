@@ -13,6 +13,7 @@ mod change;
 mod count;
 mod exchange;
 mod read;
+mod replica;
 mod space;
 mod upkeep;
 mod write;

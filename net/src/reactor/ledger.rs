@@ -23,7 +23,7 @@ use crate::sys::{Backend, Slot};
 pub(super) struct Ledger {
     /// As last counted.
     counted: usize,
-    /// Bytes that were put into buffers since; some may be gone again.
+    /// Bytes that buffers may have grown by since; some may be gone again.
     added: usize,
 }
 
@@ -31,7 +31,8 @@ impl Ledger {
     /// Bytes that may stay in a buffer beyond this turn.
     #[inline]
     pub fn add(&mut self, bytes: usize) {
-        self.added += bytes;
+        // A buffer that must grow doubles.
+        self.added += 2 * bytes;
     }
 
     /// Connections cannot hold more than this.

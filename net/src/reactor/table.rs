@@ -237,7 +237,9 @@ impl Connection {
     }
 }
 
-/// Received bytes that wait, in a buffer from the pool.
+/// Received bytes that wait. Their buffer is no larger than they need: one from
+/// the pool may have served a megabyte, and would make this connection look as
+/// if it held that.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
     bytes: Vec<u8>,
@@ -274,7 +276,7 @@ impl Backlog {
             return;
         }
         if self.bytes.capacity() == 0 {
-            self.bytes = buffers.take();
+            self.bytes = buffers.take_small(bytes.len());
         }
         // Moving what is left to the front costs less than growing, and happens
         // at most once for every byte that goes through, since the front part

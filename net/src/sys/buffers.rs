@@ -36,6 +36,14 @@ impl Buffers {
         }
     }
 
+    /// An empty buffer for `bytes`, to be kept beyond this turn: not a large one.
+    pub fn take_small(&mut self, bytes: usize) -> Vec<u8> {
+        match self.spare.last() {
+            Some(last) if last.capacity() <= FRESH_BYTES.max(2 * bytes) => self.take(),
+            _ => Vec::with_capacity(FRESH_BYTES.max(bytes)),
+        }
+    }
+
     /// Takes a buffer back.
     #[inline]
     pub fn put(&mut self, mut buffer: Vec<u8>) {

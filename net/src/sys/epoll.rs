@@ -337,6 +337,7 @@ impl Backend for EpollBackend {
                 Err(error) if would_block(&error) => {
                     socket.rest = bytes;
                     socket.sent = sent;
+                    super::keep_rest(&mut socket.rest, &mut socket.sent);
                     return self.update_interest(slot);
                 }
                 Err(error) => {

@@ -19,6 +19,17 @@
 //!   which the number may be used again.
 
 pub mod affinity;
+/// What a short send left over waits for as long as the client likes. It must
+/// not hold a buffer that is much larger, from which earlier output grew.
+fn keep_rest(bytes: &mut Vec<u8>, sent: &mut usize) {
+    const WASTE_BYTES_MAX: usize = 16 << 10;
+    let rest = bytes.len() - *sent;
+    if bytes.capacity() > 2 * rest + WASTE_BYTES_MAX {
+        *bytes = bytes[*sent..].to_vec();
+        *sent = 0;
+    }
+}
+
 #[cfg(test)]
 mod backend_tests;
 pub mod buffers;

@@ -388,6 +388,7 @@ impl UringBackend {
             self.start_close(slot);
         } else if socket.sent < socket.bytes.len() {
             socket.sending = Sending::Rest;
+            super::keep_rest(&mut socket.bytes, &mut socket.sent);
             self.submit_rest(slot);
         }
     }

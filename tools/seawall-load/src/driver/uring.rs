@@ -261,6 +261,11 @@ impl Driver for Uring {
 
     fn remove(&mut self, index: usize) {
         let Some(slot) = self.slots[index].take() else { return };
+        // Entries that still wait in the queue name the descriptor by number,
+        // which the next socket may get.
+        if !self.ring.submission().is_empty() {
+            let _ = self.ring.submit();
+        }
         // The kernel holds on to the socket while operations are under way;
         // this ends them. It fails where the connection is already gone.
         let _ = rustix::net::shutdown(&slot.socket, rustix::net::Shutdown::Both);

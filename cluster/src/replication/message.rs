@@ -1,0 +1,393 @@
+//! What a primary's core and a replica's core say to each other.
+//!
+//! A link carries messages in order, each framed by its length outside of this
+//! module. Numbers are little-endian.
+//!
+//! ```text
+//! primary -> replica
+//!   1 open     incarnation u64 | core u16 | revision u64          first of a link
+//!   2 write    lsn u64 | partition u32 | epoch u32 | record       the item is now so
+//!   3 delete   lsn u64 | partition u32 | epoch u32 | key          there is no item now
+//!   4 begin    fill u32 | partitions: (u32, epoch u32) ...        a fill begins
+//!   5 fill     fill u32 | record                                  an item of it
+//!   6 end      fill u32                                           the fill is complete
+//!   7 mark     lsn u64 | revision u64                             nothing before it is missing
+//!   8 repair   lsn u64 | partition u32 | epoch u32 | record, or key if 9
+//!   10 generations  (scope u8 | id u64 | version u64) ...
+//! replica -> primary
+//!   32 opened  lsn u64                 it has what that primary sent up to there
+//!   33 ack     lsn u64                 and now up to there
+//!   34 filled  fill u32                the fill is stored
+//!   35 fenced  lsn u64 | partition u32 | epoch u32     not from a past owner
+//!   36 ask     partition u32 | key     what is the item of this key?
+//! ```
+
+use crate::replication::Lsn;
+use crate::ring::Partition;
+use crate::topology::{Epoch, Incarnation, Revision};
+use alloc::vec::Vec;
+use engine::Version;
+use engine::snapshot::{Generation, GenerationScope};
+
+/// A message as read; the rest of its bytes lie where they were received.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// The primary's core introduces itself.
+    Open {
+        /// This life of its process.
+        incarnation: Incarnation,
+        /// Its core.
+        core: u16,
+    },
+    /// What became of a key.
+    Write {
+        /// Where it stands in the primary's log.
+        lsn: Lsn,
+        /// The key's partition.
+        partition: Partition,
+        /// The primary's epoch there.
+        epoch: Epoch,
+        /// The item, or that there is none.
+        change: Change<'a>,
+    },
+    /// A fill begins: what the replica has of these partitions is to go first.
+    Begin {
+        /// Its number on this link.
+        fill: u32,
+        /// What it covers, and the primary's epochs.
+        partitions: Vec<(Partition, Epoch)>,
+    },
+    /// One item of a fill.
+    Fill {
+        /// Which fill.
+        fill: u32,
+        /// The item.
+        record: &'a [u8],
+    },
+    /// All items of a fill were sent.
+    End {
+        /// Which fill.
+        fill: u32,
+    },
+    /// Nothing before this place is missing: what the replica does not hold was
+    /// left out.
+    Mark {
+        /// The place.
+        lsn: Lsn,
+        /// The topology that the primary acts by.
+        revision: Revision,
+    },
+    /// The answer to `Ask`.
+    Repair {
+        /// The key's partition.
+        partition: Partition,
+        /// The primary's epoch there.
+        epoch: Epoch,
+        /// The item, or that there is none.
+        change: Change<'a>,
+    },
+    /// Invalidations.
+    Generations(Vec<Generation>),
+    /// The replica has what this primary sent up to there.
+    Opened {
+        /// The place.
+        lsn: Lsn,
+    },
+    /// It has everything up to there.
+    Ack {
+        /// The place.
+        lsn: Lsn,
+    },
+    /// A fill is stored.
+    Filled {
+        /// Which.
+        fill: u32,
+    },
+    /// A write was refused: it is from a past owner.
+    Fenced {
+        /// The write.
+        lsn: Lsn,
+        /// Its partition.
+        partition: Partition,
+        /// The epoch that the replica knows.
+        epoch: Epoch,
+    },
+    /// What is the item of this key?
+    Ask {
+        /// Its partition.
+        partition: Partition,
+        /// The key.
+        key: &'a [u8],
+    },
+}
+
+/// The state of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change<'a> {
+    /// The item, as [`engine::snapshot::write_record`] writes it.
+    Item(&'a [u8]),
+    /// There is none. Its key.
+    Gone(&'a [u8]),
+}
+
+const OPEN: u8 = 1;
+const WRITE: u8 = 2;
+const DELETE: u8 = 3;
+const BEGIN: u8 = 4;
+const FILL: u8 = 5;
+const END: u8 = 6;
+const MARK: u8 = 7;
+const REPAIR: u8 = 8;
+const REPAIR_GONE: u8 = 9;
+const GENERATIONS: u8 = 10;
+const OPENED: u8 = 32;
+const ACK: u8 = 33;
+const FILLED: u8 = 34;
+const FENCED: u8 = 35;
+const ASK: u8 = 36;
+
+/// Appends a write's bytes, without its content: an item's record, or the key
+/// of one that is gone, follows.
+pub(super) fn begin_write(
+    gone: bool,
+    lsn: Lsn,
+    partition: Partition,
+    epoch: Epoch,
+    out: &mut Vec<u8>,
+) {
+    out.push(if gone { DELETE } else { WRITE });
+    out.extend_from_slice(&lsn.0.to_le_bytes());
+    out.extend_from_slice(&partition.0.to_le_bytes());
+    out.extend_from_slice(&epoch.0.to_le_bytes());
+}
+
+impl Message<'_> {
+    /// Appends its bytes.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Message::Open { incarnation, core } => {
+                out.push(OPEN);
+                out.extend_from_slice(&incarnation.0.to_le_bytes());
+                out.extend_from_slice(&core.to_le_bytes());
+            }
+            Message::Write { lsn, partition, epoch, change } => {
+                begin_write(matches!(change, Change::Gone(_)), *lsn, *partition, *epoch, out);
+                out.extend_from_slice(change.bytes());
+            }
+            Message::Begin { fill, partitions } => {
+                out.push(BEGIN);
+                out.extend_from_slice(&fill.to_le_bytes());
+                for (partition, epoch) in partitions {
+                    out.extend_from_slice(&partition.0.to_le_bytes());
+                    out.extend_from_slice(&epoch.0.to_le_bytes());
+                }
+            }
+            Message::Fill { fill, record } => {
+                out.push(FILL);
+                out.extend_from_slice(&fill.to_le_bytes());
+                out.extend_from_slice(record);
+            }
+            Message::End { fill } => {
+                out.push(END);
+                out.extend_from_slice(&fill.to_le_bytes());
+            }
+            Message::Mark { lsn, revision } => {
+                out.push(MARK);
+                out.extend_from_slice(&lsn.0.to_le_bytes());
+                out.extend_from_slice(&revision.0.to_le_bytes());
+            }
+            Message::Repair { partition, epoch, change } => {
+                out.push(match change {
+                    Change::Item(_) => REPAIR,
+                    Change::Gone(_) => REPAIR_GONE,
+                });
+                out.extend_from_slice(&partition.0.to_le_bytes());
+                out.extend_from_slice(&epoch.0.to_le_bytes());
+                out.extend_from_slice(change.bytes());
+            }
+            Message::Generations(generations) => {
+                out.push(GENERATIONS);
+                for generation in generations {
+                    out.push(generation.scope as u8);
+                    out.extend_from_slice(&generation.id.to_le_bytes());
+                    out.extend_from_slice(&generation.version.0.to_le_bytes());
+                }
+            }
+            Message::Opened { lsn } => {
+                out.push(OPENED);
+                out.extend_from_slice(&lsn.0.to_le_bytes());
+            }
+            Message::Ack { lsn } => {
+                out.push(ACK);
+                out.extend_from_slice(&lsn.0.to_le_bytes());
+            }
+            Message::Filled { fill } => {
+                out.push(FILLED);
+                out.extend_from_slice(&fill.to_le_bytes());
+            }
+            Message::Fenced { lsn, partition, epoch } => {
+                out.push(FENCED);
+                out.extend_from_slice(&lsn.0.to_le_bytes());
+                out.extend_from_slice(&partition.0.to_le_bytes());
+                out.extend_from_slice(&epoch.0.to_le_bytes());
+            }
+            Message::Ask { partition, key } => {
+                out.push(ASK);
+                out.extend_from_slice(&partition.0.to_le_bytes());
+                out.extend_from_slice(key);
+            }
+        }
+    }
+
+    /// Reads one message; `None` if these bytes are none.
+    pub fn read(bytes: &[u8]) -> Option<Message<'_>> {
+        let mut fields = Fields(bytes);
+        let kind = fields.u8()?;
+        let message = match kind {
+            OPEN => Message::Open { incarnation: Incarnation(fields.u64()?), core: fields.u16()? },
+            WRITE | DELETE => Message::Write {
+                lsn: Lsn(fields.u64()?),
+                partition: Partition(fields.u32()?),
+                epoch: Epoch(fields.u32()?),
+                change: fields.change(kind == DELETE),
+            },
+            BEGIN => {
+                let fill = fields.u32()?;
+                let mut partitions = Vec::with_capacity(fields.0.len() / 8);
+                while !fields.0.is_empty() {
+                    partitions.push((Partition(fields.u32()?), Epoch(fields.u32()?)));
+                }
+                Message::Begin { fill, partitions }
+            }
+            FILL => Message::Fill { fill: fields.u32()?, record: fields.rest() },
+            END => Message::End { fill: fields.u32()? },
+            MARK => Message::Mark { lsn: Lsn(fields.u64()?), revision: Revision(fields.u64()?) },
+            REPAIR | REPAIR_GONE => Message::Repair {
+                partition: Partition(fields.u32()?),
+                epoch: Epoch(fields.u32()?),
+                change: fields.change(kind == REPAIR_GONE),
+            },
+            GENERATIONS => {
+                let mut generations = Vec::with_capacity(fields.0.len() / 17);
+                while !fields.0.is_empty() {
+                    generations.push(Generation {
+                        scope: scope(fields.u8()?)?,
+                        id: fields.u64()?,
+                        version: Version(fields.u64()?),
+                    });
+                }
+                Message::Generations(generations)
+            }
+            OPENED => Message::Opened { lsn: Lsn(fields.u64()?) },
+            ACK => Message::Ack { lsn: Lsn(fields.u64()?) },
+            FILLED => Message::Filled { fill: fields.u32()? },
+            FENCED => Message::Fenced {
+                lsn: Lsn(fields.u64()?),
+                partition: Partition(fields.u32()?),
+                epoch: Epoch(fields.u32()?),
+            },
+            ASK => Message::Ask { partition: Partition(fields.u32()?), key: fields.rest() },
+            _ => return None,
+        };
+        fields.0.is_empty().then_some(message)
+    }
+}
+
+impl<'a> Change<'a> {
+    fn bytes(&self) -> &'a [u8] {
+        match self {
+            Change::Item(bytes) | Change::Gone(bytes) => bytes,
+        }
+    }
+}
+
+fn scope(number: u8) -> Option<GenerationScope> {
+    use GenerationScope::{Flush, Namespace, Tag, TagFloor};
+    [Tag, Namespace, TagFloor, Flush].into_iter().find(|scope| *scope as u8 == number)
+}
+
+/// The bytes that are still to be read.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (first, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.take::<1>().map(|bytes| bytes[0])
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.take().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    fn rest(&mut self) -> &'a [u8] {
+        core::mem::take(&mut self.0)
+    }
+
+    fn change(&mut self, gone: bool) -> Change<'a> {
+        if gone { Change::Gone(self.rest()) } else { Change::Item(self.rest()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_message_reads_as_it_was_written() {
+        let generation =
+            Generation { scope: GenerationScope::Flush, id: 7, version: Version(1 << 40) };
+        let place = (Lsn(3), Partition(9), Epoch(2));
+        let messages = [
+            Message::Open { incarnation: Incarnation(u64::MAX), core: 513 },
+            Message::Write {
+                lsn: place.0,
+                partition: place.1,
+                epoch: place.2,
+                change: Change::Item(b"record"),
+            },
+            Message::Write {
+                lsn: place.0,
+                partition: place.1,
+                epoch: place.2,
+                change: Change::Gone(b"key"),
+            },
+            Message::Begin { fill: 4, partitions: alloc::vec![(place.1, place.2); 3] },
+            Message::Fill { fill: 4, record: b"record" },
+            Message::End { fill: 4 },
+            Message::Mark { lsn: place.0, revision: Revision(77) },
+            Message::Repair { partition: place.1, epoch: place.2, change: Change::Gone(b"key") },
+            Message::Repair { partition: place.1, epoch: place.2, change: Change::Item(b"item") },
+            Message::Generations(alloc::vec![generation; 2]),
+            Message::Opened { lsn: place.0 },
+            Message::Ack { lsn: place.0 },
+            Message::Filled { fill: 4 },
+            Message::Fenced { lsn: place.0, partition: place.1, epoch: place.2 },
+            Message::Ask { partition: place.1, key: b"key" },
+        ];
+        for message in messages {
+            let mut bytes = Vec::new();
+            message.write(&mut bytes);
+            assert_eq!(Message::read(&bytes).as_ref(), Some(&message));
+            for length in 0..bytes.len().min(9) {
+                // Cut short, it is another message or none, never a panic.
+                let _ = Message::read(&bytes[..length]);
+            }
+        }
+        assert_eq!(Message::read(&[]), None);
+        assert_eq!(Message::read(&[99, 1, 2]), None);
+        assert_eq!(Message::read(&[ACK, 1]), None);
+    }
+}
