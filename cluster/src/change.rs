@@ -206,7 +206,9 @@ impl Topology {
         let free = self.members.iter().position(Option::is_none);
         match free {
             Some(slot) => self.members[slot] = Some(member(next, false)),
-            None if self.members.len() < MEMBERS_MAX => self.members.push(Some(member(next, false))),
+            None if self.members.len() < MEMBERS_MAX => {
+                self.members.push(Some(member(next, false)))
+            }
             None => return Err(Refusal::Full),
         }
         Ok(())

@@ -5,21 +5,23 @@
 //!
 //! ```text
 //! primary -> replica
-//!   1 open     incarnation u64 | core u16 | revision u64          first of a link
+//!   1 open     incarnation u64 | core u16                         first of a link
 //!   2 write    lsn u64 | partition u32 | epoch u32 | record       the item is now so
 //!   3 delete   lsn u64 | partition u32 | epoch u32 | key          there is no item now
 //!   4 begin    fill u32 | partitions: (u32, epoch u32) ...        a fill begins
 //!   5 fill     fill u32 | record                                  an item of it
 //!   6 end      fill u32                                           the fill is complete
-//!   7 mark     lsn u64 | revision u64                             nothing before it is missing
-//!   8 repair   lsn u64 | partition u32 | epoch u32 | record, or key if 9
+//!   7 mark     lsn u64 | lsn u64                                  nothing up to the first is
+//!                                                                missing, up to the second uncertain
+//!   8 repair   partition u32 | epoch u32 | record (9: key)        what was asked for
 //!   10 generations  (scope u8 | id u64 | version u64) ...
 //! replica -> primary
-//!   32 opened  lsn u64                 it has what that primary sent up to there
+//!   32 opened  incarnation u64 | lsn u64         it has what that primary sent up to there
 //!   33 ack     lsn u64                 and now up to there
 //!   34 filled  fill u32                the fill is stored
 //!   35 fenced  lsn u64 | partition u32 | epoch u32     not from a past owner
 //!   36 ask     partition u32 | key     what is the item of this key?
+//!   37 held    revision u64 | (partition u32, epoch u32) ...   it was primary, in that epoch
 //! ```
 
 use crate::replication::Lsn;
@@ -74,8 +76,8 @@ pub enum Message<'a> {
     Mark {
         /// The place.
         lsn: Lsn,
-        /// The topology that the primary acts by.
-        revision: Revision,
+        /// Every in-sync replica has everything up to there.
+        settled: Lsn,
     },
     /// The answer to `Ask`.
     Repair {
@@ -90,6 +92,8 @@ pub enum Message<'a> {
     Generations(Vec<Generation>),
     /// The replica has what this primary sent up to there.
     Opened {
+        /// This life of the replica's process.
+        incarnation: Incarnation,
         /// The place.
         lsn: Lsn,
     },
@@ -111,6 +115,14 @@ pub enum Message<'a> {
         partition: Partition,
         /// The epoch that the replica knows.
         epoch: Epoch,
+    },
+    /// By this revision, the partitions in which the replica was primary in the
+    /// epoch before and whose content nobody has touched since.
+    Held {
+        /// The topology that it acts by.
+        revision: Revision,
+        /// The partitions, and its epoch as their primary.
+        partitions: Vec<(Partition, Epoch)>,
     },
     /// What is the item of this key?
     Ask {
@@ -145,6 +157,7 @@ const ACK: u8 = 33;
 const FILLED: u8 = 34;
 const FENCED: u8 = 35;
 const ASK: u8 = 36;
+const HELD: u8 = 37;
 
 /// Appends a write's bytes, without its content: an item's record, or the key
 /// of one that is gone, follows.
@@ -191,10 +204,10 @@ impl Message<'_> {
                 out.push(END);
                 out.extend_from_slice(&fill.to_le_bytes());
             }
-            Message::Mark { lsn, revision } => {
+            Message::Mark { lsn, settled } => {
                 out.push(MARK);
                 out.extend_from_slice(&lsn.0.to_le_bytes());
-                out.extend_from_slice(&revision.0.to_le_bytes());
+                out.extend_from_slice(&settled.0.to_le_bytes());
             }
             Message::Repair { partition, epoch, change } => {
                 out.push(match change {
@@ -213,8 +226,9 @@ impl Message<'_> {
                     out.extend_from_slice(&generation.version.0.to_le_bytes());
                 }
             }
-            Message::Opened { lsn } => {
+            Message::Opened { incarnation, lsn } => {
                 out.push(OPENED);
+                out.extend_from_slice(&incarnation.0.to_le_bytes());
                 out.extend_from_slice(&lsn.0.to_le_bytes());
             }
             Message::Ack { lsn } => {
@@ -230,6 +244,14 @@ impl Message<'_> {
                 out.extend_from_slice(&lsn.0.to_le_bytes());
                 out.extend_from_slice(&partition.0.to_le_bytes());
                 out.extend_from_slice(&epoch.0.to_le_bytes());
+            }
+            Message::Held { revision, partitions } => {
+                out.push(HELD);
+                out.extend_from_slice(&revision.0.to_le_bytes());
+                for (partition, epoch) in partitions {
+                    out.extend_from_slice(&partition.0.to_le_bytes());
+                    out.extend_from_slice(&epoch.0.to_le_bytes());
+                }
             }
             Message::Ask { partition, key } => {
                 out.push(ASK);
@@ -251,17 +273,14 @@ impl Message<'_> {
                 epoch: Epoch(fields.u32()?),
                 change: fields.change(kind == DELETE),
             },
-            BEGIN => {
-                let fill = fields.u32()?;
-                let mut partitions = Vec::with_capacity(fields.0.len() / 8);
-                while !fields.0.is_empty() {
-                    partitions.push((Partition(fields.u32()?), Epoch(fields.u32()?)));
-                }
-                Message::Begin { fill, partitions }
-            }
+            BEGIN => Message::Begin { fill: fields.u32()?, partitions: fields.partitions()? },
+            HELD => Message::Held {
+                revision: Revision(fields.u64()?),
+                partitions: fields.partitions()?,
+            },
             FILL => Message::Fill { fill: fields.u32()?, record: fields.rest() },
             END => Message::End { fill: fields.u32()? },
-            MARK => Message::Mark { lsn: Lsn(fields.u64()?), revision: Revision(fields.u64()?) },
+            MARK => Message::Mark { lsn: Lsn(fields.u64()?), settled: Lsn(fields.u64()?) },
             REPAIR | REPAIR_GONE => Message::Repair {
                 partition: Partition(fields.u32()?),
                 epoch: Epoch(fields.u32()?),
@@ -278,7 +297,9 @@ impl Message<'_> {
                 }
                 Message::Generations(generations)
             }
-            OPENED => Message::Opened { lsn: Lsn(fields.u64()?) },
+            OPENED => {
+                Message::Opened { incarnation: Incarnation(fields.u64()?), lsn: Lsn(fields.u64()?) }
+            }
             ACK => Message::Ack { lsn: Lsn(fields.u64()?) },
             FILLED => Message::Filled { fill: fields.u32()? },
             FENCED => Message::Fenced {
@@ -332,6 +353,14 @@ impl<'a> Fields<'a> {
         self.take().map(u64::from_le_bytes)
     }
 
+    fn partitions(&mut self) -> Option<Vec<(Partition, Epoch)>> {
+        let mut partitions = Vec::with_capacity(self.0.len() / 8);
+        while !self.0.is_empty() {
+            partitions.push((Partition(self.u32()?), Epoch(self.u32()?)));
+        }
+        Some(partitions)
+    }
+
     fn rest(&mut self) -> &'a [u8] {
         core::mem::take(&mut self.0)
     }
@@ -367,11 +396,12 @@ mod tests {
             Message::Begin { fill: 4, partitions: alloc::vec![(place.1, place.2); 3] },
             Message::Fill { fill: 4, record: b"record" },
             Message::End { fill: 4 },
-            Message::Mark { lsn: place.0, revision: Revision(77) },
+            Message::Mark { lsn: place.0, settled: Lsn(2) },
             Message::Repair { partition: place.1, epoch: place.2, change: Change::Gone(b"key") },
             Message::Repair { partition: place.1, epoch: place.2, change: Change::Item(b"item") },
             Message::Generations(alloc::vec![generation; 2]),
-            Message::Opened { lsn: place.0 },
+            Message::Opened { incarnation: Incarnation(8), lsn: place.0 },
+            Message::Held { revision: Revision(5), partitions: alloc::vec![(place.1, place.2); 2] },
             Message::Ack { lsn: place.0 },
             Message::Filled { fill: 4 },
             Message::Fenced { lsn: place.0, partition: place.1, epoch: place.2 },

@@ -1,0 +1,305 @@
+//! What clients may rely on while nodes come, go and fall behind.
+
+mod fixture;
+
+use cluster::change::{Command, Step};
+use cluster::replication::{Access, Effect, Limits, Route};
+use cluster::topology::{Incarnation, NodeIndex};
+use fixture::{Cluster, introduction};
+
+fn pair() -> Cluster {
+    let mut cluster = Cluster::new(2, Limits::default(), |partition| {
+        let first = (partition % 2) as u16;
+        vec![first, 1 - first]
+    });
+    cluster.settle();
+    cluster
+}
+
+/// Keys whose primary is `node`.
+fn keys(cluster: &Cluster, node: usize, count: usize) -> Vec<String> {
+    (0..)
+        .map(|n| format!("key:{n}"))
+        .filter(|key| cluster.primary(key) == node)
+        .take(count)
+        .collect()
+}
+
+fn down(node: u16) -> Command {
+    Command::Down { node: NodeIndex(node), incarnation: Incarnation(1) }
+}
+
+fn up(node: u16) -> Command {
+    Command::Up { node: NodeIndex(node), incarnation: Incarnation(1) }
+}
+
+#[test]
+fn a_write_is_answered_when_the_replica_has_it() {
+    let mut cluster = pair();
+    let key = &keys(&cluster, 0, 1)[0];
+    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
+    let ticket = cluster.set(key, "one");
+    assert!(ticket.is_some() && !cluster.is_done(0, ticket), "it waits for the replica");
+    assert!(cluster.nodes[0].replicator.is_pending(cluster.hash(key)), "and so do its readers");
+    cluster.settle();
+    assert!(cluster.is_done(0, ticket));
+    assert!(!cluster.nodes[0].replicator.is_pending(cluster.hash(key)));
+    assert_eq!(cluster.value_at(1, key).as_deref(), Some("one"));
+    let ticket = cluster.delete(key);
+    cluster.settle();
+    assert!(cluster.is_done(0, ticket));
+    assert_eq!(cluster.value_at(1, key), None);
+}
+
+#[test]
+fn requests_go_to_the_primary_and_reads_to_any_in_sync_copy() {
+    let mut cluster = pair();
+    let key = &keys(&cluster, 0, 1)[0];
+    assert_eq!(cluster.route(0, key, Access::Write), Route::Here);
+    assert_eq!(cluster.route(1, key, Access::Write), Route::At(NodeIndex(0)));
+    assert_eq!(cluster.route(1, key, Access::Read), Route::Here);
+    // Without a lease nobody answers for what it holds.
+    let past = cluster.clock;
+    for node in &mut cluster.nodes {
+        node.replicator.set_lease(past);
+    }
+    assert_eq!(cluster.route(0, key, Access::Read), Route::Wait);
+    assert_eq!(cluster.route(1, key, Access::Read), Route::At(NodeIndex(0)));
+}
+
+#[test]
+fn a_primary_whose_replica_is_silent_answers_only_when_it_is_excluded() {
+    let mut cluster = pair();
+    let key = &keys(&cluster, 0, 1)[0];
+    cluster.cut(0, 1);
+    let ticket = cluster.set(key, "alone");
+    for _ in 0..60 {
+        cluster.turn();
+    }
+    assert!(!cluster.is_done(0, ticket));
+    assert!(cluster.nodes[0].effects.contains(&Effect::Suspect(NodeIndex(1))));
+    // Known, but perhaps not to everybody: the replica may still answer reads.
+    let exclude = Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1) };
+    cluster.topology.apply(&exclude);
+    let topology = std::sync::Arc::new(cluster.topology.clone());
+    let clock = cluster.clock;
+    let node = &mut cluster.nodes[0];
+    node.replicator.set_topology(
+        topology,
+        Some(NodeIndex(0)),
+        &mut node.shard,
+        fixture::NOW,
+        clock,
+    );
+    cluster.turn();
+    assert!(!cluster.is_done(0, ticket));
+    cluster.spread();
+    cluster.turn();
+    assert!(cluster.is_done(0, ticket));
+    // Back again: it goes on from the log.
+    cluster.heal(0, 1);
+    cluster.settle();
+    assert_eq!(cluster.value_at(1, key).as_deref(), Some("alone"));
+    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
+    assert_eq!(cluster.nodes[0].replicator.counters().filled_items, 0, "no copy was needed");
+}
+
+#[test]
+fn the_heir_has_every_answered_write_and_the_old_primary_forgets_the_others() {
+    let mut cluster = pair();
+    let mut keys = keys(&cluster, 0, 51);
+    let new = keys.pop().unwrap();
+    for key in &keys {
+        cluster.set(key, "safe");
+    }
+    cluster.settle();
+    cluster.cut(0, 1);
+    let unsafe_ticket = cluster.set(&keys[0], "unsafe");
+    cluster.set(&new, "unsafe");
+    cluster.topology.apply(&down(0));
+    // Only the heir hears of it.
+    cluster.tell(1);
+    cluster.turn();
+    assert_eq!(cluster.primary(&keys[0]), 1);
+    for key in &keys {
+        assert_eq!(cluster.value_at(1, key).as_deref(), Some("safe"));
+    }
+    let ticket = cluster.set(&keys[1], "later");
+    assert!(cluster.is_done(1, ticket), "nobody else is in sync");
+    assert!(!cluster.is_done(0, unsafe_ticket));
+    // The old one comes back.
+    cluster.heal(0, 1);
+    cluster.change(&up(0));
+    cluster.settle();
+    assert_eq!(cluster.nodes[0].completed[&unsafe_ticket.unwrap()], [0], "nobody knows");
+    assert_eq!(cluster.value_at(0, &keys[0]).as_deref(), Some("safe"), "what the heir says");
+    assert_eq!(cluster.value_at(0, &keys[1]).as_deref(), Some("later"));
+    assert_eq!(cluster.value_at(0, &new), None);
+    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
+    assert_eq!(cluster.nodes[1].replicator.counters().filled_items, 0, "the log sufficed");
+}
+
+#[test]
+fn writes_of_a_past_owner_are_refused() {
+    let mut cluster = pair();
+    let key = keys(&cluster, 0, 1)[0].clone();
+    cluster.set(&key, "old");
+    cluster.settle();
+    cluster.topology.apply(&down(0));
+    cluster.tell(1);
+    // Node 0 has not heard of it, holds a lease in this test, and the link works.
+    let ticket = cluster.set_at(0, &key, "from the past");
+    for _ in 0..20 {
+        cluster.turn();
+    }
+    assert_eq!(cluster.value_at(1, &key).as_deref(), Some("old"));
+    assert!(cluster.nodes[1].replicator.counters().fenced > 0);
+    assert_eq!(cluster.nodes[0].completed[&ticket.unwrap()], [0]);
+}
+
+#[test]
+fn a_new_primary_waits_until_its_revision_is_settled() {
+    let mut cluster = pair();
+    let key = keys(&cluster, 0, 1)[0].clone();
+    cluster.topology.apply(&down(0));
+    let topology = std::sync::Arc::new(cluster.topology.clone());
+    let clock = cluster.clock;
+    let node = &mut cluster.nodes[1];
+    node.replicator.set_topology(
+        topology,
+        Some(NodeIndex(1)),
+        &mut node.shard,
+        fixture::NOW,
+        clock,
+    );
+    assert_eq!(cluster.route(1, &key, Access::Read), Route::Wait);
+    let settled = cluster.topology.revision();
+    cluster.nodes[1].replicator.set_settled(settled);
+    assert_eq!(cluster.route(1, &key, Access::Read), Route::Here);
+}
+
+#[test]
+fn a_node_that_starts_anew_is_filled_while_writes_go_on() {
+    let mut cluster = pair();
+    let (mine, theirs) = (keys(&cluster, 0, 300), keys(&cluster, 1, 300));
+    for key in mine.iter().chain(&theirs) {
+        cluster.set(key, "before");
+    }
+    cluster.settle();
+    // Node 1 dies and comes back empty.
+    cluster.cut(0, 1);
+    cluster.change(&down(1));
+    cluster.nodes[1] = fixture::TestNode::new(Limits::default(), 2);
+    cluster.heal(0, 1);
+    cluster.change(&Command::Join(introduction(1, 2)));
+    for (number, key) in mine.iter().enumerate() {
+        if number % 3 == 0 {
+            cluster.set(key, "meanwhile");
+        }
+        if number % 3 == 1 {
+            cluster.delete(key);
+        }
+        cluster.turn();
+    }
+    cluster.settle();
+    for (number, key) in mine.iter().enumerate() {
+        let expected = [Some("meanwhile"), None, Some("before")][number % 3];
+        assert_eq!(cluster.value_at(1, key).as_deref(), expected, "{key}");
+    }
+    for key in &theirs {
+        assert_eq!(cluster.value_at(1, key).as_deref(), Some("before"));
+    }
+    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
+    assert!(cluster.nodes[0].replicator.counters().filled_items > 0);
+}
+
+#[test]
+fn a_log_that_is_too_short_means_a_fill() {
+    let limits = Limits { log_bytes_max: 1 << 16, ..Limits::default() };
+    let mut cluster = Cluster::new(2, limits, |_| vec![0, 1]);
+    cluster.settle();
+    let keys = keys(&cluster, 0, 200);
+    for key in &keys {
+        cluster.set(key, "before");
+    }
+    cluster.settle();
+    cluster.cut(0, 1);
+    cluster.change(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1) });
+    for _ in 0..20 {
+        for key in &keys {
+            cluster.set(key, &"x".repeat(300));
+        }
+    }
+    cluster.delete(&keys[0]);
+    cluster.heal(0, 1);
+    cluster.settle();
+    assert_eq!(cluster.value_at(1, &keys[0]), None, "deleted while it was away");
+    assert_eq!(cluster.value_at(1, &keys[1]).map(|value| value.len()), Some(300));
+    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
+    assert!(cluster.nodes[0].replicator.counters().filled_items > 0);
+}
+
+#[test]
+fn a_hand_over_loses_nothing_and_fails_nothing() {
+    let mut cluster = pair();
+    let key = keys(&cluster, 0, 1)[0].clone();
+    let partition = cluster.partition(&key);
+    let ticket = cluster.set(&key, "one");
+    cluster.nodes[0].replicator.pause(&[partition]);
+    assert_eq!(cluster.route(0, &key, Access::Write), Route::Wait);
+    assert_eq!(cluster.route(0, &key, Access::Read), Route::Here);
+    cluster.settle();
+    assert!(cluster.nodes[0].effects.contains(&Effect::Paused(partition)));
+    assert_eq!(cluster.nodes[0].completed[&ticket.unwrap()], [0u32; 0]);
+    cluster.change(&Command::Steps(vec![(partition, Step::HandOver(NodeIndex(1)))]));
+    assert_eq!(cluster.route(0, &key, Access::Write), Route::At(NodeIndex(1)));
+    let ticket = cluster.set(&key, "two");
+    cluster.settle();
+    assert!(cluster.is_done(1, ticket));
+    assert_eq!(cluster.value_at(0, &key).as_deref(), Some("two"));
+}
+
+#[test]
+fn a_copy_moves_to_a_third_node_and_the_old_one_drops_it() {
+    let mut cluster = Cluster::new(3, Limits::default(), |_| vec![0, 1]);
+    cluster.settle();
+    let keys = keys(&cluster, 0, 200);
+    for key in &keys {
+        cluster.set(key, "value");
+    }
+    cluster.settle();
+    let partition = cluster.partition(&keys[0]);
+    cluster.change(&Command::Steps(vec![(partition, Step::Add(NodeIndex(2)))]));
+    cluster.settle();
+    assert_eq!(cluster.topology.owners(partition).in_sync(), 3);
+    cluster.change(&Command::Steps(vec![(partition, Step::Drop(NodeIndex(1)))]));
+    cluster.settle();
+    for key in &keys {
+        let moved = cluster.partition(key) == partition;
+        assert_eq!(cluster.value_at(1, key).is_none(), moved, "{key}");
+        assert_eq!(cluster.value_at(2, key).is_some(), moved, "{key}");
+    }
+}
+
+#[test]
+fn with_three_copies_the_survivors_agree_on_what_came_last() {
+    let mut cluster = Cluster::new(3, Limits::default(), |_| vec![0, 1, 2]);
+    cluster.settle();
+    let key = keys(&cluster, 0, 1)[0].clone();
+    cluster.set(&key, "safe");
+    cluster.settle();
+    // The last write reaches node 2 alone.
+    cluster.cut(0, 1);
+    cluster.set(&key, "half");
+    cluster.turn();
+    cluster.turn();
+    assert_eq!(cluster.value_at(2, &key).as_deref(), Some("half"));
+    cluster.cut(0, 2);
+    cluster.change(&down(0));
+    assert_eq!(cluster.primary(&key), 1);
+    assert_eq!(cluster.route(2, &key, Access::Read), Route::At(NodeIndex(1)), "it is not sure");
+    cluster.settle();
+    assert_eq!(cluster.value_at(1, &key).as_deref(), Some("safe"));
+    assert_eq!(cluster.value_at(2, &key).as_deref(), Some("safe"));
+    assert_eq!(cluster.route(2, &key, Access::Read), Route::Here);
+}
