@@ -37,6 +37,7 @@ impl Shard {
         if !options.invalidate && !options.drop_value {
             self.counters.delete_hits += 1;
             self.class_mut(at).delete_hits += 1;
+            self.changes += 1;
             self.unlink(at, hash);
             return DeleteOutcome::Deleted;
         }
@@ -60,6 +61,7 @@ impl Shard {
         if changed.is_none() {
             // Without memory for a longer header the item may not stay as if
             // nothing had happened.
+            self.changes += 1;
             self.unlink(at, hash);
         }
         DeleteOutcome::Deleted
@@ -186,7 +188,7 @@ impl Shard {
     ) -> Option<ChunkRef> {
         let view = View::of(&self.store.slab, at);
         if view.rewrite_in_place(&mut self.store.slab, fields) {
-            self.note_expiry(at, fields.expiry);
+            self.changed(at, fields.expiry);
             return Some(at);
         }
         let mut key = [0; crate::KEY_BYTES_MAX];
@@ -206,7 +208,7 @@ impl Shard {
                 view.next,
             );
             self.count_bytes(at);
-            self.note_expiry(at, fields.expiry);
+            self.changed(at, fields.expiry);
             return Some(at);
         }
         let layout = fields.layout(false);
@@ -233,7 +235,7 @@ impl Shard {
         item::encode(slab, target, &layout, fields, key, view.value_bytes, ChunkRef::NONE);
         if in_place {
             self.count_bytes(at);
-            self.note_expiry(at, fields.expiry);
+            self.changed(at, fields.expiry);
         } else {
             self.link(target, hash, fields, Some(at));
         }

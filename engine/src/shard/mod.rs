@@ -68,6 +68,8 @@ pub struct Shard {
     upkeep: upkeep::Upkeep,
     /// Evictions by class since it was last asked whether it needs a page.
     pressure: Vec<u16>,
+    /// Changes of items by requests; see [`Shard::changes`].
+    changes: u64,
     /// Where the last page that another class gave up was looked for.
     donor: usize,
     /// Where dead items were last looked for when nothing may be evicted.
@@ -111,6 +113,7 @@ impl Shard {
             wheel: Wheel::new(),
             upkeep: upkeep::Upkeep::default(),
             pressure: alloc::vec![0; classes],
+            changes: 0,
             donor: 0,
             dead_page: 0,
             events: None,
@@ -119,6 +122,15 @@ impl Shard {
         };
         shard.apply_memory_limit();
         shard
+    }
+
+    /// Grows whenever a request changes what an item is: value, expiry, marks,
+    /// or whether it is there. What is only noted about an access, and what
+    /// leaves for want of room or time, does not count. Who replicates asks
+    /// before and after a request.
+    #[inline]
+    pub fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// The configuration that it was built with.
@@ -282,6 +294,7 @@ impl Shard {
         self.at(now);
         let found = self.lookup(key, hash);
         if let Some((at, _)) = found {
+            self.changes += 1;
             self.unlink(at, hash);
         }
         found.is_some()

@@ -117,6 +117,7 @@ impl Shard {
             won |= soon && !token_sent;
         }
         if won {
+            self.changes += 1;
             view.set_flags(&mut self.store.slab, view.flags | TOKEN_SENT);
         }
         if !options.no_bump {

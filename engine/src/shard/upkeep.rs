@@ -125,6 +125,13 @@ impl Shard {
 
     // ---- Expiry.
 
+    /// A request has written an item.
+    #[inline]
+    pub(super) fn changed(&mut self, at: ChunkRef, expiry: Expiry) {
+        self.changes += 1;
+        self.note_expiry(at, expiry);
+    }
+
     /// Tells the wheel when an item dies.
     #[inline]
     pub(super) fn note_expiry(&mut self, at: ChunkRef, expiry: Expiry) {

@@ -47,6 +47,7 @@ impl Shard {
             StoreError::OutOfMemory { .. } => self.counters.store_no_memory += 1,
         }
         if let Some((at, _)) = self.lookup(key, hash) {
+            self.changes += 1;
             self.unlink(at, hash);
         }
     }
@@ -266,7 +267,7 @@ impl Shard {
         let offset = item::encode(slab, at, layout, &fields, key, value.len(), ChunkRef::NONE);
         slab.arena.slice_mut(offset, value.len()).copy_from_slice(value);
         self.count_bytes(at);
-        self.note_expiry(at, fields.expiry);
+        self.changed(at, fields.expiry);
         let class = self.store.slab.class_of(at);
         self.policy.touched(&mut self.store, class, at);
         at
@@ -315,7 +316,7 @@ impl Shard {
             }
         }
         self.count_bytes(at);
-        self.note_expiry(at, fields.expiry);
+        self.changed(at, fields.expiry);
     }
 
     /// Stores a value whose chunks were filled before.
@@ -390,6 +391,7 @@ impl Shard {
             debug_assert_eq!(offset, start);
             slab.arena.slice_mut(added_at, added).copy_from_slice(bytes);
             if unchanged {
+                self.changes += 1;
                 self.count_bytes(at);
                 let class = self.store.slab.class_of(at);
                 self.policy.touched(&mut self.store, class, at);
