@@ -32,9 +32,10 @@ fn main() {
         let begun = Instant::now();
         let report = check(&history, &Settings::default());
         println!(
-            "{} operations of {clients} clients on {keys} keys, one in {deletes} a delete, one in \
-             {unknown} without outcome: sorted in {sorted_ms} ms, judged in {} ms: {}",
+            "{} operations of {clients} clients on {keys} keys{}: sorted in {sorted_ms} ms, judged \
+             in {} ms: {}",
             history.operations(),
+            if deletes > 0 { ", with deletes and unknown outcomes" } else { "" },
             begun.elapsed().as_millis(),
             report.verdicts[0].word(),
         );

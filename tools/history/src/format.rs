@@ -34,8 +34,9 @@
 //! Without `completed_ns` (or with `null`) an operation's outcome is unknown:
 //! timeout, lost connection, an error that does not say whether it was done. A
 //! client invokes nothing while an operation of its own is under way; after an
-//! unknown outcome it may go on. An attempt that was repeated under the same
-//! value is one operation, from the first attempt to the last answer.
+//! unknown outcome it may go on. Attempts that were repeated with the same value
+//! are one operation, from the first byte to the last answer, and must take
+//! effect once; to let each happen or not, give each a value of its own.
 //!
 //! Stamp `invoked_ns` before the first byte is sent and `completed_ns` after
 //! the last byte of the answer was received: spans that are too long hide

@@ -79,8 +79,7 @@ pub(crate) fn expires_from_ns(write: &Operation, ttl_ns: u64, settings: &Setting
 }
 
 /// What the sweep meets, in the order in which it does so at one moment:
-/// everything begins before anything ends, and values end before deletes, which
-/// end before misses, so that each finds the ones it needs.
+/// everything begins before anything ends, and the gap ends last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     ValueBegins(usize),
