@@ -1,8 +1,10 @@
 //! `seawall-sim`: what would Seawall have done?
 //!
 //! `replay` runs recorded requests through the engine under several eviction
-//! policies and capacities, and prints how many of them miss.
+//! policies and capacities, and prints how many of them miss. `check` judges
+//! what clients saw of a cluster.
 
+mod check;
 mod optimal;
 mod replay;
 mod report;
@@ -33,6 +35,13 @@ enum Command {
     /// Every request is a read and a miss is filled at once; the cache starts
     /// cold and every request counts.
     Replay(ReplayOptions),
+    /// Judge what clients saw of a cluster: read a recorded history, run every
+    /// check, print the verdicts.
+    ///
+    /// Exits with 0 if all is well, 1 if something is violated, 2 if a history
+    /// cannot be read.
+    #[command(after_long_help = check::FORMAT)]
+    Check(check::CheckOptions),
 }
 
 #[derive(Debug, clap::Args)]
@@ -135,14 +144,16 @@ impl Policy {
 }
 
 fn main() -> ExitCode {
-    let result = match Options::parse().command {
-        Command::Replay(options) => replay_all(&options),
+    let (result, unable) = match Options::parse().command {
+        Command::Replay(options) => (replay_all(&options).map(|()| true), 1),
+        Command::Check(options) => (check::check_all(&options), 2),
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("seawall-sim: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(unable)
         }
     }
 }
