@@ -5,6 +5,7 @@ use crate::detail::Detail;
 use crate::hop::Outbox;
 use crate::lend::{Lenders, Seat};
 use crate::limits;
+use crate::peering::Peers;
 use crate::stats::CoreStats;
 use crate::watch::WatchLog;
 use engine::{HashSeed, Now, Shard};
@@ -37,6 +38,8 @@ pub struct Core {
     pub detail: Detail,
     /// Connections that wait for memory for a large value.
     pub patient: usize,
+    /// What a node of a cluster has under way with others.
+    pub peers: Option<Box<Peers>>,
     /// Values read that are longer are pinned instead of copied.
     pub copy_bytes_max: usize,
 }
@@ -62,6 +65,7 @@ impl Core {
             watch,
             detail: Detail::default(),
             patient: 0,
+            peers: None,
             copy_bytes_max: limits::PIN_VALUE_BYTES_MIN,
         }
     }
