@@ -6,11 +6,13 @@
 //! | [`ring`] | which partition a key belongs to |
 //! | [`topology`] | which nodes own each partition |
 //! | [`change`] | what a command changes in it |
+//! | [`planner`] | which nodes should own each, and the steps there |
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
 pub mod change;
+pub mod planner;
 pub mod ring;
 pub mod topology;
