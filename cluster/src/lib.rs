@@ -7,6 +7,7 @@
 //! | [`topology`] | which nodes own each partition |
 //! | [`change`] | what a command changes in it |
 //! | [`planner`] | which nodes should own each, and the steps there |
+//! | [`view`] | how clients and people see it |
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -16,3 +17,4 @@ pub mod change;
 pub mod planner;
 pub mod ring;
 pub mod topology;
+pub mod view;
