@@ -7,6 +7,9 @@
 //! | [`topology`] | which nodes own each partition |
 //! | [`change`] | what a command changes in it |
 //! | [`planner`] | which nodes should own each, and the steps there |
+//! | [`member`] | when a node beats, and until when it may serve |
+//! | [`keeper`] | who is alive, who gets a lease, what is settled, and what follows |
+//! | [`time`] | how long all that may take |
 //! | [`view`] | how clients and people see it |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -14,7 +17,10 @@
 extern crate alloc;
 
 pub mod change;
+pub mod keeper;
+pub mod member;
 pub mod planner;
 pub mod ring;
+pub mod time;
 pub mod topology;
 pub mod view;
