@@ -933,7 +933,8 @@ impl Draft {
         self.sets[partition].nodes[..=at].rotate_right(1);
     }
 
-    /// Primaries stay; where there is none, the one in sync, or with fewest, leads.
+    /// Primaries stay; where one's copy moves away, the copy whose node leads least
+    /// is to lead, which often is the new one.
     fn choose_primaries(&mut self, topology: &Topology) {
         let mut open = Vec::new();
         for (partition, owners) in topology.partitions() {
@@ -948,7 +949,7 @@ impl Draft {
             let nodes = self.sets[partition];
             let rank = |at: &usize| {
                 let node = nodes.nodes[*at];
-                (!owners.is_in_sync(self.nodes[usize::from(node)]), self.primary_ratio(node), *at)
+                (self.primary_ratio(node), !owners.is_in_sync(self.nodes[usize::from(node)]), *at)
             };
             let at = (0..nodes.as_slice().len()).min_by_key(rank);
             self.lead(partition, at.expect("every partition has a copy by now"));
