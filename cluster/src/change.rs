@@ -152,7 +152,7 @@ impl Topology {
             }
             Command::Steps(steps) => self.steps(steps, next),
             Command::Drain { node, on } => self.drain(*node, *on),
-            Command::Abandon { node } => self.abandon(*node),
+            Command::Abandon { node } => self.abandon(*node, next),
             Command::Leave { node } => self.leave(*node),
             Command::Copies(copies) => self.set_copies(*copies),
         };
@@ -393,15 +393,17 @@ impl Topology {
         Ok(())
     }
 
-    fn abandon(&mut self, node: NodeIndex) -> Result<(), Refusal> {
+    fn abandon(&mut self, node: NodeIndex, next: Revision) -> Result<(), Refusal> {
         let member = self.slot(node)?;
         if member.up {
             return Err(Refusal::Superseded);
         }
         let up: Vec<bool> =
             self.members.iter().map(|member| member.as_ref().is_some_and(|m| m.up)).collect();
+        let mut changed = false;
         for owners in &mut self.owners {
             let Some(at) = owners.position(node) else { continue };
+            changed = true;
             owners.remove(at);
             if at > 0 {
                 continue;
@@ -419,6 +421,12 @@ impl Topology {
             owners.epoch = epoch;
             owners.born = epoch;
         }
+        if !changed {
+            return Err(Refusal::Superseded);
+        }
+        // When it went down it kept what only it had; should it return, it must
+        // not lead that again before it knows.
+        self.slot(node)?.fence = next;
         Ok(())
     }
 
@@ -455,5 +463,44 @@ impl Topology {
             return Err(Refusal::UnknownNode);
         }
         Ok(member)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn introduction(name: &str) -> Introduction {
+        Introduction {
+            name: name.into(),
+            incarnation: Incarnation(1),
+            client_address: String::new(),
+            peer_address: String::new(),
+            zone: String::new(),
+            weight: 100,
+            cores: 1,
+            core_ports: 0,
+        }
+    }
+
+    #[test]
+    fn a_node_that_was_given_up_is_fenced_from_what_only_it_had() {
+        let mut topology = Topology::default();
+        let (a, b) = (NodeIndex(0), NodeIndex(1));
+        topology.apply(&Command::Create { name: "t".into(), ring_bits: 1, copies: 1, seed: 0 });
+        topology.apply(&Command::Join(introduction("a")));
+        topology.apply(&Command::Join(introduction("b")));
+        topology.apply(&Command::Steps(alloc::vec![(Partition(0), Step::Add(a))]));
+        topology.apply(&Command::Down { node: a, incarnation: Incarnation(1) });
+        let down = topology.member(a).unwrap().fence;
+        assert_eq!(topology.owners(Partition(0)).primary(), Some(a));
+        let given_up = topology.apply(&Command::Abandon { node: a });
+        let fence = topology.member(a).unwrap().fence;
+        assert!(fence > down && given_up == Outcome::Applied(fence));
+        // Nothing is left to give up.
+        let again = topology.apply(&Command::Abandon { node: a });
+        assert_eq!(again, Outcome::Refused(Refusal::Superseded));
+        topology.apply(&Command::Steps(alloc::vec![(Partition(0), Step::Add(b))]));
+        assert_eq!(topology.owners(Partition(0)).primary(), Some(b));
     }
 }

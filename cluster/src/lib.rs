@@ -6,15 +6,24 @@
 //! | [`ring`] | which partition a key belongs to |
 //! | [`topology`] | which nodes own each partition |
 //! | [`change`] | what a command changes in it |
+//! | [`planner`] | which nodes should own each, and the steps there |
+//! | [`member`] | when a node beats, and until when it may serve |
+//! | [`keeper`] | who is alive, who gets a lease, what is settled, and what follows |
 //! | [`replication`] | what a core sends its replicas, and when a write is safe |
+//! | [`time`] | how long all that may take |
+//! | [`view`] | how clients and people see it |
 #![no_std]
 #![forbid(unsafe_code)]
 
 extern crate alloc;
 
 pub mod change;
+pub mod keeper;
 mod map;
+pub mod member;
+pub mod planner;
 pub mod replication;
 pub mod ring;
 pub mod time;
 pub mod topology;
+pub mod view;

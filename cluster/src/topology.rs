@@ -260,7 +260,7 @@ impl Topology {
     }
 
     /// All partitions in order.
-    pub fn partitions(&self) -> impl Iterator<Item = (Partition, &Owners)> {
+    pub fn partitions(&self) -> impl ExactSizeIterator<Item = (Partition, &Owners)> {
         self.owners.iter().enumerate().map(|(at, owners)| (Partition(at as u32), owners))
     }
 
