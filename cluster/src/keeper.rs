@@ -544,7 +544,11 @@ mod tests {
                 });
                 let partitions = lacking.map(|(partition, owners)| (partition, owners.epoch));
                 let partitions: Vec<(Partition, Epoch)> = partitions.collect();
-                self.topology.apply(&Command::InSync { node: NodeIndex(node), partitions });
+                self.topology.apply(&Command::InSync {
+                    known: Revision(u64::MAX),
+                    node: NodeIndex(node),
+                    partitions,
+                });
             }
         }
 
