@@ -9,6 +9,7 @@
 //! | [`planner`] | which nodes should own each, and the steps there |
 //! | [`member`] | when a node beats, and until when it may serve |
 //! | [`keeper`] | who is alive, who gets a lease, what is settled, and what follows |
+//! | [`node`] | what a node's control does: its member, and what its cores report |
 //! | [`replication`] | what a core sends its replicas, and when a write is safe |
 //! | [`time`] | how long all that may take |
 //! | [`view`] | how clients and people see it |
@@ -21,6 +22,7 @@ pub mod change;
 pub mod keeper;
 mod map;
 pub mod member;
+pub mod node;
 pub mod planner;
 pub mod replication;
 pub mod ring;
