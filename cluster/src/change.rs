@@ -189,7 +189,8 @@ impl Topology {
         let member = |fence, draining| Member { node: node.clone(), up: true, draining, fence };
         let known = self.named(&node.name).map(|(index, member)| (index, member.clone()));
         if let Some((index, old)) = known {
-            if old.node == *node && old.up {
+            if old.node == *node && old.up || node.incarnation < old.node.incarnation {
+                // What an earlier process asked for, and came late.
                 return Err(Refusal::Superseded);
             }
             if old.node.incarnation != node.incarnation {
@@ -481,6 +482,18 @@ mod tests {
             cores: 1,
             core_ports: 0,
         }
+    }
+
+    #[test]
+    fn a_late_word_of_an_earlier_process_does_not_undo_the_later_one() {
+        let mut topology = Topology::default();
+        topology.apply(&Command::Create { name: "t".into(), ring_bits: 1, copies: 1, seed: 0 });
+        let first = introduction("a");
+        let second = Introduction { incarnation: Incarnation(2), ..first.clone() };
+        assert!(matches!(topology.apply(&Command::Join(first.clone())), Outcome::Applied(_)));
+        assert!(matches!(topology.apply(&Command::Join(second)), Outcome::Applied(_)));
+        assert_eq!(topology.apply(&Command::Join(first)), Outcome::Refused(Refusal::Superseded));
+        assert_eq!(topology.named("a").unwrap().1.node.incarnation, Incarnation(2));
     }
 
     #[test]

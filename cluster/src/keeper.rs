@@ -544,8 +544,11 @@ mod tests {
                 });
                 let partitions = lacking.map(|(partition, owners)| (partition, owners.epoch));
                 let partitions: Vec<(Partition, Epoch)> = partitions.collect();
-                let known = self.topology.revision();
-                self.topology.apply(&Command::InSync { node: NodeIndex(node), known, partitions });
+                self.topology.apply(&Command::InSync {
+                    known: Revision(u64::MAX),
+                    node: NodeIndex(node),
+                    partitions,
+                });
             }
         }
 

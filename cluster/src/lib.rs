@@ -6,10 +6,11 @@
 //! | [`ring`] | which partition a key belongs to |
 //! | [`topology`] | which nodes own each partition |
 //! | [`change`] | what a command changes in it |
-//! | [`replication`] | what a core sends its replicas, and when a write is safe |
 //! | [`planner`] | which nodes should own each, and the steps there |
 //! | [`member`] | when a node beats, and until when it may serve |
 //! | [`keeper`] | who is alive, who gets a lease, what is settled, and what follows |
+//! | [`node`] | what a node's control does: its member, and what its cores report |
+//! | [`replication`] | what a core sends its replicas, and when a write is safe |
 //! | [`time`] | how long all that may take |
 //! | [`view`] | how clients and people see it |
 #![no_std]
@@ -21,6 +22,7 @@ pub mod change;
 pub mod keeper;
 mod map;
 pub mod member;
+pub mod node;
 pub mod planner;
 pub mod replication;
 pub mod ring;

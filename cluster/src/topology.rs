@@ -45,8 +45,9 @@ pub struct Epoch(pub u32);
 )]
 pub struct Revision(pub u64);
 
-/// One life of a node's process: drawn at its start. Another one has lost what
-/// the one before held in memory.
+/// One life of a node's process: drawn at its start, larger than those before it
+/// on that machine (the time of the start will do). Another one has lost what the
+/// one before held in memory.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]

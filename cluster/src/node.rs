@@ -1,0 +1,474 @@
+//! A node's control: its membership, and the bookkeeping of its cores.
+//!
+//! One of these runs on a node's control thread. It stands between the keeper and
+//! the coordinator on one side and the cores' [`Replicator`]s on the other, and
+//! holds no data. What happens is told it, what must happen comes out as
+//! [`Effect`]s, so that the daemon and the simulator run this very code.
+//!
+//! ```text
+//!   coordinator ── topology ──►┌─────────┐── topology, lease, settled ──► every core
+//!      ▲───────── commands ────│ Control │   pause, resume
+//!   keeper ── replies ────────►│         │◄── what it acts under, caught up,
+//!      ▲───────── beats ───────└─────────┘    paused, suspects ────────── every core
+//! ```
+//!
+//! - A revision is confirmed to the keeper when *all* cores act under it.
+//! - A replica is proposed as in sync when all pairs of cores that share keys say
+//!   that it caught up. What the primary knew then is the *lowest* revision at
+//!   which one of them said so: if the replica was excluded after that, the
+//!   proposal fails, and those who spoke before the exclusion speak again.
+//! - A hand-over pauses writes on all cores, waits until none is under way on any,
+//!   and proposes the step. If that does not come about in time, writes go on.
+//! - Whatever is proposed may be lost: it is proposed again until the topology
+//!   shows it, or shows that it is void.
+//!
+//! [`Replicator`]: crate::replication::Replicator
+
+use crate::change::{Command, Step};
+use crate::keeper::HandOverRequest;
+use crate::member::{Beat, BeatReply, Member};
+use crate::ring::Partition;
+use crate::time::{Millis, Timing};
+use crate::topology::{Epoch, Incarnation, Introduction, NodeIndex, Revision, Topology};
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    string::String,
+    sync::Arc,
+    vec,
+    vec::Vec,
+};
+
+/// Most partitions in one proposal: some 100 KB.
+pub const PARTITIONS_MAX: usize = 16 * 1024;
+
+/// What every core must be told. Each core gets them in order.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tell {
+    /// To act under this topology from now on: `Replicator::set_topology`.
+    Topology {
+        /// It.
+        topology: Arc<Topology>,
+        /// This node in it.
+        me: Option<NodeIndex>,
+    },
+    /// The node's lease: `Replicator::set_lease`.
+    Lease(Millis),
+    /// What is settled: `Replicator::set_settled`.
+    Settled(Revision),
+    /// `Replicator::pause`.
+    Pause(Vec<Partition>),
+    /// `Replicator::resume`.
+    Resume(Vec<Partition>),
+}
+
+/// What must happen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Send this to the keeper of the leader. It may get lost.
+    Beat(Beat),
+    /// Tell every core.
+    Tell(Tell),
+    /// Propose this to the coordinator. It may get lost, or come late.
+    Propose(Command),
+    /// Cores may open links to this node, until [`Effect::Disconnect`].
+    Connect {
+        /// Which.
+        node: NodeIndex,
+        /// This life of it: a link to another one is to be closed.
+        incarnation: Incarnation,
+        /// `host:port` where it listens to peers.
+        address: String,
+        /// Its data cores.
+        cores: u16,
+    },
+    /// Close all links to and from this node: that life of it has ended, or it left.
+    Disconnect(NodeIndex),
+    /// A later process of this name is in the cluster: this one is to end.
+    Superseded,
+}
+
+/// What a core says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// Nothing but that it makes progress. Each core says so, or something else,
+    /// at least every [`Timing::beat_ms`].
+    Alive,
+    /// `replication::Effect::CaughtUp`.
+    CaughtUp {
+        /// The replica.
+        node: NodeIndex,
+        /// Its core.
+        core: u16,
+        /// The partitions.
+        partitions: Vec<(Partition, Epoch)>,
+    },
+    /// `replication::Effect::Suspect`.
+    Suspect(NodeIndex),
+    /// `replication::Effect::Paused`.
+    Paused(Partition),
+    /// A link to a node broke, or cannot be opened.
+    Broken(NodeIndex),
+    /// A link to a node stands.
+    Stands(NodeIndex),
+}
+
+/// How far a replica's cores have caught up with this node's.
+#[derive(Debug)]
+struct Joining {
+    epoch: Epoch,
+    /// By own and replica's core: the revision that the own one acted under.
+    pairs: BTreeMap<(u16, u16), Revision>,
+    proposed_at: Option<Millis>,
+}
+
+#[derive(Debug)]
+struct HandOver {
+    to: NodeIndex,
+    epoch: Epoch,
+    since: Millis,
+    paused: BTreeSet<u16>,
+    proposed_at: Option<Millis>,
+}
+
+/// A core, as seen from here.
+#[derive(Clone, Copy, Debug)]
+struct Core {
+    acts: Revision,
+    heard_at: Millis,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Control {
+    introduction: Introduction,
+    timing: Timing,
+    member: Member,
+    topology: Arc<Topology>,
+    me: Option<NodeIndex>,
+    /// It was a member once: it does not join again by itself.
+    was_member: bool,
+    superseded: bool,
+    joined_at: Option<Millis>,
+    cores: Vec<Core>,
+    joining: BTreeMap<(NodeIndex, Partition), Joining>,
+    hand_overs: BTreeMap<Partition, HandOver>,
+    excluded_at: BTreeMap<NodeIndex, Millis>,
+    /// What the cores were told.
+    lease_told: Millis,
+    settled_told: Revision,
+}
+
+impl Control {
+    /// The control of a process that has just started. Nothing of an earlier one
+    /// is known here: the introduction's incarnation is a new one.
+    pub fn new(introduction: Introduction, timing: Timing, now: Millis) -> Control {
+        let (name, incarnation) = (introduction.name.clone(), introduction.incarnation);
+        let core = Core { acts: Revision(0), heard_at: now };
+        Control {
+            cores: vec![core; usize::from(introduction.cores.max(1))],
+            member: Member::new(name, incarnation, timing.clone()),
+            introduction,
+            timing,
+            topology: Arc::default(),
+            me: None,
+            was_member: false,
+            superseded: false,
+            joined_at: None,
+            joining: BTreeMap::new(),
+            hand_overs: BTreeMap::new(),
+            excluded_at: BTreeMap::new(),
+            lease_told: Millis(0),
+            settled_told: Revision(0),
+        }
+    }
+
+    /// Its beats and its lease.
+    pub fn member(&self) -> &Member {
+        &self.member
+    }
+
+    /// The topology that the cores were told of last.
+    pub fn topology(&self) -> &Arc<Topology> {
+        &self.topology
+    }
+
+    /// This node in it.
+    pub fn me(&self) -> Option<NodeIndex> {
+        self.me
+    }
+
+    /// Looks at the time. To be called every few milliseconds.
+    pub fn tick(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        if self.superseded {
+            return;
+        }
+        let stalled_ms = self.timing.lease_ms;
+        let healthy = self.cores.iter().all(|core| now.since(core.heard_at) < stalled_ms);
+        self.member.on_health(healthy);
+        effects.extend(self.member.tick(now).map(Effect::Beat));
+        self.join(now, effects);
+        self.propose_in_sync(now, effects);
+        self.drive_hand_overs(now, effects);
+    }
+
+    /// The keeper answered a beat.
+    pub fn on_reply(&mut self, now: Millis, reply: &BeatReply, effects: &mut Vec<Effect>) {
+        self.member.on_reply(now, reply);
+        self.tell_member(effects);
+    }
+
+    /// Another node leads the coordinator: its keeper has not heard of this one.
+    pub fn on_leader(&mut self) {
+        self.member.on_leader();
+    }
+
+    fn tell_member(&mut self, effects: &mut Vec<Effect>) {
+        if self.member.settled() > self.settled_told {
+            self.settled_told = self.member.settled();
+            effects.push(Effect::Tell(Tell::Settled(self.settled_told)));
+        }
+        if self.member.lease_until() > self.lease_told {
+            self.lease_told = self.member.lease_until();
+            effects.push(Effect::Tell(Tell::Lease(self.lease_told)));
+        }
+    }
+
+    /// The coordinator has a new topology. One that is not newer changes nothing.
+    pub fn on_topology(&mut self, topology: Arc<Topology>, effects: &mut Vec<Effect>) {
+        if topology.revision() <= self.topology.revision() || self.superseded {
+            return;
+        }
+        let old = core::mem::replace(&mut self.topology, topology);
+        self.member.on_topology(self.topology.revision());
+        let own = self.introduction.incarnation;
+        let named = self.topology.named(&self.introduction.name);
+        self.me = named.filter(|(_, found)| found.node.incarnation == own).map(|found| found.0);
+        self.was_member |= self.me.is_some();
+        if named.is_some_and(|(_, found)| found.node.incarnation > own) {
+            self.superseded = true;
+            effects.push(Effect::Superseded);
+        }
+        self.connect(&old, effects);
+        self.forget_void();
+        let (topology, me) = (Arc::clone(&self.topology), self.me);
+        effects.push(Effect::Tell(Tell::Topology { topology, me }));
+    }
+
+    /// Which nodes there are to talk to.
+    fn connect(&mut self, old: &Topology, effects: &mut Vec<Effect>) {
+        let slots = old.members().len().max(self.topology.members().len());
+        for node in (0..slots).map(|slot| NodeIndex(slot as u16)) {
+            let was = old.member(node).map(|member| &member.node);
+            let is = self.topology.member(node).map(|member| &member.node);
+            if was.is_some() && was != is {
+                self.member.on_trust(node);
+                effects.push(Effect::Disconnect(node));
+            }
+            if let Some(is) = is
+                && was != Some(is)
+                && is.name != self.introduction.name
+            {
+                let (incarnation, address) = (is.incarnation, is.peer_address.clone());
+                effects.push(Effect::Connect { node, incarnation, address, cores: is.cores });
+            }
+            if !self.topology.is_up(node) {
+                self.member.on_trust(node);
+            }
+        }
+    }
+
+    /// Drops what was being done and is void by the new topology.
+    fn forget_void(&mut self) {
+        let (topology, me) = (&self.topology, self.me);
+        let leads = |partition: Partition, epoch: Epoch| {
+            let owners = topology.owners(partition);
+            owners.epoch == epoch && owners.primary() == me && me.is_some()
+        };
+        self.joining.retain(|(node, partition), joining| {
+            let owners = topology.owners(*partition);
+            let fence = topology.member(*node).map(|member| member.fence);
+            joining.pairs.retain(|_, known| fence.is_some_and(|fence| fence <= *known));
+            leads(*partition, joining.epoch)
+                && owners.position(*node).is_some()
+                && !owners.is_in_sync(*node)
+                && !joining.pairs.is_empty()
+        });
+        self.hand_overs.retain(|partition, hand_over| leads(*partition, hand_over.epoch));
+        self.excluded_at.retain(|node, _| topology.member(*node).is_some());
+    }
+
+    /// A core says something; `acts` is the revision that it acts under.
+    pub fn on_report(
+        &mut self,
+        now: Millis,
+        core: u16,
+        acts: Revision,
+        report: Report,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(own) = self.cores.get_mut(usize::from(core)) else { return };
+        own.heard_at = now;
+        own.acts = own.acts.max(acts);
+        let all = self.cores.iter().map(|core| core.acts).min().unwrap_or_default();
+        self.member.on_confirmed(all);
+        match report {
+            Report::Alive => {}
+            Report::CaughtUp { node, core: theirs, partitions } => {
+                self.note_caught_up((core, theirs), node, acts, &partitions);
+                self.propose_in_sync(now, effects);
+            }
+            Report::Suspect(node) => self.exclude(now, node, acts, effects),
+            Report::Paused(partition) => {
+                if let Some(hand_over) = self.hand_overs.get_mut(&partition) {
+                    hand_over.paused.insert(core);
+                }
+                self.drive_hand_overs(now, effects);
+            }
+            Report::Broken(node) => self.member.on_suspect(node),
+            Report::Stands(node) => self.member.on_trust(node),
+        }
+    }
+
+    /// The keeper asks this node to hand partitions over.
+    pub fn on_hand_over(
+        &mut self,
+        now: Millis,
+        request: &HandOverRequest,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut partitions = Vec::new();
+        for partition in &request.partitions {
+            if partition.0 as usize >= self.topology.owners.len()
+                || self.hand_overs.contains_key(partition)
+            {
+                continue;
+            }
+            let owners = self.topology.owners(*partition);
+            if self.me.is_none() || owners.primary() != self.me || !owners.is_in_sync(request.to) {
+                continue;
+            }
+            let (to, epoch, paused) = (request.to, owners.epoch, BTreeSet::new());
+            let hand_over = HandOver { to, epoch, since: now, paused, proposed_at: None };
+            self.hand_overs.insert(*partition, hand_over);
+            partitions.push(*partition);
+        }
+        if !partitions.is_empty() {
+            effects.push(Effect::Tell(Tell::Pause(partitions)));
+        }
+    }
+
+    // ---- Proposals, each again until the topology shows what came of it.
+
+    fn due(&self, now: Millis, last: Option<Millis>) -> bool {
+        last.is_none_or(|at| now.since(at) >= self.timing.down_after_ms)
+    }
+
+    fn join(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        if self.was_member || !self.due(now, self.joined_at) {
+            return;
+        }
+        self.joined_at = Some(now);
+        effects.push(Effect::Propose(Command::Join(self.introduction.clone())));
+    }
+
+    fn note_caught_up(
+        &mut self,
+        pair: (u16, u16),
+        node: NodeIndex,
+        acts: Revision,
+        partitions: &[(Partition, Epoch)],
+    ) {
+        let fence = self.topology.member(node).map(|member| member.fence);
+        if fence.is_none_or(|fence| fence > acts) {
+            return;
+        }
+        for (partition, epoch) in partitions {
+            if partition.0 as usize >= self.topology.owners.len() {
+                continue;
+            }
+            let owners = self.topology.owners(*partition);
+            if owners.primary() != self.me || owners.epoch != *epoch || owners.is_in_sync(node) {
+                continue;
+            }
+            let fresh = || Joining { epoch: *epoch, pairs: BTreeMap::new(), proposed_at: None };
+            let joining = self.joining.entry((node, *partition)).or_insert_with(fresh);
+            joining.pairs.insert(pair, acts);
+            joining.proposed_at = None;
+        }
+    }
+
+    /// Pairs of cores that share keys, of this node and another.
+    fn pairs(&self, node: NodeIndex) -> usize {
+        let own = self.cores.len();
+        let theirs = self.topology.member(node).map_or(1, |member| member.node.cores.max(1));
+        if usize::from(theirs) == own { own } else { own * usize::from(theirs) }
+    }
+
+    fn propose_in_sync(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let again_ms = self.timing.down_after_ms;
+        let mut ready: BTreeMap<(NodeIndex, Revision), Vec<(Partition, Epoch)>> = BTreeMap::new();
+        let mut pairs = BTreeMap::new();
+        for (node, _) in self.joining.keys() {
+            if !pairs.contains_key(node) {
+                pairs.insert(*node, self.pairs(*node));
+            }
+        }
+        for ((node, partition), joining) in &mut self.joining {
+            let said = joining.proposed_at.is_some_and(|at| now.since(at) < again_ms);
+            if said || joining.pairs.len() < pairs[node] {
+                continue;
+            }
+            let Some(known) = joining.pairs.values().min() else { continue };
+            joining.proposed_at = Some(now);
+            ready.entry((*node, *known)).or_default().push((*partition, joining.epoch));
+        }
+        for ((node, known), partitions) in ready {
+            for partitions in partitions.chunks(PARTITIONS_MAX) {
+                let partitions = partitions.to_vec();
+                effects.push(Effect::Propose(Command::InSync { node, known, partitions }));
+            }
+        }
+    }
+
+    /// A core of this node waits for a replica that does not confirm.
+    fn exclude(
+        &mut self,
+        now: Millis,
+        replica: NodeIndex,
+        acts: Revision,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(primary) = self.me else { return };
+        let fence = self.topology.member(replica).map(|member| member.fence);
+        // Else the core has not heard yet that it is out already.
+        let heard = fence.is_some_and(|fence| fence <= acts);
+        if !heard || !self.due(now, self.excluded_at.get(&replica).copied()) {
+            return;
+        }
+        self.excluded_at.insert(replica, now);
+        effects.push(Effect::Propose(Command::Exclude { primary, replica }));
+    }
+
+    fn drive_hand_overs(&mut self, now: Millis, effects: &mut Vec<Effect>) {
+        let (again_ms, cores) = (self.timing.down_after_ms, self.cores.len());
+        let mut steps = Vec::new();
+        let mut resumed = Vec::new();
+        self.hand_overs.retain(|partition, hand_over| {
+            if now.since(hand_over.since) >= again_ms {
+                resumed.push(*partition);
+                return false;
+            }
+            if hand_over.paused.len() == cores && hand_over.proposed_at.is_none() {
+                hand_over.proposed_at = Some(now);
+                steps.push((*partition, Step::HandOver(hand_over.to)));
+            }
+            true
+        });
+        if !resumed.is_empty() {
+            effects.push(Effect::Tell(Tell::Resume(resumed)));
+        }
+        if !steps.is_empty() {
+            effects.push(Effect::Propose(Command::Steps(steps)));
+        }
+    }
+}
