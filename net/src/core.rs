@@ -225,6 +225,15 @@ pub enum Shutdown {
     Graceful,
 }
 
+/// What a node of a cluster tells clients of it.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterText {
+    /// The body that `config get cluster` answers: a version, a line of nodes.
+    pub config: String,
+    /// The line of JSON that `topology` answers.
+    pub topology: String,
+}
+
 /// Called when a client sends `shutdown`.
 pub type ShutdownHook = Box<dyn Fn(Shutdown) + Send + Sync>;
 
@@ -267,6 +276,8 @@ pub struct Shared {
     pub users: RwLock<Arc<Users>>,
     /// What to do on `shutdown`.
     pub on_shutdown: OnceLock<ShutdownHook>,
+    /// In a cluster: what clients are told of it. Read when they ask only.
+    pub cluster: RwLock<Option<Arc<ClusterText>>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -343,6 +354,7 @@ impl Shared {
             tunables: Tunables::default(),
             users: RwLock::new(Arc::new(users)),
             on_shutdown: OnceLock::new(),
+            cluster: RwLock::new(None),
             settings,
         }
     }

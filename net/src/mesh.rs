@@ -38,7 +38,7 @@ use crate::control::{ControlAnswer, ControlOp};
 use crate::core::Core;
 use crate::hop::Message;
 use crate::peering::PeerId;
-use crate::peering::link::End;
+use crate::peering::link::{Cipher, End};
 use crate::sys::socket::WakeFd;
 
 /// Parcels that fit into the queue of one pair of cores.
@@ -80,6 +80,8 @@ pub enum NodeCall {
         peer: PeerId,
         /// Which end of it this is.
         end: End,
+        /// What keeps it secret.
+        cipher: Option<Box<dyn Cipher>>,
     },
 }
 

@@ -25,7 +25,7 @@ use crate::control::{ControlAnswer, ControlOp};
 use crate::core::{Core, Settings, Shared};
 use crate::listener::{self, ListenAddress, ListenError, plain};
 use crate::mesh::{self, Doors, Life, NodeCall, Post};
-use crate::peering::link::End;
+use crate::peering::link::{Cipher, End};
 use crate::peering::{PeerId, Peering, PeeringLimits, Peers};
 use crate::reactor::{ListenerInfo, Reactor, ReactorOptions};
 use crate::sys::affinity;
@@ -616,14 +616,26 @@ impl NodeHandle {
     /// Hands a core a connection to or from a core of another node, by which
     /// nothing travels but the link's frames. False: the core takes nothing now,
     /// and the connection is closed.
-    pub fn link(&self, core: u32, socket: OwnedFd, peer: PeerId, end: End) -> bool {
-        self.doors.call(core, NodeCall::Link { socket, peer, end }).is_ok()
+    pub fn link(
+        &self,
+        core: u32,
+        socket: OwnedFd,
+        peer: PeerId,
+        end: End,
+        cipher: Option<Box<dyn Cipher>>,
+    ) -> bool {
+        self.doors.call(core, NodeCall::Link { socket, peer, end, cipher }).is_ok()
     }
 
     /// Runs `task` on a core's thread, some time soon; it comes back if the core's
     /// queue is full or the core has ended.
     pub fn tell(&self, core: u32, task: Box<dyn FnOnce(&mut Core) + Send>) -> Result<(), NodeCall> {
         self.doors.call(core, NodeCall::Task(task))
+    }
+
+    /// Whether the cores turn their loops.
+    pub fn is_running(&self) -> bool {
+        self.doors.life() < Life::Stopping
     }
 
     /// Connections of one core.

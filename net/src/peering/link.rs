@@ -11,6 +11,16 @@ use crate::conn::{Next, Progress};
 use crate::core::Core;
 use crate::hop::ConnToken;
 
+/// Encrypts what goes out over a link, and decrypts what comes in.
+pub trait Cipher: std::fmt::Debug + Send {
+    /// Appends the plain bytes of what was received. False: it was tampered with,
+    /// or the other end has ended the session.
+    fn open(&mut self, sealed: &[u8], plain: &mut Vec<u8>) -> bool;
+
+    /// Appends what is to be sent for `plain`.
+    fn seal(&mut self, plain: &[u8], sealed: &mut Vec<u8>);
+}
+
 /// Which end of a link this is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
@@ -30,12 +40,15 @@ pub struct Link {
     done: usize,
     /// The rest of that frame cannot be taken yet.
     waits: bool,
+    cipher: Option<Box<dyn Cipher>>,
+    /// Decrypted and not consumed.
+    plain: Vec<u8>,
 }
 
 impl Link {
     /// A fresh link to or from `peer`.
-    pub fn new(token: ConnToken, peer: PeerId, end: End) -> Link {
-        Link { token, peer, end, done: 0, waits: false }
+    pub fn new(token: ConnToken, peer: PeerId, end: End, cipher: Option<Box<dyn Cipher>>) -> Link {
+        Link { token, peer, end, done: 0, waits: false, cipher, plain: Vec::new() }
     }
 
     /// Its name.
@@ -58,8 +71,41 @@ impl Link {
         self.waits
     }
 
+    /// Bytes of its own buffers.
+    pub fn buffer_bytes(&self) -> usize {
+        self.plain.capacity()
+    }
+
+    /// Makes what is to be sent of what was put out.
+    pub fn seal(&mut self, out: &mut Vec<u8>) {
+        if let Some(cipher) = &mut self.cipher {
+            let plain = std::mem::take(out);
+            cipher.seal(&plain, out);
+        }
+    }
+
     /// Received bytes: what was left last time, then what is new.
     pub fn on_bytes(&mut self, core: &mut Core, input: &[u8], out: &mut Vec<u8>) -> Progress {
+        let Some(cipher) = &mut self.cipher else { return self.on_plain(core, input, out) };
+        if !cipher.open(input, &mut self.plain) {
+            return Progress { consumed: input.len(), next: Next::Close };
+        }
+        let mut plain = std::mem::take(&mut self.plain);
+        let progress = self.on_plain(core, &plain, out);
+        plain.drain(..progress.consumed);
+        // Those that wait for the rest of a frame keep their memory for it.
+        if !plain.is_empty() {
+            self.plain = plain;
+        }
+        // What it needs is counted in plain bytes: any more may do.
+        let next = match progress.next {
+            Next::Read { .. } => Next::Read { need: 1 },
+            next => next,
+        };
+        Progress { consumed: input.len(), next }
+    }
+
+    fn on_plain(&mut self, core: &mut Core, input: &[u8], out: &mut Vec<u8>) -> Progress {
         self.waits = false;
         // Out of the core for the time being, since it works on the core.
         let Some(mut peers) = core.peers.take() else {

@@ -45,7 +45,9 @@ impl<B: Backend> Reactor<B> {
             match call {
                 NodeCall::Op { op, reply } => reply(self.execute_control(&op)),
                 NodeCall::Task(task) => task(&mut self.core),
-                NodeCall::Link { socket, peer, end } => self.admit_link(socket, peer, end),
+                NodeCall::Link { socket, peer, end, cipher } => {
+                    self.admit_link(socket, peer, end, cipher);
+                }
             }
         }
     }

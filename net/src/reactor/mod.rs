@@ -501,6 +501,9 @@ impl<B: Backend> Reactor<B> {
                 // `on_sent` brings it back.
                 continue;
             }
+            if !connection.out.is_empty() {
+                connection.conn.seal(&mut connection.out);
+            }
             let bytes = connection.out.len();
             if bytes > 0 {
                 self.core.stats.bytes_written += bytes as u64;

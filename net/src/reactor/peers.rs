@@ -11,12 +11,14 @@ use super::speaker::Speaker;
 use super::table::Connection;
 use crate::conn::CloseReason;
 use crate::hop::{Batch, ConnToken, Message};
-use crate::peering::link::{End, Link};
+use crate::peering::link::{Cipher, End, Link};
 use crate::peering::{Home, PeerId};
 use crate::sys::{Backend, BackendKind, socket};
 
 /// Between two tries of what waits for a route, and two rounds of upkeep.
 const RETRY_EVERY: Duration = Duration::from_millis(1);
+/// The same while nothing is under way.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 /// Output of a link beyond which no more is put into it.
 const LINK_OUTPUT_BYTES_MAX: usize = 1 << 20;
 
@@ -46,8 +48,13 @@ impl<B: Backend> Reactor<B> {
     /// How long the core may sleep for all that peers need.
     pub(super) fn peers_timeout(&self) -> Option<Duration> {
         let peers = self.core.peers.as_ref()?;
-        let now = self.peer_work.more || peers.has_finished();
-        Some(if now { Duration::ZERO } else { RETRY_EVERY.max(Duration::from_millis(2)) })
+        Some(if self.peer_work.more || peers.has_finished() {
+            Duration::ZERO
+        } else if peers.parked() > 0 {
+            RETRY_EVERY
+        } else {
+            LOOK_EVERY
+        })
     }
 
     /// A batch from a core of this node, be it this one.
@@ -95,6 +102,7 @@ impl<B: Backend> Reactor<B> {
         }
         self.core.peers = Some(peers);
         self.send_home();
+        self.post.wake_touched();
     }
 
     /// Batches whose answers are complete.
@@ -146,7 +154,13 @@ impl<B: Backend> Reactor<B> {
     }
 
     /// Takes in a link that the control thread has made or let in.
-    pub(super) fn admit_link(&mut self, socket: OwnedFd, peer: PeerId, end: End) {
+    pub(super) fn admit_link(
+        &mut self,
+        socket: OwnedFd,
+        peer: PeerId,
+        end: End,
+        cipher: Option<Box<dyn Cipher>>,
+    ) {
         if self.core.peers.is_none() {
             return;
         }
@@ -160,7 +174,7 @@ impl<B: Backend> Reactor<B> {
         }
         self.links.insert(token.index);
         self.backend.set_multishot(token.index, true);
-        let link = Speaker::Node(Link::new(token, peer, end));
+        let link = Speaker::Node(Link::new(token, peer, end, cipher));
         let connection = Box::new(Connection::new(link, 0, &self.core));
         self.table.open(token, connection);
         let Some(mut peers) = self.core.peers.take() else { return };

@@ -93,7 +93,15 @@ impl Speaker {
     pub fn buffer_bytes(&self) -> usize {
         match self {
             Speaker::Client(conn) => conn.buffer_bytes(),
-            Speaker::Node(_) => 0,
+            Speaker::Node(link) => link.buffer_bytes(),
+        }
+    }
+
+    /// What was put out goes to the socket now.
+    #[inline]
+    pub fn seal(&mut self, out: &mut Vec<u8>) {
+        if let Speaker::Node(link) = self {
+            link.seal(out);
         }
     }
 

@@ -21,6 +21,7 @@
 //! else. Nothing here knows what is asked: kinds below [`frame::KINDS_OWN`] are
 //! the handlers'.
 
+pub mod data;
 pub mod frame;
 pub mod hello;
 pub mod peers;
@@ -39,6 +40,7 @@ use tokio::net::TcpStream;
 
 use crate::Log;
 
+pub use data::{DataLink, dial, welcome};
 pub use hello::PeerInfo;
 pub use peers::{CallError, Peers};
 pub use serve::{Handler, Server};

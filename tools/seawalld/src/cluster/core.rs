@@ -22,24 +22,23 @@ const LEASELESS_MS_MAX: u64 = 1_000;
 /// What clients are told then.
 const NO_MAJORITY: &str = "this node cannot reach the cluster's majority";
 
-/// The node's monotonic clock, the same for all of its threads.
+/// The node's clock, the same for all of its threads: the time since the machine
+/// started, its sleep included, for leases of others run on while it sleeps.
 #[derive(Clone, Copy, Debug)]
-pub struct NodeClock(Instant);
+pub struct NodeClock;
 
 impl NodeClock {
-    /// Starts at 1, since 0 means "never".
-    pub fn start() -> NodeClock {
-        NodeClock(Instant::now())
-    }
-
     /// Now.
     pub fn now(self) -> Millis {
-        self.at(Instant::now())
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Millis(time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000)
     }
 
-    /// A moment.
+    /// A moment that is past.
     pub fn at(self, instant: Instant) -> Millis {
-        Millis(instant.saturating_duration_since(self.0).as_millis() as u64 + 1)
+        // The milliseconds between are rounded up, so that it is not later.
+        let passed = instant.elapsed().as_millis() as u64 + 1;
+        Millis(self.now().0.saturating_sub(passed))
     }
 }
 
@@ -50,12 +49,33 @@ pub struct Standing {
     pub clock: NodeClock,
     /// The node's lease runs until then.
     lease_until: AtomicU64,
+    cores: Box<[CoreStanding]>,
+}
+
+/// What a core shows the control thread without waking it.
+#[derive(Debug, Default)]
+struct CoreStanding {
+    /// The revision that it acts by.
+    acts: AtomicU64,
+    /// Grows while its loop turns.
+    turn: AtomicU64,
 }
 
 impl Standing {
     /// No lease.
     pub fn new(clock: NodeClock) -> Arc<Standing> {
-        Arc::new(Standing { clock, lease_until: AtomicU64::new(0) })
+        let cores = (0..net::node::CORES_MAX).map(|_| CoreStanding::default()).collect();
+        Arc::new(Standing { clock, lease_until: AtomicU64::new(0), cores })
+    }
+
+    /// The revision that a core acts by.
+    pub fn acts(&self, core: u16) -> Revision {
+        Revision(self.cores[usize::from(core)].acts.load(Ordering::Acquire))
+    }
+
+    /// A number that changes while a core's loop turns.
+    pub fn turn(&self, core: u16) -> u64 {
+        self.cores[usize::from(core)].turn.load(Ordering::Relaxed)
     }
 
     /// The lease runs until then.
@@ -84,7 +104,17 @@ pub enum Report {
         partitions: Vec<(Partition, Epoch)>,
     },
     /// A replica does not confirm.
-    Suspect(NodeIndex),
+    Suspect {
+        /// This core.
+        core: u16,
+        /// The replica.
+        node: NodeIndex,
+    },
+    /// The core acts by a new topology.
+    Acts {
+        /// This core.
+        core: u16,
+    },
     /// No change of a partition is under way on this core any more.
     Paused {
         /// This core.
@@ -116,6 +146,8 @@ pub struct CorePeering {
     /// Since when there has been no lease.
     leaseless_since: Millis,
     completed: VecDeque<(u64, Vec<u32>)>,
+    /// What a link brought made no sense.
+    garbage: bool,
 }
 
 impl CorePeering {
@@ -138,6 +170,7 @@ impl CorePeering {
             used: Cell::new(false),
             leaseless_since: now,
             completed: VecDeque::new(),
+            garbage: false,
         }
     }
 
@@ -154,8 +187,12 @@ impl CorePeering {
         shard: &mut Shard,
         now: Now,
     ) {
+        let revision = topology.revision().0;
         self.replicator.set_topology(topology, me, shard, now, self.now);
         self.take_effects();
+        let own = &self.standing.cores[usize::from(self.core)];
+        own.acts.fetch_max(revision, Ordering::AcqRel);
+        let _ = self.reports.send(Report::Acts { core: self.core });
     }
 
     fn take_effects(&mut self) {
@@ -169,15 +206,15 @@ impl CorePeering {
                     self.completed.push_back((ticket, unknown));
                     continue;
                 }
-                Effect::Suspect(node) => Report::Suspect(node),
-                Effect::CaughtUp { node, core: theirs, partitions } => Report::CaughtUp {
-                    core,
-                    peer: Peer { node, core: theirs },
-                    known,
-                    partitions,
-                },
+                Effect::Suspect(node) => Report::Suspect { core, node },
+                Effect::CaughtUp { node, core: theirs, partitions } => {
+                    Report::CaughtUp { core, peer: Peer { node, core: theirs }, known, partitions }
+                }
                 Effect::Paused(partition) => Report::Paused { core, partition },
-                Effect::Garbage(peer) => Report::Garbage(peer),
+                Effect::Garbage(peer) => {
+                    self.garbage = true;
+                    Report::Garbage(peer)
+                }
             };
             // Without a control thread the node is ending.
             let _ = self.reports.send(report);
@@ -241,6 +278,8 @@ impl Peering for CorePeering {
             self.leaseless_since = self.now;
         }
         self.used.set(false);
+        let own = &self.standing.cores[usize::from(self.core)];
+        own.turn.store(self.now.0, Ordering::Relaxed);
     }
 
     fn may_answer(&mut self) -> bool {
@@ -273,7 +312,9 @@ impl Peering for CorePeering {
         now: Now,
         out: &mut Vec<u8>,
     ) -> Option<usize> {
-        Some(self.replicator.receive(peer(id), bytes, shard, now, out))
+        let used = self.replicator.receive(peer(id), bytes, shard, now, out);
+        self.take_effects();
+        (!std::mem::take(&mut self.garbage)).then_some(used)
     }
 
     fn poll_back(&mut self, id: PeerId, out: &mut Vec<u8>) {

@@ -101,7 +101,8 @@ impl ClusterConfig {
             return None;
         };
         let given = |key: &str| Some(rows.text(key)).filter(|text| !text.is_empty());
-        let advertise = given("cluster.advertise").map_or_else(|| listen.to_string(), str::to_owned);
+        let advertise =
+            given("cluster.advertise").map_or_else(|| listen.to_string(), str::to_owned);
         let unreachable = listen.ip().is_unspecified() || listen.port() == 0;
         if unreachable && given("cluster.advertise").is_none() {
             problems.push(rows.problem(
@@ -128,7 +129,10 @@ impl ClusterConfig {
         if keepers % 2 == 0 {
             problems.push(rows.problem(
                 "cluster.keepers",
-                format!("{keepers} keepers lose as much with one dead as {}: take 1, 3, 5 or 7", keepers - 1),
+                format!(
+                    "{keepers} keepers lose as much with one dead as {}: take 1, 3, 5 or 7",
+                    keepers - 1
+                ),
             ));
         }
         let partitions = rows.number("cluster.partitions");
@@ -153,7 +157,9 @@ impl ClusterConfig {
             down_after_ms: rows.number("cluster.down_after_ms"),
             repair_after_ms: rows.number("cluster.repair_after_ms"),
             abandon_after_ms: rows.number("cluster.abandon_after_ms"),
-            leadership_ms: Timing::default().leadership_ms.min(rows.number("cluster.down_after_ms") / 2),
+            leadership_ms: Timing::default()
+                .leadership_ms
+                .min(rows.number("cluster.down_after_ms") / 2),
             ..Timing::default()
         };
         if let Err(faults) = timing.check() {

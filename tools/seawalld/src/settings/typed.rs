@@ -1,8 +1,8 @@
 //! The settings as the daemon uses them: one field a row, typed, and the checks
 //! that need more than one row.
 
-use super::collect::Problem;
 use super::cluster::ClusterConfig;
+use super::collect::Problem;
 use super::value::Value;
 use super::{Effective, Source};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
