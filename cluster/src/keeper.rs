@@ -23,14 +23,14 @@
 //! clock, which is never earlier. `now` must be read after the beat was received.
 //!
 //! *Its predecessor's.* The keeper before may not know that it was deposed. It
-//! grants only while `now <= confirmed_at + leadership`, where `confirmed_at` was
-//! read *before* it asked a quorum whether it still leads. One node of that quorum
+//! grants only while `now < leader_at + leadership`, where `leader_at` was read
+//! *before* it asked a quorum whether it still leads. One node of that quorum
 //! also voted for the new leader, and did so later, as it would have refused the
-//! old one afterwards. So the election came after `confirmed_at`, and
+//! old one afterwards. So the election came after `leader_at`, and
 //!
 //! ```text
-//! last grant of the old  <= confirmed_at + s(leadership)
-//! end of its lease       <= confirmed_at + s(leadership) + s(lease)
+//! last grant of the old  <  leader_at + s(leadership)
+//! end of its lease       <  leader_at + s(leadership) + s(lease)
 //!                        <  started + s(leadership + lease)         (of the new)
 //! ```
 //!
@@ -276,7 +276,7 @@ impl Keeper {
         life.suspected = false;
         life.confirmed = life.confirmed.max(beat.confirmed);
         life.note_clear(seen);
-        let leads = now <= leader_at.plus(self.timing.leadership_ms);
+        let leads = now < leader_at.plus(self.timing.leadership_ms);
         let is_member = life.node.is_some() && life.up;
         let lease = leads && is_member && beat.healthy && beat.confirmed >= life.fence;
         if lease {
@@ -620,7 +620,7 @@ mod tests {
         assert!(!house.hear(READY, &Beat { confirmed: before, ..good.clone() }).lease);
         assert!(house.hear(READY, &Beat { confirmed: fence, ..good.clone() }).lease);
         // A leader that may have been deposed.
-        let leader_at = Millis(READY - house.timing.leadership_ms);
+        let leader_at = Millis(READY + 1 - house.timing.leadership_ms);
         let mut ask = |leader_at| {
             house.keeper.on_beat(Millis(READY), &house.topology, leader_at, &good).lease
         };
@@ -727,7 +727,7 @@ mod tests {
         let mut new = Keeper::new(Millis(1_001), house.timing.clone(), Limits::default());
         let beat = house.beat(2, house.topology.revision());
         // It goes on for as long as it may.
-        let last = asked_at.plus(house.timing.leadership_ms);
+        let last = asked_at.plus(house.timing.leadership_ms - 1);
         assert!(old.on_beat(last, &house.topology, asked_at, &beat).lease);
         assert!(!old.on_beat(last.plus(1), &house.topology, asked_at, &beat).lease);
         let lease_ends = last.plus(house.timing.lease_ms);
