@@ -101,7 +101,9 @@ pub fn wishes(topology: &Topology, counted: impl Fn(NodeIndex) -> bool) -> Vec<W
 /// A copy is dropped only when all wished ones are in sync, so redundancy never
 /// sinks on the way. The exception costs none: where there is no place for a
 /// wished copy, one goes that is not in sync, or that is beyond the number
-/// wished. Partitions with the fewest copies in sync are filled first.
+/// wished. With fewer nodes that count than copies wanted nothing is dropped at
+/// all: the last but one cannot be drained before the cluster asks for less.
+/// Partitions with the fewest copies in sync are filled first.
 pub fn next_steps(
     topology: &Topology,
     wishes: &[Wish],
@@ -138,7 +140,7 @@ pub fn next_steps(
         let mut room = COPIES_MAX - owners.copies().len();
         for node in lacking.filter(|node| up(node)) {
             if room == 0 {
-                let spare = owners.in_sync() > wish.copies().len() as u32;
+                let spare = owners.in_sync() > u32::from(topology.copies_wanted());
                 let gone = superfluous()
                     .filter(|node| spare || !owners.is_in_sync(*node))
                     .min_by_key(|node| (owners.is_in_sync(*node), counted(*node)));
@@ -150,10 +152,8 @@ pub fn next_steps(
         }
         let all_in_sync = wish.copies().iter().all(|node| owners.is_in_sync(*node));
         let enough = wish.copies().len() == usize::from(topology.copies_wanted());
-        if all_in_sync && !wish.copies().is_empty() {
-            // With too few nodes a dead one's copy is in nobody's way.
-            let drop = superfluous().filter(|node| enough || up(node));
-            plan.now.extend(drop.map(|node| (partition, Step::Drop(node))));
+        if all_in_sync && enough {
+            plan.now.extend(superfluous().map(|node| (partition, Step::Drop(node))));
         }
     }
     let missing = missing.into_iter().flatten().filter(|(_, node)| filling.start(*node));

@@ -440,7 +440,8 @@ impl World {
 
     /// To the first `nodes` nodes but the sender.
     fn broadcast(&mut self, from: usize, nodes: usize, message: &Message) {
-        for to in self.current[..nodes].to_vec() {
+        let current = self.current;
+        for to in current.into_iter().take(nodes) {
             if to != from {
                 self.send(from, to, message.clone());
             }
@@ -501,8 +502,14 @@ impl World {
             }
             Message::Checked { term, check } => {
                 let voter = self.processes[from].node;
+                let committed = self.entries.iter().filter(|entry| entry.term == term);
+                let view = committed.filter_map(|entry| entry.committed_as).max();
                 let Some(leading) = &mut self.processes[to].leading else { return };
-                if leading.term == term && leading.check == check {
+                if leading.term != term {
+                    return;
+                }
+                leading.view = leading.view.max(view.unwrap_or(0));
+                if leading.check == check {
                     leading.acked |= 1 << voter;
                     if leading.acked.count_ones() as usize > VOTERS / 2 {
                         leading.leader_at = leading.leader_at.max(leading.check_began);
@@ -600,6 +607,11 @@ impl World {
                 self.at(5_000, What::Ask(Command::InSync { node, partitions }));
             }
         }
+        if !self.in_storm() {
+            for (node, _) in topology.nodes().filter(|(_, member)| member.draining) {
+                self.at(0, What::Ask(Command::Drain { node, on: false }));
+            }
+        }
         // Whoever runs and is not in the topology asks to be let in.
         for process in self.current {
             let incarnation = self.processes[process].incarnation;
@@ -676,7 +688,6 @@ impl World {
             process.paused_until = process.paused_until.min(self.now);
         }
         for node in 0..NODES {
-            self.at(0, What::Ask(Command::Drain { node: NodeIndex(node as u16), on: false }));
             if !self.processes[self.current[node]].alive {
                 self.start(node);
             }
