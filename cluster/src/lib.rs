@@ -7,6 +7,7 @@
 //! | [`topology`] | which nodes own each partition |
 //! | [`change`] | what a command changes in it |
 //! | [`planner`] | which nodes should own each, and the steps there |
+//! | [`planning`] | which steps are under way, and when to ask again |
 //! | [`member`] | when a node beats, and until when it may serve |
 //! | [`keeper`] | who is alive, who gets a lease, what is settled, and what follows |
 //! | [`time`] | how long all that may take |
@@ -20,6 +21,7 @@ pub mod change;
 pub mod keeper;
 pub mod member;
 pub mod planner;
+pub mod planning;
 pub mod ring;
 pub mod time;
 pub mod topology;

@@ -14,9 +14,10 @@
 //! `SEAWALL_SEEDS=100000` runs more of them.
 
 use seawall_cluster::change::{Command, Outcome, Step};
-use seawall_cluster::keeper::{Effect, HandOverRequest, Keeper};
+use seawall_cluster::keeper::{Effect, Keeper};
 use seawall_cluster::member::{Beat, BeatReply, Member};
-use seawall_cluster::planner::Limits;
+use seawall_cluster::planner::{self, Limits, Wish};
+use seawall_cluster::planning::{HandOverRequest, PlanRequest};
 use seawall_cluster::ring::Partition;
 use seawall_cluster::time::{Millis, Timing};
 use seawall_cluster::topology::{Epoch, Incarnation, Introduction, NodeIndex, Revision, Topology};
@@ -142,6 +143,7 @@ enum What {
     Confirm(usize, Revision),
     /// Somebody wants this of whoever leads.
     Ask(Command),
+    Planned(usize, u64, PlanRequest, Vec<Wish>),
     Refused(NodeIndex),
     Election,
     Weather,
@@ -574,6 +576,11 @@ impl World {
             match effect {
                 Effect::Propose(command) => self.append(process, command),
                 Effect::HandOver(request) => self.hand_over(&request),
+                Effect::Plan(request) => {
+                    let wishes = planner::wishes(&topology, |node| request.counts(node));
+                    let delay = self.dice.below(200_000);
+                    self.at(delay, What::Planned(process, term, request, wishes));
+                }
                 Effect::Probe(node) => {
                     let target = self.process_in(&topology, node);
                     if target.is_some_and(|target| !self.processes[target].alive) {
@@ -758,7 +765,9 @@ impl World {
 
     fn happens(&mut self, what: What) {
         let process = match &what {
-            What::Tick(process) | What::Confirm(process, _) => Some(*process),
+            What::Tick(process) | What::Confirm(process, _) | What::Planned(process, ..) => {
+                Some(*process)
+            }
             What::Arrives { to, .. } => Some(*to),
             _ => None,
         };
@@ -776,6 +785,12 @@ impl World {
             What::Arrives { from, to, message } => self.arrives(from, to, message),
             What::Confirm(process, revision) => {
                 self.processes[process].member.on_confirmed(revision);
+            }
+            What::Planned(process, term, request, wishes) => {
+                let leading = self.processes[process].leading.as_mut();
+                if let Some(leading) = leading.filter(|leading| leading.term == term) {
+                    leading.keeper.on_wishes(&request, wishes);
+                }
             }
             What::Ask(command) => {
                 if let Some(leader) = self.leader().filter(|leader| self.runs(*leader)) {
