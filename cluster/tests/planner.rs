@@ -459,8 +459,14 @@ fn event() -> impl Strategy<Value = Event> {
 
 /// Whatever befell the cluster, steps lead to what is wished, and none of them
 /// leaves a partition with fewer copies in sync than it had or should have.
-fn arrives(events: Vec<Event>, limits: Limits) {
-    let mut topology = ready(6, 2, 3);
+fn arrives(events: Vec<Event>, limits: Limits, zones: usize) {
+    let join = |topology: &mut Topology, at: usize| {
+        let zone = format!("zone-{}", at % zones);
+        apply(topology, Command::Join(introduction(at, [100, 50, 200][at % 3], &zone)));
+    };
+    let mut topology = empty(6, 2);
+    (0..3).for_each(|at| join(&mut topology, at));
+    settle(&mut topology, NO_LIMITS);
     let mut lives = 100;
     let guarded = |topology: &mut Topology| {
         let before = topology.clone();
@@ -527,7 +533,8 @@ proptest! {
         events in proptest::collection::vec(event(), 0..40),
         filling_max in 1u32..200,
         filling_per_node_max in 1u32..50,
+        zones in 1usize..5,
     ) {
-        arrives(events, Limits { filling_max, filling_per_node_max });
+        arrives(events, Limits { filling_max, filling_per_node_max }, zones);
     }
 }
