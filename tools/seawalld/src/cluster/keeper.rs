@@ -3,10 +3,12 @@
 use super::control::{Shared, spawn};
 use crate::server::say;
 use cluster::change::Command;
-use cluster::keeper::{Effect, HandOverRequest, Keeper};
+use cluster::keeper::{Effect, Keeper};
 use cluster::member::{Beat, BeatReply};
-use cluster::planner::Limits;
+use cluster::planner::{self, Limits};
+use cluster::planning::HandOverRequest;
 use cluster::time::Millis;
+use cluster::topology::Topology;
 use coordinator::Role;
 use coordinator::wire::{Boxed, Handler, PeerInfo};
 use serde::{Deserialize, Serialize};
@@ -36,19 +38,22 @@ pub enum Answer {
     NotLeader,
 }
 
-/// A keeper at work, and when it was last sure to lead.
+/// A keeper at work, and what it was last sure of.
+///
+/// It must never see what a later leader has changed. So it is shown only a
+/// topology that was read *before* a majority said that this node still leads.
 #[derive(Debug)]
 pub struct Leading {
     term: u64,
     keeper: Keeper,
     leader_at: Millis,
+    topology: Arc<Topology>,
 }
 
 impl Leading {
     /// Answers a beat.
     pub fn on_beat(&mut self, shared: &Shared, beat: &Beat) -> BeatReply {
-        let topology = shared.coordinator.watch().borrow().clone();
-        self.keeper.on_beat(shared.clock.now(), &topology, self.leader_at, beat)
+        self.keeper.on_beat(shared.clock.now(), &self.topology, self.leader_at, beat)
     }
 }
 
@@ -79,26 +84,25 @@ pub async fn run(shared: Arc<Shared>) {
 
 /// Makes the keeper, once a majority says that this node leads.
 async fn begin(shared: &Arc<Shared>, term: u64) -> bool {
-    let Ok(at) = shared.coordinator.confirm_leadership().await else { return false };
     let limits = Limits {
         filling_max: shared.config.fills_max as u32,
         filling_per_node_max: shared.config.fills_max as u32,
     };
-    let topology = shared.coordinator.watch().borrow().clone();
-    if topology.name().is_empty() {
-        let create = Command::Create {
-            name: shared.config.name.clone(),
-            ring_bits: shared.config.ring_bits,
-            copies: shared.config.copies,
-            seed: shared.seed,
-        };
-        if let Err(error) = shared.coordinator.append(create).await {
-            say(&format!("cannot begin the cluster yet: {error}"));
-            return false;
-        }
+    // Whatever was decided before this is applied here when it comes back.
+    let first = Command::Create {
+        name: shared.config.name.clone(),
+        ring_bits: shared.config.ring_bits,
+        copies: shared.config.copies,
+        seed: shared.seed,
+    };
+    if let Err(error) = shared.coordinator.append(first).await {
+        say(&format!("cannot keep the cluster yet: {error}"));
+        return false;
     }
+    let topology = shared.coordinator.watch().borrow().clone();
+    let Ok(at) = shared.coordinator.confirm_leadership().await else { return false };
     let keeper = Keeper::new(shared.clock.now(), shared.config.timing.clone(), limits);
-    let leading = Leading { term, keeper, leader_at: shared.clock.at(at) };
+    let leading = Leading { term, keeper, leader_at: shared.clock.at(at), topology };
     *shared.leading.lock().expect("no holder panics") = Some(leading);
     say(&format!("this node keeps the cluster from now on (term {term})"));
     shared.with_control(|control, _| control.on_leader());
@@ -121,11 +125,10 @@ async fn keep(shared: &Arc<Shared>, term: u64) {
             say("another node keeps the cluster now");
             break;
         }
-        let topology = shared.coordinator.watch().borrow().clone();
         {
             let mut leading = shared.leading.lock().expect("no holder panics");
             let Some(leading) = leading.as_mut() else { break };
-            leading.keeper.tick(shared.clock.now(), &topology, &mut effects);
+            leading.keeper.tick(shared.clock.now(), &leading.topology, &mut effects);
         }
         for effect in effects.drain(..) {
             act(shared, effect);
@@ -134,17 +137,24 @@ async fn keep(shared: &Arc<Shared>, term: u64) {
     confirm.abort();
 }
 
-/// Keeps asking a majority whether this node leads.
+/// Keeps asking a majority whether this node leads, and at once when the topology
+/// has changed.
 async fn confirm_again_and_again(shared: Arc<Shared>, term: u64) {
     let pause = Duration::from_millis((shared.config.timing.leadership_ms / 4).max(5));
+    let mut watch = shared.coordinator.watch();
     loop {
+        let topology = watch.borrow_and_update().clone();
         if let Ok(at) = shared.coordinator.confirm_leadership().await
             && let Some(leading) = shared.leading.lock().expect("no holder panics").as_mut()
             && leading.term == term
         {
             leading.leader_at = leading.leader_at.max(shared.clock.at(at));
+            leading.topology = topology;
         }
-        tokio::time::sleep(pause).await;
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            changed = watch.changed() => if changed.is_err() { return },
+        }
     }
 }
 
@@ -159,6 +169,25 @@ fn act(shared: &Arc<Shared>, effect: Effect) {
         Effect::HandOver(request) => {
             let shared = shared.clone();
             spawn(async move { ask_hand_over(&shared, request).await });
+        }
+        Effect::Plan(request) => {
+            let shared = shared.clone();
+            spawn(async move {
+                let topology = match shared.leading.lock().expect("no holder panics").as_ref() {
+                    Some(leading) => leading.topology.clone(),
+                    None => return,
+                };
+                // A large plan takes longer than a beat.
+                let planning = tokio::task::spawn_blocking(move || {
+                    let wishes = planner::wishes(&topology, |node| request.counts(node));
+                    (request, wishes)
+                });
+                if let Ok((request, wishes)) = planning.await
+                    && let Some(leading) = shared.leading.lock().expect("no holder panics").as_mut()
+                {
+                    leading.keeper.on_wishes(&request, wishes);
+                }
+            });
         }
         Effect::Probe(node) => {
             let shared = shared.clone();
