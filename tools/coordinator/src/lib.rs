@@ -5,12 +5,14 @@
 //! | [`wire`] | connections between nodes: who may speak, calls and answers |
 //! | [`applied`] | the topology as applied here, and the commands that led to it |
 //! | [`embedded`] | the order kept by 1, 3, 5 or 7 of the nodes, by Raft |
+//! | [`etcd`] | the order kept in etcd |
 //!
 //! [`Coordinator`] is what the daemon sees of it. Everything runs on its one
 //! control thread; what waits for the disk has a thread of its own.
 
 pub mod applied;
 pub mod embedded;
+pub mod etcd;
 pub mod health;
 pub mod wire;
 
@@ -28,8 +30,9 @@ use wire::Boxed;
 /// Takes lines for the operator.
 pub type Log = Arc<dyn Fn(&str) + Send + Sync>;
 
-/// Longest command, encoded: that it travels in one frame with room to spare.
-pub const COMMAND_BYTES_MAX: usize = 4 << 20;
+/// Longest command, encoded. etcd refuses requests of 1.5 MiB; a plan for 65,536
+/// partitions has half a MiB.
+pub const COMMAND_BYTES_MAX: usize = 1 << 20;
 
 /// The one order in which commands change the topology.
 pub trait Coordinator: Send + Sync {
@@ -122,6 +125,11 @@ impl fmt::Display for CoordinatorError {
 }
 
 impl std::error::Error for CoordinatorError {}
+
+/// As [`postcard`] writes it.
+pub(crate) fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_allocvec(value).expect("these types have no part that cannot be written")
+}
 
 /// A number that no other process has drawn, as far as 64 bits go.
 pub(crate) fn draw() -> u64 {

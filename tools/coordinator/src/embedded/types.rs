@@ -16,6 +16,8 @@ openraft::declare_raft_types!(
         SnapshotData = Vec<u8>,
 );
 
+pub(super) use crate::encode;
+
 pub(super) type Raft = openraft::Raft<Types>;
 pub(super) type Entry = openraft::Entry<Types>;
 pub(super) type LogId = openraft::LogId<u64>;
@@ -132,8 +134,4 @@ pub(super) struct Transfer {
     pub vote: Vote,
     pub meta: SnapshotMeta,
     pub bytes: Vec<u8>,
-}
-
-pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
-    postcard::to_allocvec(value).expect("these types have no part that cannot be written")
 }

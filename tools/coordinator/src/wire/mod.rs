@@ -120,7 +120,7 @@ pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
 /// Sends small frames at once, and notices a peer whose machine has gone.
-fn tune(stream: &TcpStream, silence_max: Duration) -> std::io::Result<()> {
+pub(crate) fn tune(stream: &TcpStream, silence_max: Duration) -> std::io::Result<()> {
     use rustix::net::sockopt;
     stream.set_nodelay(true)?;
     let silence_ms = silence_max.as_millis().clamp(1, 60_000) as u32;

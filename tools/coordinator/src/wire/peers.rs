@@ -397,7 +397,8 @@ impl Task {
     }
 }
 
-async fn dial(address: &str, connect_timeout: Duration) -> Result<TcpStream, String> {
+/// Connects to a `host:port`.
+pub(crate) async fn dial(address: &str, connect_timeout: Duration) -> Result<TcpStream, String> {
     let resolved = timeout(RESOLVE_TIMEOUT, tokio::net::lookup_host(address)).await;
     let candidates = match resolved {
         Ok(Ok(candidates)) => candidates,

@@ -90,7 +90,8 @@ impl Tls {
         self.sides.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub(super) async fn connect(
+    /// Proves itself to a listener, and lets it do so.
+    pub(crate) async fn connect(
         &self,
         address: &str,
         stream: TcpStream,
