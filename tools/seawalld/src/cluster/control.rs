@@ -18,6 +18,7 @@ use cluster::replication::Limits;
 use cluster::time::Millis;
 use cluster::topology::{Incarnation, Introduction, NodeIndex, Revision, Topology};
 use coordinator::embedded::{Embedded, EmbeddedOptions};
+use coordinator::etcd::{Etcd, EtcdOptions};
 use coordinator::wire::{Peers, Server, Tls, TlsFiles, WireSettings};
 use coordinator::{Coordinator, Health, Role};
 use net::core::Core;
@@ -165,8 +166,12 @@ impl Cluster {
                 let handler = embedded.handler();
                 (embedded as Arc<dyn Coordinator>, Some(handler))
             }
-            Choice::Etcd(hosts) => {
-                anyhow::bail!("no etcd coordinator yet (asked for {})", hosts.join(","))
+            Choice::Etcd(url) => {
+                let log = settings.log.clone();
+                let options =
+                    EtcdOptions::new(url, &config.name, &config.node, &config.advertise, log)
+                        .map_err(|why| anyhow::anyhow!("cannot use {url}: {why}"))?;
+                (Etcd::start(options) as Arc<dyn Coordinator>, None)
             }
         };
         let cores = node.cores().len() as u16;
