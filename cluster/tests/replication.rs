@@ -4,6 +4,7 @@ mod fixture;
 
 use cluster::change::{Command, Step};
 use cluster::replication::{Access, Effect, Limits, Route};
+use cluster::time::Millis;
 use cluster::topology::{Incarnation, NodeIndex};
 use fixture::{Cluster, introduction};
 
@@ -302,4 +303,10 @@ fn with_three_copies_the_survivors_agree_on_what_came_last() {
     assert_eq!(cluster.value_at(1, &key).as_deref(), Some("safe"));
     assert_eq!(cluster.value_at(2, &key).as_deref(), Some("safe"));
     assert_eq!(cluster.route(2, &key, Access::Read), Route::Here);
+}
+
+#[test]
+fn a_machine_may_have_been_up_for_years() {
+    let mut cluster = pair();
+    cluster.nodes[0].replicator.tick(Millis(1 << 44));
 }

@@ -617,7 +617,9 @@ impl Replicator {
                 self.effects.push(Effect::Paused(*partition));
             }
         }
-        let earned = self.limits.fill_bytes_per_second * clock.since(self.fill_budget_at) / 1000;
+        // The first time, the clock says how long the machine has been up.
+        let elapsed_ms = clock.since(self.fill_budget_at).min(1000);
+        let earned = self.limits.fill_bytes_per_second * elapsed_ms / 1000;
         if earned > 0 {
             self.fill_budget_at = clock;
             self.fill_budget =
