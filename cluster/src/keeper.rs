@@ -23,14 +23,14 @@
 //! clock, which is never earlier. `now` must be read after the beat was received.
 //!
 //! *Its predecessor's.* The keeper before may not know that it was deposed. It
-//! grants only while `now <= confirmed_at + leadership`, where `confirmed_at` was
-//! read *before* it asked a quorum whether it still leads. One node of that quorum
+//! grants only while `now < leader_at + leadership`, where `leader_at` was read
+//! *before* it asked a quorum whether it still leads. One node of that quorum
 //! also voted for the new leader, and did so later, as it would have refused the
-//! old one afterwards. So the election came after `confirmed_at`, and
+//! old one afterwards. So the election came after `leader_at`, and
 //!
 //! ```text
-//! last grant of the old  <= confirmed_at + s(leadership)
-//! end of its lease       <= confirmed_at + s(leadership) + s(lease)
+//! last grant of the old  <  leader_at + s(leadership)
+//! end of its lease       <  leader_at + s(leadership) + s(lease)
 //!                        <  started + s(leadership + lease)         (of the new)
 //! ```
 //!
@@ -49,18 +49,14 @@
 
 use crate::change::Command;
 use crate::member::{Beat, BeatReply};
-use crate::planner::{self, Limits, Plan, Wish};
-use crate::ring::Partition;
+use crate::planner::{Limits, Wish};
+use crate::planning::{HandOverRequest, PlanRequest, Planning};
 use crate::time::{Millis, Timing};
 use crate::topology::{Incarnation, NodeIndex, Revision, Topology};
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
 /// Most steps of one command: some 100 KB.
 pub const STEPS_MAX: usize = 16 * 1024;
-/// Most partitions that one primary is asked to hand over at a time: their writes
-/// pause together.
-pub const HAND_OVERS_PER_PRIMARY_MAX: usize = 32;
-
 /// What must happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -68,21 +64,14 @@ pub enum Effect {
     Propose(Command),
     /// Ask a primary to hand over.
     HandOver(HandOverRequest),
+    /// Compute [`planner::wishes`](crate::planner::wishes) for these nodes, and
+    /// call [`Keeper::on_wishes`]. It takes a tenth of a second for a thousand
+    /// nodes, a second or more when many of them come or go at once; leases last
+    /// a quarter of one. So this is best done beside the thread of the keeper.
+    Plan(PlanRequest),
     /// Somebody lost its connection to this node, and it is silent here too: try
     /// to connect, and call [`Keeper::on_refused`] if nobody listens there.
     Probe(NodeIndex),
-}
-
-/// Asks a primary to pause the partitions, drain them, and propose
-/// [`Step::HandOver`](crate::change::Step::HandOver) itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HandOverRequest {
-    /// Who leads them now.
-    pub primary: NodeIndex,
-    /// Who should: it is in sync.
-    pub to: NodeIndex,
-    /// Which.
-    pub partitions: Vec<Partition>,
 }
 
 /// One life of a node, as this keeper knows it.
@@ -202,6 +191,11 @@ impl Keeper {
         }
     }
 
+    /// What [`Effect::Plan`] asked for; nothing if another request came since.
+    pub fn on_wishes(&mut self, request: &PlanRequest, wishes: Vec<Wish>) {
+        self.planning.on_wishes(request, wishes);
+    }
+
     /// Up to this revision nobody can act against the topology. It only grows.
     pub fn settled(&self) -> Revision {
         self.settled
@@ -276,7 +270,7 @@ impl Keeper {
         life.suspected = false;
         life.confirmed = life.confirmed.max(beat.confirmed);
         life.note_clear(seen);
-        let leads = now <= leader_at.plus(self.timing.leadership_ms);
+        let leads = now < leader_at.plus(self.timing.leadership_ms);
         let is_member = life.node.is_some() && life.up;
         let lease = leads && is_member && beat.healthy && beat.confirmed >= life.fence;
         if lease {
@@ -348,6 +342,8 @@ impl Keeper {
     fn plan(&mut self, now: Millis, topology: &Topology, effects: &mut Vec<Effect>) {
         let counts = self.counts(now, topology);
         let counted = |node: NodeIndex| counts[usize::from(node.0)];
+        effects
+            .extend(self.planning.request(now, topology, &self.timing, counted).map(Effect::Plan));
         let Some(plan) = self.planning.next(now, topology, self.limits, &self.timing, counted)
         else {
             return;
@@ -357,7 +353,7 @@ impl Keeper {
             effects.push(Effect::Propose(Command::Steps(steps)));
         }
         if self.knows_all_leases(now) {
-            let requests = self.planning.ask(now, topology, &plan, &self.timing);
+            let requests = self.planning.hand_overs(now, topology, &plan, &self.timing);
             effects.extend(requests.into_iter().map(Effect::HandOver));
         }
     }
@@ -396,94 +392,13 @@ fn holds_copies(topology: &Topology, node: NodeIndex) -> bool {
     topology.partitions().any(|(_, owners)| owners.position(node).is_some())
 }
 
-/// The wishes, and what has been asked for them.
-#[derive(Debug, Default)]
-struct Planning {
-    /// They hold until others count, or other weights and zones: so a plan that
-    /// is under way is not made anew half-way.
-    wishes: Vec<Wish>,
-    made_for: Vec<(NodeIndex, u16, String)>,
-    copies: u8,
-    /// Revision and time of the last steps.
-    planned: Option<(Revision, Millis)>,
-    /// Hand-overs under way: to whom, and asked when.
-    asked: BTreeMap<Partition, (NodeIndex, Millis)>,
-}
-
-impl Planning {
-    /// The steps to take now; nothing while the last ones are under way.
-    fn next(
-        &mut self,
-        now: Millis,
-        topology: &Topology,
-        limits: Limits,
-        timing: &Timing,
-        counted: impl Fn(NodeIndex) -> bool,
-    ) -> Option<Plan> {
-        let counting = || {
-            let nodes = topology.nodes().filter(|(node, _)| counted(*node));
-            nodes.map(|(node, member)| (node, member.node.weight, member.node.zone.as_str()))
-        };
-        let made_for = self.made_for.iter();
-        let anew =
-            !made_for.map(|(node, weight, zone)| (*node, *weight, zone.as_str())).eq(counting())
-                || self.copies != topology.copies_wanted()
-                || self.wishes.len() != topology.partitions().len();
-        let waiting = self.planned.is_some_and(|(revision, at)| {
-            let moved = revision != topology.revision();
-            now.since(at) < if moved { timing.beat_ms } else { timing.down_after_ms }
-        });
-        if waiting && !anew {
-            return None;
-        }
-        if anew {
-            self.wishes = planner::wishes(topology, &counted);
-            self.copies = topology.copies_wanted();
-            self.made_for =
-                counting().map(|(node, weight, zone)| (node, weight, zone.into())).collect();
-        }
-        self.planned = Some((topology.revision(), now));
-        Some(planner::next_steps(topology, &self.wishes, limits, counted))
-    }
-
-    /// Whom to ask for which hand-overs, those under way left out.
-    fn ask(
-        &mut self,
-        now: Millis,
-        topology: &Topology,
-        plan: &Plan,
-        timing: &Timing,
-    ) -> Vec<HandOverRequest> {
-        let wanted: BTreeMap<Partition, NodeIndex> = plan.hand_overs.iter().copied().collect();
-        self.asked.retain(|partition, (to, at)| {
-            wanted.get(partition) == Some(to) && now.since(*at) < timing.down_after_ms
-        });
-        let mut by_primary: BTreeMap<NodeIndex, usize> = BTreeMap::new();
-        for partition in self.asked.keys() {
-            if let Some(primary) = topology.owners(*partition).primary() {
-                *by_primary.entry(primary).or_default() += 1;
-            }
-        }
-        let mut requests: BTreeMap<(NodeIndex, NodeIndex), Vec<Partition>> = BTreeMap::new();
-        for (partition, to) in wanted {
-            let Some(primary) = topology.owners(partition).primary() else { continue };
-            let under_way = by_primary.entry(primary).or_default();
-            if self.asked.contains_key(&partition) || *under_way >= HAND_OVERS_PER_PRIMARY_MAX {
-                continue;
-            }
-            *under_way += 1;
-            self.asked.insert(partition, (to, now));
-            requests.entry((primary, to)).or_default().push(partition);
-        }
-        let request = |((primary, to), partitions)| HandOverRequest { primary, to, partitions };
-        requests.into_iter().map(request).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::change::{Outcome, Step};
+    use crate::planner;
+    use crate::planning::HAND_OVERS_PER_PRIMARY_MAX;
+    use crate::ring::Partition;
     use crate::topology::{Epoch, Introduction};
     use alloc::{format, vec};
 
@@ -576,9 +491,19 @@ mod tests {
             }
         }
 
+        /// Ticks; plans are made on the spot, and their first steps taken along.
         fn tick(&mut self, now: u64) -> Vec<Effect> {
-            self.keeper.tick(Millis(now), &self.topology, &mut self.effects);
-            core::mem::take(&mut self.effects)
+            loop {
+                let before = self.effects.len();
+                self.keeper.tick(Millis(now), &self.topology, &mut self.effects);
+                let plan = self.effects[before..].iter().position(is_plan);
+                let Some(plan) = plan else { return core::mem::take(&mut self.effects) };
+                let Effect::Plan(request) = self.effects.remove(before + plan) else {
+                    return vec![];
+                };
+                let wishes = planner::wishes(&self.topology, |node| request.counts(node));
+                self.keeper.on_wishes(&request, wishes);
+            }
         }
 
         /// Ticks in the rhythm, with beats of `nodes`, up to `until`.
@@ -594,6 +519,10 @@ mod tests {
         fn lease_in_books_ms(&self) -> u64 {
             self.timing.surely_ms(self.timing.lease_ms)
         }
+    }
+
+    fn is_plan(effect: &Effect) -> bool {
+        matches!(effect, Effect::Plan(_))
     }
 
     fn down(node: u16) -> Effect {
@@ -624,7 +553,7 @@ mod tests {
         assert!(!house.hear(READY, &Beat { confirmed: before, ..good.clone() }).lease);
         assert!(house.hear(READY, &Beat { confirmed: fence, ..good.clone() }).lease);
         // A leader that may have been deposed.
-        let leader_at = Millis(READY - house.timing.leadership_ms);
+        let leader_at = Millis(READY + 1 - house.timing.leadership_ms);
         let mut ask = |leader_at| {
             house.keeper.on_beat(Millis(READY), &house.topology, leader_at, &good).lease
         };
@@ -731,7 +660,7 @@ mod tests {
         let mut new = Keeper::new(Millis(1_001), house.timing.clone(), Limits::default());
         let beat = house.beat(2, house.topology.revision());
         // It goes on for as long as it may.
-        let last = asked_at.plus(house.timing.leadership_ms);
+        let last = asked_at.plus(house.timing.leadership_ms - 1);
         assert!(old.on_beat(last, &house.topology, asked_at, &beat).lease);
         assert!(!old.on_beat(last.plus(1), &house.topology, asked_at, &beat).lease);
         let lease_ends = last.plus(house.timing.lease_ms);
@@ -848,7 +777,7 @@ mod tests {
     #[test]
     fn steps_wait_for_those_before_them() {
         let mut house = House::new(3);
-        house.run(READY, READY + 100, 0..3);
+        house.run(READY - 400, READY + 100, 0..3);
         house.apply(Command::Join(introduction(3, LIFE)));
         let all = |house: &mut House, from, until| house.run(from, until, 0..4);
         let first = all(&mut house, READY + 100, READY + 150);
@@ -862,6 +791,37 @@ mod tests {
         house.fill();
         let next = all(&mut house, READY + 500, READY + 550);
         assert!(matches!(&next[0], Effect::Propose(Command::Steps(more)) if more != steps));
+    }
+
+    #[test]
+    fn plans_are_asked_for_one_at_a_time_and_not_at_every_join() {
+        let mut house = House::new(3);
+        let asked = |house: &mut House, now: u64| {
+            house.all_beat(now, 0..3);
+            let mut effects = Vec::new();
+            house.keeper.tick(Millis(now), &house.topology, &mut effects);
+            effects.into_iter().find_map(|effect| match effect {
+                Effect::Plan(request) => Some(request),
+                _ => None,
+            })
+        };
+        let first = asked(&mut house, READY).expect("there are no wishes yet");
+        assert_eq!(first.nodes, [NodeIndex(0), NodeIndex(1), NodeIndex(2)]);
+        house.apply(Command::Join(introduction(3, LIFE)));
+        // It is under way, however long it takes, and then it was only just made.
+        assert_eq!(asked(&mut house, READY + 1_000), None);
+        let wishes = planner::wishes(&house.topology, |node| first.counts(node));
+        house.keeper.on_wishes(&first, wishes);
+        let second = asked(&mut house, READY + 1_050).expect("another node counts");
+        assert_eq!(second.nodes.len(), 4);
+        let wishes = planner::wishes(&house.topology, |node| second.counts(node));
+        // An answer to an earlier question is none to this.
+        house.keeper.on_wishes(&first, wishes.clone());
+        assert_eq!(asked(&mut house, READY + 1_100), None);
+        house.keeper.on_wishes(&second, wishes);
+        house.apply(Command::Join(introduction(4, LIFE)));
+        assert_eq!(asked(&mut house, READY + 1_150), None);
+        assert_eq!(asked(&mut house, READY + 1_350).expect("a fifth").nodes.len(), 5);
     }
 
     #[test]

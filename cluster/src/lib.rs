@@ -7,6 +7,7 @@
 //! | [`topology`] | which nodes own each partition |
 //! | [`change`] | what a command changes in it |
 //! | [`planner`] | which nodes should own each, and the steps there |
+//! | [`planning`] | which steps are under way, and when to ask again |
 //! | [`member`] | when a node beats, and until when it may serve |
 //! | [`keeper`] | who is alive, who gets a lease, what is settled, and what follows |
 //! | [`node`] | what a node's control does: its member, and what its cores report |
@@ -24,6 +25,7 @@ mod map;
 pub mod member;
 pub mod node;
 pub mod planner;
+pub mod planning;
 pub mod replication;
 pub mod ring;
 pub mod time;

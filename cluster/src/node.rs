@@ -25,8 +25,8 @@
 //! [`Replicator`]: crate::replication::Replicator
 
 use crate::change::{Command, Step};
-use crate::keeper::HandOverRequest;
 use crate::member::{Beat, BeatReply, Member};
+use crate::planning::HandOverRequest;
 use crate::ring::Partition;
 use crate::time::{Millis, Timing};
 use crate::topology::{Epoch, Incarnation, Introduction, NodeIndex, Revision, Topology};

@@ -69,7 +69,7 @@ pub struct Timing {
 impl Default for Timing {
     /// Failover within 400 ms: 300 to notice, the rest to agree and to tell.
     /// Crystals keep 100 parts in a million; 1/64 is a hundred times that and
-    /// costs 4 ms of a lease.
+    /// costs 5 ms of a lease.
     fn default() -> Timing {
         Timing {
             beat_ms: 50,
@@ -84,9 +84,10 @@ impl Default for Timing {
 }
 
 impl Timing {
-    /// How long a span of another machine's clock can last on this one.
+    /// How long a span of another machine's clock can last on this one, of which
+    /// only whole milliseconds are seen.
     pub const fn surely_ms(&self, span_ms: u64) -> u64 {
-        span_ms + span_ms.div_ceil(self.drift_parts)
+        span_ms + span_ms.div_ceil(self.drift_parts) + 1
     }
 
     /// How long after its start a keeper must reckon with leases that the keeper
@@ -207,7 +208,7 @@ mod tests {
             [
                 "leadership_ms must be more than 0",
                 "two beats (2 x beat_ms), 400 ms, must be less than lease_ms, 300 ms",
-                "lease_ms and its drift, 305 ms, must be less than down_after_ms, 300 ms",
+                "lease_ms and its drift, 306 ms, must be less than down_after_ms, 300 ms",
                 "repair_after_ms, 60000 ms, must be less than abandon_after_ms, 30000 ms",
             ]
         );

@@ -20,7 +20,9 @@ impl Now {
 /// When an item dies: milliseconds since the Unix epoch, or never.
 ///
 /// Expiries on a whole second take four bytes in an item, others two more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
 pub struct Expiry(pub u64);
 
 impl Expiry {

@@ -113,7 +113,7 @@ pub struct Read<'a> {
 }
 
 /// How a write treats an existing item.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum WriteMode {
     /// Store always.
     Set,

@@ -5,6 +5,7 @@ use crate::detail::Detail;
 use crate::hop::Outbox;
 use crate::lend::{Lenders, Seat};
 use crate::limits;
+use crate::peering::Peers;
 use crate::stats::CoreStats;
 use crate::watch::WatchLog;
 use engine::{HashSeed, Now, Shard};
@@ -37,6 +38,8 @@ pub struct Core {
     pub detail: Detail,
     /// Connections that wait for memory for a large value.
     pub patient: usize,
+    /// What a node of a cluster has under way with others.
+    pub peers: Option<Box<Peers>>,
     /// Values read that are longer are pinned instead of copied.
     pub copy_bytes_max: usize,
 }
@@ -62,6 +65,7 @@ impl Core {
             watch,
             detail: Detail::default(),
             patient: 0,
+            peers: None,
             copy_bytes_max: limits::PIN_VALUE_BYTES_MIN,
         }
     }
@@ -221,6 +225,15 @@ pub enum Shutdown {
     Graceful,
 }
 
+/// What a node of a cluster tells clients of it.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterText {
+    /// The body that `config get cluster` answers: a version, a line of nodes.
+    pub config: String,
+    /// The line of JSON that `topology` answers.
+    pub topology: String,
+}
+
 /// Called when a client sends `shutdown`.
 pub type ShutdownHook = Box<dyn Fn(Shutdown) + Send + Sync>;
 
@@ -263,6 +276,8 @@ pub struct Shared {
     pub users: RwLock<Arc<Users>>,
     /// What to do on `shutdown`.
     pub on_shutdown: OnceLock<ShutdownHook>,
+    /// In a cluster: what clients are told of it. Read when they ask only.
+    pub cluster: RwLock<Option<Arc<ClusterText>>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -339,6 +354,7 @@ impl Shared {
             tunables: Tunables::default(),
             users: RwLock::new(Arc::new(users)),
             on_shutdown: OnceLock::new(),
+            cluster: RwLock::new(None),
             settings,
         }
     }

@@ -34,6 +34,13 @@ pub struct ConnToken {
     pub generation: u32,
 }
 
+impl ConnToken {
+    /// Both parts as one number.
+    pub(crate) fn as_number(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+}
+
 /// The peer number of the control thread, in `from` fields.
 pub const CONTROL_PEER: u32 = u32::MAX;
 
@@ -59,18 +66,17 @@ pub struct Batch {
     pub from: u32,
     /// The core that owns the keys.
     pub to: u32,
-    requests: Vec<HopRequest>,
-    bytes: Vec<u8>,
-    lent: VecDeque<Lent>,
-    answers: Vec<HopAnswer>,
-    answer_bytes: Vec<u8>,
+    pub(crate) requests: Vec<HopRequest>,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) lent: VecDeque<Lent>,
+    pub(crate) answers: Vec<HopAnswer>,
+    pub(crate) answer_bytes: Vec<u8>,
     taken: usize,
-    taken_bytes: usize,
 }
 
 /// Memory of the owner's arena that another core works with.
 #[derive(Debug)]
-enum Lent {
+pub(crate) enum Lent {
     Pin(Pin),
     Reservation(Reservation),
     /// No chunks yet.
@@ -78,18 +84,29 @@ enum Lent {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct HopRequest {
-    conn: ConnToken,
-    seq: u32,
-    hash: KeyHash,
-    kind: Kind,
+pub(crate) struct HopRequest {
+    pub conn: ConnToken,
+    pub seq: u32,
+    pub hash: KeyHash,
+    pub kind: Kind,
+    /// Where its bytes begin in the batch's.
+    start: u32,
     key_bytes: u32,
     flags_bytes: u32,
     value_bytes: u32,
 }
 
+impl HopRequest {
+    /// The request itself, out of its batch's bytes.
+    pub fn request<'a>(&self, op: Op, bytes: &'a [u8]) -> Request<'a> {
+        let (key, rest) = bytes[self.start as usize..].split_at(self.key_bytes as usize);
+        let (flags, rest) = rest.split_at(self.flags_bytes as usize);
+        Request { op, key, flags, value: &rest[..self.value_bytes as usize] }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+pub(crate) enum Kind {
     /// Execute it.
     Execute(Op),
     /// Take chunks for a value.
@@ -103,12 +120,14 @@ enum Kind {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct HopAnswer {
-    conn: ConnToken,
-    seq: u32,
-    bytes: u32,
-    lent: bool,
-    tail: Tail,
+pub(crate) struct HopAnswer {
+    pub conn: ConnToken,
+    pub seq: u32,
+    /// Where its bytes lie in the batch's answers.
+    pub start: u32,
+    pub bytes: u32,
+    pub lent: bool,
+    pub tail: Tail,
 }
 
 /// One answer out of a batch.
@@ -133,7 +152,7 @@ pub struct Answer<'a> {
 }
 
 impl Batch {
-    fn new(from: u32, to: u32) -> Batch {
+    pub(crate) fn new(from: u32, to: u32) -> Batch {
         Batch { from, to, ..Batch::default() }
     }
 
@@ -151,8 +170,7 @@ impl Batch {
     pub fn next_answer(&mut self) -> Option<Answer<'_>> {
         let answer = *self.answers.get(self.taken)?;
         self.taken += 1;
-        let start = self.taken_bytes;
-        self.taken_bytes += answer.bytes as usize;
+        let start = answer.start as usize;
         let (mut pin, mut reservation, mut later) = (None, None, false);
         if answer.lent {
             match self.lent.pop_front() {
@@ -166,7 +184,7 @@ impl Batch {
             conn: answer.conn,
             seq: answer.seq,
             from: self.to,
-            bytes: &self.answer_bytes[start..self.taken_bytes],
+            bytes: &self.answer_bytes[start..start + answer.bytes as usize],
             pin,
             tail: answer.tail,
             reservation,
@@ -179,7 +197,7 @@ impl Batch {
             || self.bytes.len() >= limits::BATCH_BYTES_MAX
     }
 
-    fn push(
+    pub(crate) fn push(
         &mut self,
         conn: ConnToken,
         seq: u32,
@@ -187,6 +205,7 @@ impl Batch {
         kind: Kind,
         request: &Request<'_>,
     ) {
+        let start = self.bytes.len() as u32;
         self.bytes.extend_from_slice(request.key);
         self.bytes.extend_from_slice(request.flags);
         self.bytes.extend_from_slice(request.value);
@@ -195,20 +214,20 @@ impl Batch {
             seq,
             hash,
             kind,
+            start,
             key_bytes: request.key.len() as u32,
             flags_bytes: request.flags.len() as u32,
             value_bytes: request.value.len() as u32,
         });
     }
 
-    fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.requests.clear();
         self.bytes.clear();
         self.lent.clear();
         self.answers.clear();
         self.answer_bytes.clear();
         self.taken = 0;
-        self.taken_bytes = 0;
         // One huge multiget must not cost its memory forever.
         self.answer_bytes.shrink_to(4 * limits::BATCH_BYTES_MAX);
         self.bytes.shrink_to(2 * limits::BATCH_BYTES_MAX);
@@ -230,7 +249,6 @@ pub fn execute_batch(batch: &mut Batch, core: &mut Core) {
     for request in requests.iter().take(PREFETCH_DISTANCE) {
         core.shard.prefetch(request.hash);
     }
-    let mut rest = &bytes[..];
     // What came along is in front, what goes back is put behind it.
     for (index, hop) in requests.iter().enumerate() {
         if let Some(ahead) = requests.get(index + 2 * PREFETCH_DISTANCE) {
@@ -239,10 +257,6 @@ pub fn execute_batch(batch: &mut Batch, core: &mut Core) {
         if let Some(ahead) = requests.get(index + PREFETCH_DISTANCE) {
             core.shard.prefetch(ahead.hash);
         }
-        let (key, behind) = rest.split_at(hop.key_bytes as usize);
-        let (flags, behind) = behind.split_at(hop.flags_bytes as usize);
-        let (value, behind) = behind.split_at(hop.value_bytes as usize);
-        rest = behind;
         core.stats.hops_served += 1;
         core.watch.connection = hop.conn.index;
         core.copy_bytes_max = if answer_bytes.len() < ANSWER_BYTES_COPIED_MAX {
@@ -255,14 +269,14 @@ pub fn execute_batch(batch: &mut Batch, core: &mut Core) {
         let mut tail = Tail::Nothing;
         match hop.kind {
             Kind::Execute(op) => {
-                let request = Request { op, key, value, flags };
+                let request = hop.request(op, bytes);
                 if let Some(held) = exec::execute(&request, hop.hash, None, core, answer_bytes) {
                     goes_back = Some(Lent::Pin(held.pin));
                     tail = held.tail;
                 }
             }
             Kind::Reserve { op, value_bytes, last_try } => {
-                let request = Request { op, key, value, flags };
+                let request = hop.request(op, bytes);
                 let asked =
                     exec::reserve(&request, hop.hash, value_bytes, last_try, core, answer_bytes);
                 goes_back = match asked {
@@ -275,7 +289,7 @@ pub fn execute_batch(batch: &mut Batch, core: &mut Core) {
                 let Some(Lent::Reservation(reservation)) = lent.pop_front() else {
                     unreachable!("a commit brings its chunks")
                 };
-                let request = Request { op, key, value, flags };
+                let request = hop.request(op, bytes);
                 exec::execute(&request, hop.hash, Some(reservation), core, answer_bytes);
             }
             Kind::Abort | Kind::Unpin => {
@@ -290,6 +304,7 @@ pub fn execute_batch(batch: &mut Batch, core: &mut Core) {
         answers.push(HopAnswer {
             conn: hop.conn,
             seq: hop.seq,
+            start: start as u32,
             bytes: (answer_bytes.len() - start) as u32,
             lent: goes_back.is_some(),
             tail,

@@ -20,6 +20,7 @@ pub mod limits;
 pub mod listener;
 pub mod mesh;
 pub mod node;
+pub mod peering;
 pub mod proto;
 pub mod reactor;
 pub mod stats;

@@ -37,6 +37,8 @@ use rtrb::{Consumer, Producer, RingBuffer};
 use crate::control::{ControlAnswer, ControlOp};
 use crate::core::Core;
 use crate::hop::Message;
+use crate::peering::PeerId;
+use crate::peering::link::{Cipher, End};
 use crate::sys::socket::WakeFd;
 
 /// Parcels that fit into the queue of one pair of cores.
@@ -70,6 +72,17 @@ pub enum NodeCall {
     },
     /// Anything else (a slice of a snapshot): it answers by itself.
     Task(Box<dyn FnOnce(&mut Core) + Send>),
+    /// A connection to or from a core of another node.
+    Link {
+        /// The connection; nothing is read from it but the link's frames.
+        socket: OwnedFd,
+        /// The other core.
+        peer: PeerId,
+        /// Which end of it this is.
+        end: End,
+        /// What keeps it secret.
+        cipher: Option<Box<dyn Cipher>>,
+    },
 }
 
 impl std::fmt::Debug for NodeCall {
@@ -77,6 +90,9 @@ impl std::fmt::Debug for NodeCall {
         match self {
             NodeCall::Op { op, .. } => formatter.debug_tuple("Op").field(op).finish(),
             NodeCall::Task(_) => formatter.write_str("Task"),
+            NodeCall::Link { peer, end, .. } => {
+                formatter.debug_tuple("Link").field(peer).field(end).finish()
+            }
         }
     }
 }

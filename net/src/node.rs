@@ -25,6 +25,8 @@ use crate::control::{ControlAnswer, ControlOp};
 use crate::core::{Core, Settings, Shared};
 use crate::listener::{self, ListenAddress, ListenError, plain};
 use crate::mesh::{self, Doors, Life, NodeCall, Post};
+use crate::peering::link::{Cipher, End};
+use crate::peering::{PeerId, Peering, PeeringLimits, Peers};
 use crate::reactor::{ListenerInfo, Reactor, ReactorOptions};
 use crate::sys::affinity;
 use crate::sys::epoll::EpollBackend;
@@ -72,6 +74,23 @@ pub struct NodeConfig {
     pub seed: HashSeed,
     /// Take the arenas from the system's pool of huge pages (`-L`).
     pub huge_pages: bool,
+    /// For a node of a cluster: what decides about requests, made for each core.
+    pub peering: Option<PeeringFactory>,
+}
+
+/// Makes the [`Peering`] of a core, which runs on that core's thread.
+#[derive(Clone)]
+pub struct PeeringFactory {
+    /// Called with the core's number and how many there are.
+    pub make: Arc<dyn Fn(u32, u32) -> Box<dyn Peering> + Send + Sync>,
+    /// Bounds for each core.
+    pub limits: PeeringLimits,
+}
+
+impl fmt::Debug for PeeringFactory {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("PeeringFactory").field("limits", &self.limits).finish()
+    }
 }
 
 impl NodeConfig {
@@ -94,6 +113,7 @@ impl NodeConfig {
             },
             seed,
             huge_pages: false,
+            peering: None,
         }
     }
 }
@@ -236,6 +256,7 @@ impl Node {
             shard: config.shard,
             seed: config.seed,
             huge_pages: config.huge_pages,
+            peering: config.peering,
             memory_bytes: config.settings.memory_bytes_max / u64::from(cores),
             listeners,
             shared: Arc::clone(&shared),
@@ -403,6 +424,7 @@ struct Plan {
     memory_bytes: u64,
     listeners: Arc<[ListenerInfo]>,
     shared: Arc<Shared>,
+    peering: Option<PeeringFactory>,
 }
 
 type Report = mpsc::Sender<(u32, Result<CoreInfo, NodeError>)>;
@@ -521,7 +543,12 @@ fn build_core(plan: &Plan, id: u32, memory: &Arc<Mapping>) -> Core {
         )
     };
     let shard = Shard::new(config, arena);
-    Core::new(id, plan.cores, shard, plan.seed.clone(), Arc::clone(&plan.shared))
+    let mut core = Core::new(id, plan.cores, shard, plan.seed.clone(), Arc::clone(&plan.shared));
+    core.peers = plan
+        .peering
+        .as_ref()
+        .map(|factory| Box::new(Peers::new((factory.make)(id, plan.cores), factory.limits)));
+    core
 }
 
 fn stop_all(doors: &Doors, threads: Vec<JoinHandle<()>>) {
@@ -584,6 +611,31 @@ impl NodeHandle {
     /// The node's clock.
     pub fn clock(&self) -> Clock {
         self.clock
+    }
+
+    /// Hands a core a connection to or from a core of another node, by which
+    /// nothing travels but the link's frames. False: the core takes nothing now,
+    /// and the connection is closed.
+    pub fn link(
+        &self,
+        core: u32,
+        socket: OwnedFd,
+        peer: PeerId,
+        end: End,
+        cipher: Option<Box<dyn Cipher>>,
+    ) -> bool {
+        self.doors.call(core, NodeCall::Link { socket, peer, end, cipher }).is_ok()
+    }
+
+    /// Runs `task` on a core's thread, some time soon; it comes back if the core's
+    /// queue is full or the core has ended.
+    pub fn tell(&self, core: u32, task: Box<dyn FnOnce(&mut Core) + Send>) -> Result<(), NodeCall> {
+        self.doors.call(core, NodeCall::Task(task))
+    }
+
+    /// Whether the cores turn their loops.
+    pub fn is_running(&self) -> bool {
+        self.doors.life() < Life::Stopping
     }
 
     /// Connections of one core.

@@ -634,7 +634,7 @@ fn many_large_values_at_once_wait_for_each_other() {
 fn past_their_memory_the_connection_that_holds_most_is_closed() {
     for way in ways() {
         let node = start(way, |config| {
-            config.reactor.connection_bytes_max = 3 << 20;
+            config.reactor.connection_bytes_max = 1 << 20;
             config.settings.output_bytes_high_water = 1 << 20;
         });
         let mut honest = Client::new(&node);

@@ -403,6 +403,10 @@ fn lru(tokens: &Tokens<'_>, core: &Core) -> &'static str {
 /// Auto-discovery as ElastiCache clients ask for it: a version, then
 /// `host|ip|port` of every node.
 fn cluster_config(core: &Core) -> String {
+    if let Some(text) = core.shared.cluster.read().ok().and_then(|text| text.clone()) {
+        let body = &text.config;
+        return format!("CONFIG cluster 0 {}\r\n{body}\r\nEND\r\n", body.len());
+    }
     let settings = &core.shared.settings;
     let host = &settings.advertise_host;
     let ip = if host.parse::<std::net::IpAddr>().is_ok() { host.as_str() } else { "" };
@@ -412,6 +416,9 @@ fn cluster_config(core: &Core) -> String {
 
 /// The topology as one line of JSON.
 fn topology(core: &Core) -> String {
+    if let Some(text) = core.shared.cluster.read().ok().and_then(|text| text.clone()) {
+        return text.topology.clone();
+    }
     let settings = &core.shared.settings;
     format!(
         "{{\"epoch\":1,\"partitions\":65536,\"nodes\":[{{\"host\":\"{}\",\"port\":{},\"cores\":{}}}]}}",

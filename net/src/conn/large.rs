@@ -25,9 +25,16 @@ pub(super) struct Large {
     /// The hole of the question for chunks.
     seq: u32,
     reservation: Option<Reservation>,
+    /// In a cluster: the value so far, since its chunks may be of another node.
+    gathered: Option<Vec<u8>>,
 }
 
 impl Large {
+    /// Bytes that it holds outside of any shard.
+    pub(super) fn buffer_bytes(&self) -> usize {
+        self.gathered.as_ref().map_or(0, Vec::capacity)
+    }
+
     fn request(&self) -> Request<'_> {
         Request { op: self.op, key: &self.key, value: &[], flags: &self.flags }
     }
@@ -82,7 +89,12 @@ impl Conn {
             waits: false,
             seq: 0,
             reservation: None,
+            gathered: core.peers.as_ref().map(|_| Vec::new()),
         });
+        if large.gathered.is_some() {
+            self.phase = Phase::Filling(large);
+            return Flow::On;
+        }
         self.ask_chunks(large, core, out)
     }
 
@@ -182,10 +194,13 @@ impl Conn {
         let Phase::Filling(large) = &mut self.phase else {
             return (0, Flow::On);
         };
+        self.last_command = core.now;
+        if large.gathered.is_some() {
+            return self.gather_value(core, input, out);
+        }
         let Some(reservation) = &mut large.reservation else {
             return (0, Flow::On);
         };
-        self.last_command = core.now;
         let used = reservation.fill(input);
         let missing = reservation.missing();
         let line_end = if self.protocol == Protocol::Binary { 0 } else { 2 };
@@ -223,6 +238,38 @@ impl Conn {
         } else {
             let seq = self.answers.hole();
             core.outbox.commit(large.owner, self.token, seq, large.hash, &request, reservation);
+        }
+        (used + line_end, Flow::On)
+    }
+
+    /// The same without chunks: the value is put together here, and then is a
+    /// request like any other.
+    fn gather_value(&mut self, core: &mut Core, input: &[u8], out: &mut Vec<u8>) -> (usize, Flow) {
+        let line_end = if self.protocol == Protocol::Binary { 0 } else { 2 };
+        let Phase::Filling(mut large) = std::mem::replace(&mut self.phase, Phase::Requests) else {
+            return (0, Flow::On);
+        };
+        let mut value = large.gathered.take().unwrap_or_default();
+        let used = input.len().min(large.value_bytes - value.len());
+        value.extend_from_slice(&input[..used]);
+        let rest = &input[used..];
+        let missing = large.value_bytes - value.len() + line_end - rest.len().min(line_end);
+        if missing > 0 {
+            large.gathered = Some(value);
+            self.phase = Phase::Filling(large);
+            return (used, Flow::Stop(Next::Read { need: missing }));
+        }
+        if line_end > 0 && &rest[..2] != b"\r\n" {
+            if !large.is_quiet() {
+                self.write_line(out, BAD_CHUNK);
+            }
+            return (used + line_end, Flow::On);
+        }
+        let request = Request { value: &value, ..large.request() };
+        if let Flow::Stop(next) = self.dispatch(&request, large.hash, large.owner, core, out) {
+            large.gathered = Some(value);
+            self.phase = Phase::Filling(large);
+            return (used, Flow::Stop(next));
         }
         (used + line_end, Flow::On)
     }

@@ -342,7 +342,11 @@ impl Conn {
 
     /// Bytes of its own buffers.
     pub fn buffer_bytes(&self) -> usize {
-        self.answers.buffer_bytes()
+        let arriving = match &self.phase {
+            Phase::Filling(large) => large.buffer_bytes(),
+            _ => 0,
+        };
+        self.answers.buffer_bytes() + arriving
     }
 
     /// Its name.
@@ -499,6 +503,14 @@ impl Conn {
         if let Some(stop) = self.congested(core, out) {
             return stop;
         }
+        if let Some(peers) = &core.peers {
+            // In a cluster only what is certain executes at once: the rest is
+            // decided in a batch, and in the order of the connection.
+            let free = owner == core.id && self.answers.is_empty() && peers.is_free(request, hash);
+            if !free {
+                return self.hop(request, hash, owner, core);
+            }
+        }
         if owner != core.id {
             // With answers outstanding an earlier request may still be on its
             // way to that core: this one must not overtake it.
@@ -512,13 +524,7 @@ impl Conn {
                 core.shard.go_home();
                 return self.sent(held, owner, core, out);
             }
-            if core.outbox.is_full(owner) {
-                return Flow::Stop(Next::Yield);
-            }
-            let seq = self.answers.hole();
-            core.stats.hops_sent += 1;
-            core.outbox.request(owner, self.token, seq, hash, request);
-            return Flow::On;
+            return self.hop(request, hash, owner, core);
         }
         core.stats.local_requests += 1;
         core.watch.connection = self.token.index;
@@ -532,6 +538,18 @@ impl Conn {
             Some(Held { pin, tail }) => self.answers.written_with_value(start, pin, owner, tail),
             None => self.answers.written(start),
         }
+        Flow::On
+    }
+
+    /// The request goes to its core, and leaves a hole for its answer.
+    #[inline]
+    fn hop(&mut self, request: &Request<'_>, hash: KeyHash, owner: u32, core: &mut Core) -> Flow {
+        if core.outbox.is_full(owner) {
+            return Flow::Stop(Next::Yield);
+        }
+        let seq = self.answers.hole();
+        core.stats.hops_sent += 1;
+        core.outbox.request(owner, self.token, seq, hash, request);
         Flow::On
     }
 

@@ -175,6 +175,30 @@ fn is_crowded(core: &Core, value_bytes: usize) -> bool {
     arriving > 0 && arriving + value_bytes as u64 > most
 }
 
+/// The answer to a request that was not executed, or whose outcome is unknown.
+pub fn fail(op: &Op, why: &str, out: &mut Vec<u8>) {
+    use crate::proto::binary::{Status, put_message};
+    let quiet = match op {
+        Op::BinaryGet { frame, .. }
+        | Op::BinaryStore { frame, .. }
+        | Op::BinaryDelete { frame, .. }
+        | Op::BinaryArithmetic { frame, .. }
+        | Op::Refused { dialect: Dialect::Binary(frame), .. } => {
+            return put_message(out, *frame, Status::Temporary, why.as_bytes());
+        }
+        Op::Store(store) => store.quiet,
+        Op::Delete { quiet }
+        | Op::Touch { quiet, .. }
+        | Op::Arithmetic { quiet, .. }
+        | Op::Refused { quiet, .. } => *quiet,
+        // Errors are shown to quiet meta commands, too.
+        _ => false,
+    };
+    if !quiet {
+        line(out, &format!("SERVER_ERROR {why}"));
+    }
+}
+
 fn refusal(error: StoreError) -> Refusal {
     match error {
         StoreError::TooLarge { .. } => Refusal::TooLarge,

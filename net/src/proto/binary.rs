@@ -12,6 +12,7 @@ use super::text::never_zero;
 use super::{Context, Dialect, Op, Refusal, Request, Step, Store};
 use crate::limits::{INLINE_VALUE_BYTES_MAX, SASL_BYTES_MAX};
 use engine::{Expiry, KEY_BYTES_MAX, WriteMode};
+use serde::{Deserialize, Serialize};
 
 /// Bytes of a header.
 pub const HEADER_BYTES: usize = 24;
@@ -83,6 +84,7 @@ pub enum Status {
     AuthError = 0x20,
     UnknownCommand = 0x81,
     NoMemory = 0x82,
+    Temporary = 0x86,
 }
 
 impl Status {
@@ -99,12 +101,13 @@ impl Status {
             Status::AuthError => "Auth failure.",
             Status::UnknownCommand => "Unknown command",
             Status::NoMemory => "Out of memory",
+            Status::Temporary => "Temporary failure",
         }
     }
 }
 
 /// What an answer repeats of its request.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Frame {
     /// The opcode as sent.
     pub opcode: u8,

@@ -11,10 +11,11 @@ use super::tokens::until_nul;
 use super::{BAD_FORMAT, Context, Dialect, Op, Refusal, Request, Step, base64};
 use crate::limits::{META_TOKENS_MAX, OPAQUE_BYTES_MAX};
 use engine::{Expiry, HashSeed, KEY_BYTES_MAX, KeyHash, TAGS_MAX, Tag, WriteMode};
+use serde::{Deserialize, Serialize};
 use std::num::NonZeroU64;
 
 /// What the flags of a meta command ask for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Options {
     /// `M`: the letter, 0 without.
     pub mode: u8,

@@ -13,6 +13,7 @@ pub mod text;
 pub mod tokens;
 
 use engine::{Expiry, Now, WriteMode};
+use serde::{Deserialize, Serialize};
 
 /// What the codecs need to know of the world.
 #[derive(Clone, Copy, Debug)]
@@ -73,7 +74,7 @@ pub struct Request<'a> {
 }
 
 /// What a request does, and in which protocol it is answered.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum Op {
     /// `get`, `gets`, `gat`, `gats`: one key of them.
     Get {
@@ -168,8 +169,19 @@ pub enum Op {
     },
 }
 
+impl Op {
+    /// Whether only the node that takes changes of the key can execute it: it
+    /// may change the item, or hand out the right to refill it.
+    pub fn needs_primary(&self) -> bool {
+        !matches!(
+            self,
+            Op::Get { touch: None, .. } | Op::BinaryGet { touch: None, .. } | Op::MetaDebug
+        )
+    }
+}
+
 /// How an answer looks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum Dialect {
     /// Text, and meta's errors.
     Text,
@@ -178,7 +190,7 @@ pub enum Dialect {
 }
 
 /// Why a store is refused before its value was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Refusal {
     /// Longer than `-I` allows.
     TooLarge,
@@ -187,7 +199,7 @@ pub enum Refusal {
 }
 
 /// The scalars of a store.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Store {
     /// How it treats what is there.
     pub mode: WriteMode,

@@ -12,6 +12,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Reactor;
+use super::speaker::Speaker;
 use super::table::Connection;
 use crate::conn::{Conn, Transport};
 use crate::listener::ListenAddress;
@@ -147,7 +148,7 @@ impl<B: Backend> Reactor<B> {
             self.table.cancel(token);
             return self.count_out();
         }
-        let conn = Conn::new(token, &self.core);
+        let conn = Speaker::Client(Conn::new(token, &self.core));
         let connection = Connection::new(conn, listener, &self.core);
         self.table.open(token, Box::new(connection));
         if self.core.watch.connections() {

@@ -45,12 +45,18 @@ impl<B: Backend> Reactor<B> {
             match call {
                 NodeCall::Op { op, reply } => reply(self.execute_control(&op)),
                 NodeCall::Task(task) => task(&mut self.core),
+                NodeCall::Link { socket, peer, end, cipher } => {
+                    self.admit_link(socket, peer, end, cipher);
+                }
             }
         }
     }
 
     fn on_message(&mut self, peer: u32, message: Message) {
         match message {
+            Message::Requests(batch) if self.core.peers.is_some() => {
+                self.execute_in_cluster(batch, peer);
+            }
             Message::Requests(mut batch) => {
                 hop::execute_batch(&mut batch, &mut self.core);
                 self.send_message(peer, Message::Answers(batch));
@@ -72,7 +78,7 @@ impl<B: Backend> Reactor<B> {
         }
     }
 
-    fn on_answers(&mut self, mut batch: Box<Batch>) {
+    pub(super) fn on_answers(&mut self, mut batch: Box<Batch>) {
         // Answers of one connection mostly follow each other: what it does next
         // is looked at once for all of them.
         let mut last = None;
@@ -131,13 +137,14 @@ impl<B: Backend> Reactor<B> {
             listeners: &self.listeners,
             core: self.core.id,
             cores: self.core.cores,
+            now: self.core.now,
             descriptor: &|slot| self.backend.descriptor(slot),
         };
         control::execute(op, &mut self.core, &view)
     }
 
     /// Sends now, or with the next turn if the queue is full.
-    fn send_message(&mut self, peer: u32, message: Message) {
+    pub(super) fn send_message(&mut self, peer: u32, message: Message) {
         match self.post.push(peer, Parcel::Message(message)) {
             Ok(()) | Err(Parcel::Socket { .. }) => {}
             Err(Parcel::Message(message)) => self.core.outbox.put_back(peer, message),
@@ -191,12 +198,16 @@ struct View<'a> {
     listeners: &'a [ListenerInfo],
     core: u32,
     cores: u32,
+    now: engine::Now,
     descriptor: &'a dyn Fn(Slot) -> Option<RawFd>,
 }
 
 impl Connections for View<'_> {
     fn each(&self, each: &mut dyn FnMut(ConnSummary<'_>)) {
         for (slot, connection) in self.table.iter() {
+            if !connection.conn.is_client() {
+                continue;
+            }
             let listener = self.listeners.get(connection.listener as usize);
             let (address, listen_address) = match listener.map(|listener| &listener.address) {
                 Some(ListenAddress::Unix { path, .. }) => {
@@ -225,7 +236,7 @@ impl Connections for View<'_> {
                 address: &address,
                 listen_address: &listen_address,
                 state: connection.conn.state(),
-                last_command: connection.conn.last_command(),
+                last_command: connection.conn.last_command(self.now),
             });
         }
     }

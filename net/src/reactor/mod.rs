@@ -20,15 +20,20 @@
 //! | `table.rs` | connections by slot |
 //! | `accept.rs` | new connections, their limit, the core they go to |
 //! | `mail.rs` | what travels over the mesh |
+//! | `speaker.rs` | who is on a connection: a client, or another node |
+//! | `peers.rs` | links to other nodes, and requests that wait for them |
 //! | `ledger.rs` | the memory of all connections together, bounded |
 //! | `upkeep.rs` | background work, idle connections, draining |
 
 mod accept;
 mod ledger;
 mod mail;
+mod peers;
+mod speaker;
 mod table;
 mod upkeep;
 
+use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -44,6 +49,7 @@ use crate::sys::memory::Mapping;
 use crate::sys::{Backend, Event, Received, Slot};
 use accept::Acceptor;
 use ledger::Ledger;
+use peers::PeerWork;
 use table::{Connection, Table};
 use upkeep::Upkeep;
 
@@ -104,6 +110,9 @@ pub struct Reactor<B: Backend> {
     acceptor: Acceptor,
     ledger: Ledger,
     upkeep: Upkeep,
+    peer_work: PeerWork,
+    /// Slots that belong to links.
+    links: HashSet<Slot>,
     /// Connections that go on next turn.
     ready: Vec<Slot>,
     /// Connections with output, or to be closed, at the end of this turn.
@@ -149,6 +158,8 @@ impl<B: Backend> Reactor<B> {
             acceptor: Acceptor::default(),
             ledger: Ledger::default(),
             upkeep: Upkeep::new(Instant::now()),
+            peer_work: PeerWork::new(Instant::now()),
+            links: HashSet::new(),
             ready: Vec::new(),
             dirty: Vec::new(),
             draining: Vec::new(),
@@ -166,6 +177,7 @@ impl<B: Backend> Reactor<B> {
             self.core.now = self.clock.at(instant);
             self.core.stats.turns += 1;
             self.busy = false;
+            self.begin_peers();
             match self.post.doors().life() {
                 Life::Closed => {}
                 Life::Running => self.open()?,
@@ -179,6 +191,8 @@ impl<B: Backend> Reactor<B> {
             self.accept_waiting(instant);
             self.upkeep(instant);
             self.post_mail();
+            self.serve_peers(instant);
+            self.check_lease();
             self.flush();
             self.bound_buffers();
             self.wait(instant)?;
@@ -232,6 +246,9 @@ impl<B: Backend> Reactor<B> {
             timeout = timeout.min(WAIT_FOR_ROOM);
         }
         if let Some(pause) = self.acceptor.timeout(turn) {
+            timeout = timeout.min(pause);
+        }
+        if let Some(pause) = self.peers_timeout() {
             timeout = timeout.min(pause);
         }
         timeout
@@ -484,6 +501,9 @@ impl<B: Backend> Reactor<B> {
                 // `on_sent` brings it back.
                 continue;
             }
+            if !connection.out.is_empty() {
+                connection.conn.seal(&mut connection.out);
+            }
             let bytes = connection.out.len();
             if bytes > 0 {
                 self.core.stats.bytes_written += bytes as u64;
@@ -532,7 +552,9 @@ impl<B: Backend> Reactor<B> {
 
     fn on_closed(&mut self, slot: Slot) {
         self.table.release(slot);
-        self.count_out();
+        if !self.links.remove(&slot) {
+            self.count_out();
+        }
     }
 
     /// The node stops: every socket goes.

@@ -2,7 +2,8 @@
 
 use engine::Now;
 
-use crate::conn::{CloseReason, Conn};
+use super::speaker::Speaker;
+use crate::conn::CloseReason;
 use crate::core::Core;
 use crate::hop::ConnToken;
 use crate::sys::Slot;
@@ -11,7 +12,7 @@ use crate::sys::buffers::Buffers;
 /// A connection with what the reactor keeps for it.
 #[derive(Debug)]
 pub(super) struct Connection {
-    pub conn: Conn,
+    pub conn: Speaker,
     /// Output of this turn; empty and without memory when there is none.
     pub out: Vec<u8>,
     /// Received and not consumed.
@@ -176,7 +177,7 @@ impl Table {
 
 impl Connection {
     /// A fresh one.
-    pub fn new(conn: Conn, listener: u32, core: &Core) -> Connection {
+    pub fn new(conn: Speaker, listener: u32, core: &Core) -> Connection {
         Connection {
             conn,
             out: Vec::new(),

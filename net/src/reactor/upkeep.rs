@@ -127,14 +127,15 @@ impl<B: Backend> Reactor<B> {
         if timeout == 0 {
             return;
         }
-        let waits_for_us = connection.blocked
+        let waits_for_us = !connection.conn.is_client()
+            || connection.blocked
             || connection.ready
             || !connection.out.is_empty()
             || connection.conn.has_pending()
             || self.backend.is_sending(slot);
         let heard = match connection.conn.state() {
             "conn_nread" | "conn_swallow" => connection.heard,
-            _ => connection.conn.last_command(),
+            _ => connection.conn.last_command(now),
         };
         if !waits_for_us && now.0.saturating_sub(heard.0) > timeout {
             self.core.stats.idle_kicks += 1;
@@ -164,7 +165,8 @@ impl<B: Backend> Reactor<B> {
         for slot in 0..self.table.slots() {
             let sending = self.table.get(slot).is_some() && self.backend.is_sending(slot);
             let Some(connection) = self.table.get(slot) else { continue };
-            if connection.closing.is_none() && connection.is_idle() && !sending {
+            let done = connection.conn.is_client() && connection.is_idle() && !sending;
+            if connection.closing.is_none() && done {
                 connection.begin_close(CloseReason::Shutdown, self.core.now);
                 self.note_output(slot);
             }

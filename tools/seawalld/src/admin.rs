@@ -37,6 +37,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .route("/cores", get(cores))
         .route("/hot", get(hot))
         .route("/topology", get(topology))
+        .route("/ring", get(ring))
         .route("/snapshot", get(snapshot).post(start_snapshot))
         .route("/invalidate", post(invalidate))
         .route("/flush", post(flush))
@@ -90,6 +91,13 @@ async fn cores(State(server): Shared) -> Result<Json<Value>, Response> {
 
 async fn hot(State(server): Shared) -> Result<Json<Value>, Response> {
     waiting(&server, Server::hot_json).await.map(Json)
+}
+
+async fn ring(State(server): State<Arc<Server>>) -> Response {
+    match server.ring_json() {
+        Some(ring) => Json(ring).into_response(),
+        None => (StatusCode::NOT_FOUND, "this node belongs to no cluster\n").into_response(),
+    }
 }
 
 async fn topology(State(server): Shared) -> Json<Value> {

@@ -6,6 +6,7 @@
 //! The main thread is the control thread.
 
 mod admin;
+mod cluster;
 mod metrics;
 mod process;
 mod server;

@@ -147,3 +147,19 @@ pub fn notify(state: &str) {
         None => socket.send_to(state.as_bytes(), &path),
     };
 }
+
+/// Priority of the control thread among those that run in real time: a low one.
+const REAL_TIME_PRIORITY: i32 = 10;
+
+/// The calling thread runs before all ordinary ones: a node whose beats wait for
+/// a processor is taken for dead.
+pub fn run_in_real_time() -> std::io::Result<()> {
+    let parameter = libc::sched_param { sched_priority: REAL_TIME_PRIORITY };
+    // Threads that it starts are ordinary ones again.
+    let policy = libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK;
+    // SAFETY: the parameter outlives the call; 0 is the calling thread.
+    match unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) } {
+        0 => Ok(()),
+        _ => Err(std::io::Error::last_os_error()),
+    }
+}

@@ -5,6 +5,7 @@
 //! SIGTERM, SIGINT and SIGUSR1 drain the clients, write the snapshot if there is
 //! a file for it, and end. SIGHUP reads the users again.
 
+use crate::cluster::{Cluster, Starting};
 use crate::metrics::{self, Page, Stats, Type};
 use crate::process;
 use crate::settings::{Config, Effective, value};
@@ -48,6 +49,8 @@ pub enum Unready {
     Loading,
     /// The node is going away.
     Draining,
+    /// The node is not part of its cluster yet, or has lost it.
+    Cluster,
     /// A core does not answer.
     Core(String),
 }
@@ -57,6 +60,7 @@ impl std::fmt::Display for Unready {
         match self {
             Unready::Loading => f.write_str("the snapshot is being loaded"),
             Unready::Draining => f.write_str("the node is draining"),
+            Unready::Cluster => f.write_str("the node has no lease from its cluster"),
             Unready::Core(error) => f.write_str(error),
         }
     }
@@ -65,10 +69,14 @@ impl std::fmt::Display for Unready {
 /// The node, its storage thread and its settings.
 #[derive(Debug)]
 pub struct Server {
-    node: NodeHandle,
+    node: Arc<NodeHandle>,
+    /// What the cluster's part was started with, until it is.
+    starting: Mutex<Option<Starting>>,
+    cluster: std::sync::OnceLock<Cluster>,
     config: Config,
     effective: Effective,
     seed: HashSeed,
+    seed_number: u64,
     storage: Option<Storage>,
     progress: Progress,
     loading: AtomicBool,
@@ -88,11 +96,22 @@ struct CoreNumbers {
 impl Server {
     /// Starts every core and binds every address; nobody is let in yet.
     pub fn start(config: Config, effective: Effective) -> Result<Arc<Server>> {
-        let seed = HashSeed::new(config.hash_seed.map_or_else(random_seed, Ok)?);
+        // All nodes of a cluster hash alike.
+        let of_cluster = config
+            .cluster
+            .as_ref()
+            .map(|cluster| KeyHash::of(cluster.name.as_bytes(), &HashSeed::new(0)).0);
+        let number = config.hash_seed.or(of_cluster).map_or_else(random_seed, Ok)?;
+        let seed = HashSeed::new(number);
+        let starting = config.cluster.as_ref().map(|_| Starting::new());
         let users = read_users(&config)?;
         let storage = config.snapshot.as_ref().map(|_| Storage::start()).transpose();
         let storage = storage.context("cannot start the storage thread")?;
-        let node = Node::start_closed(node_config(&config, &seed, users))?;
+        let mut node_config = node_config(&config, &seed, users);
+        if let (Some(cluster), Some(starting)) = (&config.cluster, &starting) {
+            node_config.peering = Some(starting.factory(cluster));
+        }
+        let node = Node::start_closed(node_config)?;
         if let Some(user) = &config.user {
             process::become_user(user)?;
         }
@@ -105,10 +124,13 @@ impl Server {
         let hook = move |_: Shutdown| asked.notify_one();
         let _ = node.shared().on_shutdown.set(Box::new(hook));
         Ok(Arc::new(Server {
-            node,
+            node: Arc::new(node),
+            starting: Mutex::new(starting),
+            cluster: std::sync::OnceLock::new(),
             config,
             effective,
             seed,
+            seed_number: number,
             storage,
             progress: Progress::default(),
             loading: AtomicBool::new(true),
@@ -140,6 +162,7 @@ impl Server {
             self.node.stop();
             return Ok(());
         }
+        self.start_cluster().await?;
         self.node.open();
         self.loading.store(false, Ordering::Release);
         say("ready");
@@ -153,12 +176,55 @@ impl Server {
                 _ = interrupt.recv() => break,
                 _ = graceful.recv() => break,
                 () = self.shutdown.notified() => break,
+                () = self.superseded() => {
+                    say("a later process of this node's name is in the cluster: this one ends");
+                    break;
+                }
                 _ = hang_up.recv() => self.read_users_again(),
             }
         }
         process::notify("STOPPING=1");
         let server = self.clone();
         tokio::task::spawn_blocking(move || server.end()).await?
+    }
+
+    /// Lets the node look for its cluster, if it belongs to one.
+    async fn start_cluster(&self) -> Result<()> {
+        let starting = self.starting.lock().expect("no holder panics").take();
+        let (Some(config), Some(starting)) = (self.config.cluster.clone(), starting) else {
+            return Ok(());
+        };
+        if let Err(error) = process::run_in_real_time() {
+            say(&format!(
+                "no real-time priority for the control thread ({error}): on a busy machine it may be late, and the node be taken for dead"
+            ));
+        }
+        let settings = &self.node.shared().settings;
+        let address = match settings.advertise_host.contains(':') {
+            true => format!("[{}]:{}", settings.advertise_host, settings.advertise_port),
+            false => format!("{}:{}", settings.advertise_host, settings.advertise_port),
+        };
+        say(&format!(
+            "cluster {:?}: node {:?}, peers on {}",
+            config.name, config.node, config.advertise
+        ));
+        let (node, seed, ports) = (self.node.clone(), self.seed_number, self.config.core_ports);
+        let cluster = Cluster::start(config, starting, node, seed, address, ports).await?;
+        let _ = self.cluster.set(cluster);
+        Ok(())
+    }
+
+    /// Resolves when another process has taken this node's place.
+    async fn superseded(&self) {
+        match self.cluster.get() {
+            Some(cluster) => cluster.superseded().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// `GET /ring`; none without a cluster.
+    pub fn ring_json(&self) -> Option<Value> {
+        self.cluster.get().map(|cluster| crate::cluster::ring(cluster.shared()))
     }
 
     /// The admin listener. A taken default address is no reason not to serve.
@@ -366,6 +432,11 @@ impl Server {
         }
         if self.draining.load(Ordering::Acquire) {
             reasons.push(Unready::Draining);
+        }
+        if let Some(cluster) = self.cluster.get()
+            && !cluster.shared().standing().0
+        {
+            reasons.push(Unready::Cluster);
         }
         if let Err(error) = self.check_cores() {
             reasons.push(Unready::Core(format!("{error:#}")));
@@ -658,6 +729,7 @@ fn node_config(config: &Config, seed: &HashSeed, users: Users) -> NodeConfig {
         },
         seed: seed.clone(),
         huge_pages: config.large_pages,
+        peering: None,
     }
 }
 

@@ -60,6 +60,9 @@ pub fn rules() -> Result<Done> {
             checks += 1;
         }
     }
+    let coordinator = read("tools/coordinator/Cargo.toml")?;
+    ensure!(!names(&coordinator, "net"), "the coordinator must not depend on net");
+    checks += 1;
     for entry in std::fs::read_dir(paths::root().join("tools"))? {
         let path = entry?.path().join("Cargo.toml");
         let Ok(manifest) = std::fs::read_to_string(&path) else { continue };

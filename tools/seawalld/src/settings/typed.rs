@@ -1,6 +1,7 @@
 //! The settings as the daemon uses them: one field a row, typed, and the checks
 //! that need more than one row.
 
+use super::cluster::ClusterConfig;
 use super::collect::Problem;
 use super::value::Value;
 use super::{Effective, Source};
@@ -104,6 +105,8 @@ pub struct Config {
     pub snapshot: Option<PathBuf>,
     /// Grace of a drain, in seconds.
     pub drain_seconds: u64,
+    /// The cluster, if the node belongs to one.
+    pub cluster: Option<ClusterConfig>,
     /// User to become.
     pub user: Option<String>,
     /// Background.
@@ -117,40 +120,40 @@ pub struct Config {
 }
 
 impl Effective {
-    fn number(&self, key: &str) -> u64 {
+    pub(super) fn number(&self, key: &str) -> u64 {
         match self.row(key).1 {
             Value::Number(number) => number,
             _ => unreachable!("{key} is a number"),
         }
     }
 
-    fn switch(&self, key: &str) -> bool {
+    pub(super) fn switch(&self, key: &str) -> bool {
         matches!(self.row(key).1, Value::Switch(true))
     }
 
-    fn text(&self, key: &str) -> &str {
+    pub(super) fn text(&self, key: &str) -> &str {
         match &self.row(key).1 {
             Value::Text(text) => text,
             _ => unreachable!("{key} is a text"),
         }
     }
 
-    fn path(&self, key: &str) -> Option<PathBuf> {
+    pub(super) fn path(&self, key: &str) -> Option<PathBuf> {
         Some(self.text(key)).filter(|text| !text.is_empty()).map(PathBuf::from)
     }
 
-    fn list(&self, key: &str) -> &[String] {
+    pub(super) fn list(&self, key: &str) -> &[String] {
         match &self.row(key).1 {
             Value::List(words) => words,
             _ => unreachable!("{key} is a list"),
         }
     }
 
-    fn is_given(&self, key: &str) -> bool {
+    pub(super) fn is_given(&self, key: &str) -> bool {
         self.row(key).2 != Source::Default
     }
 
-    fn problem(&self, key: &str, text: String) -> Problem {
+    pub(super) fn problem(&self, key: &str, text: String) -> Problem {
         Problem { place: format!("{key} ({})", self.row(key).2), text }
     }
 }
@@ -228,6 +231,7 @@ impl Config {
             .path("auth.sasl_file")
             .or_else(|| std::env::var_os("MEMCACHED_SASL_PWDB").map(PathBuf::from));
         logins(rows, sasl_file.is_some(), &mut problems);
+        let cluster = ClusterConfig::new(rows, value_bytes_max, &mut problems);
         if !problems.is_empty() {
             return Err(problems);
         }
@@ -285,6 +289,7 @@ impl Config {
                 .filter(|text| !text.is_empty()),
             snapshot: rows.path("snapshot.file"),
             drain_seconds: rows.number("snapshot.drain_seconds"),
+            cluster,
             user: Some(rows.text("process.user").to_owned()).filter(|text| !text.is_empty()),
             daemon: rows.switch("process.daemon"),
             pid_file: rows.path("process.pid_file"),

@@ -1,0 +1,130 @@
+//! Requests in a cluster: which node executes them, and when they are answered.
+//!
+//! A node of a cluster decides about a request on the core that holds the key's
+//! hash, whichever node holds the key. Every request that does not execute at
+//! once on its connection's core travels to that core in a [batch](crate::hop),
+//! be it the connection's own; there it
+//!
+//! - executes, and its answer waits until the replicas have what it changed, or
+//! - is passed on to the node that holds the key, over a [link] between the
+//!   cores of the two nodes, or
+//! - waits, while a partition changes hands.
+//!
+//! The batch goes home when all of its requests are answered.
+//!
+//! Who holds what, and when a write is safe, is not decided here but by a
+//! [`Peering`], which this crate only asks. It lives on the core, like the shard.
+
+pub mod link;
+mod requests;
+pub mod wire;
+
+pub use requests::{Finished, Home, Peers};
+
+use engine::{KeyHash, Now, Shard};
+use std::fmt::Debug;
+
+/// One core of another node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId {
+    /// The node's number.
+    pub node: u16,
+    /// Its core.
+    pub core: u16,
+}
+
+/// Where a request executes now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Here.
+    Here,
+    /// On that core of another node.
+    At(PeerId),
+    /// Nowhere yet; ask again in a moment.
+    Wait,
+    /// Nowhere, and not soon: why.
+    Refuse(&'static str),
+}
+
+/// Bounds of what a core does for the cluster.
+#[derive(Clone, Copy, Debug)]
+pub struct PeeringLimits {
+    /// How long a request may wait for a node that executes it, in milliseconds.
+    pub patience_ms: u64,
+    /// Bytes of requests that may wait for one link.
+    pub link_bytes_max: usize,
+    /// Longest frame that is taken from a link.
+    pub frame_bytes_max: usize,
+}
+
+impl Default for PeeringLimits {
+    fn default() -> PeeringLimits {
+        PeeringLimits { patience_ms: 2_000, link_bytes_max: 4 << 20, frame_bytes_max: 64 << 20 }
+    }
+}
+
+/// What decides, on each core. See the module's text.
+pub trait Peering: Debug + Send {
+    /// Where a request for the key executes now. `changes`: it may change it, or
+    /// must see what is only known where it may be changed.
+    fn route(&self, hash: KeyHash, changes: bool) -> Route;
+
+    /// Whether the last change of the key is still on its way to the replicas.
+    fn is_pending(&self, hash: KeyHash) -> bool;
+
+    /// A request has changed the key. `number` names it in the completion.
+    fn wrote(&mut self, key: &[u8], hash: KeyHash, number: u32, shard: &mut Shard, now: Now);
+
+    /// A request has read a key that is pending: its answer waits along.
+    fn reads(&mut self, hash: KeyHash);
+
+    /// The requests since the last call are complete. A ticket if answers wait.
+    fn close_batch(&mut self) -> Option<u64>;
+
+    /// Tickets that are done, each with the numbers of those changes of which
+    /// nobody knows whether they will last.
+    fn completed(&mut self) -> Option<(u64, Vec<u32>)>;
+
+    /// A turn of the core's loop begins: reads the clock.
+    fn begin_turn(&mut self);
+
+    /// Whether what was executed in this turn may be answered. It may not if
+    /// the process slept through the end of the node's lease meanwhile.
+    fn may_answer(&mut self) -> bool;
+
+    /// A link of this core to a peer is there.
+    fn connected(&mut self, peer: PeerId, out: &mut Vec<u8>);
+
+    /// It is gone.
+    fn disconnected(&mut self, peer: PeerId);
+
+    /// What goes out to a peer now, over this core's link. True: there is more.
+    fn poll(&mut self, peer: PeerId, shard: &Shard, now: Now, out: &mut Vec<u8>) -> bool;
+
+    /// What the peer sent back over that link. False: it makes no sense.
+    fn replied(&mut self, peer: PeerId, bytes: &[u8], shard: &mut Shard, now: Now) -> bool;
+
+    /// What a peer sent over its link to this core. How much of it is done with,
+    /// the rest will be offered again; `None`: it makes no sense.
+    fn receive(
+        &mut self,
+        peer: PeerId,
+        bytes: &[u8],
+        shard: &mut Shard,
+        now: Now,
+        out: &mut Vec<u8>,
+    ) -> Option<usize>;
+
+    /// What goes back over that link without being asked.
+    fn poll_back(&mut self, peer: PeerId, out: &mut Vec<u8>);
+
+    /// Every few milliseconds. True: there is more to do at once.
+    fn upkeep(&mut self, shard: &mut Shard, now: Now) -> bool;
+
+    /// Peers that this core does not need any more, or that are gone: their
+    /// links are closed.
+    fn is_wanted(&self, peer: PeerId) -> bool;
+
+    /// To find the implementation behind the trait.
+    fn as_any(&mut self) -> &mut dyn std::any::Any;
+}

@@ -1,0 +1,607 @@
+//! Batches under way on the core that holds their keys' hashes.
+//!
+//! A batch is *parked* from its arrival until every request in it has its
+//! answer. Each request is in one of four states: its answer is there; it
+//! executed and waits for a ticket; it is *away* at another node; or it *waits*
+//! for a route and is tried again in a moment.
+//!
+//! Requests of one key stay in order: one behind another that waits waits, too,
+//! and behind a change that is away.
+
+use super::wire::{self, Status};
+use super::{PeerId, Peering, PeeringLimits, Route};
+use crate::core::Core;
+use crate::exec::{self, Tail};
+use crate::hop::{Batch, ConnToken, HopAnswer, Kind, Lent};
+use crate::limits::PIN_VALUE_BYTES_MIN;
+use crate::proto::{Op, Request};
+use engine::{KeyHash, Now};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+/// Said of a change that may or may not last.
+const UNKNOWN: &str = "the outcome is unknown: the node that took it was lost";
+/// Said when nobody takes a request for too long.
+const NOBODY: &str = "no node takes this key now";
+
+/// Who gets a batch back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Home {
+    /// A core of this node.
+    Core(u32),
+    /// A link, by which another node passed requests on.
+    Link(ConnToken),
+}
+
+/// One request of a parked batch.
+type Place = (u64, u32);
+
+#[derive(Debug)]
+enum Slot {
+    Missing,
+    /// It has no answer: it gave something back.
+    Nothing,
+    /// Not executed here.
+    Elsewhere,
+    Done {
+        start: u32,
+        bytes: u32,
+        tail: Tail,
+        lent: Option<Lent>,
+    },
+}
+
+#[derive(Debug)]
+struct Parked {
+    batch: Box<Batch>,
+    home: Home,
+    slots: Vec<Slot>,
+    missing: usize,
+}
+
+/// A request that waits for a route.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    place: Place,
+    hash: KeyHash,
+    until: Now,
+}
+
+/// A request at another node.
+#[derive(Clone, Copy, Debug)]
+struct Away {
+    peer: PeerId,
+    hash: KeyHash,
+    changes: bool,
+    until: Now,
+}
+
+/// The link to a peer, as far as requests go.
+#[derive(Debug, Default)]
+struct Outgoing {
+    /// The connection, if it is there.
+    link: Option<ConnToken>,
+    /// Requests that were not handed to it yet.
+    queue: Vec<u8>,
+}
+
+/// A batch whose answers are complete.
+#[derive(Debug)]
+pub struct Finished {
+    /// Who gets it.
+    pub home: Home,
+    /// The batch, its answers in place. For a link: what to send is in `frame`.
+    pub batch: Box<Batch>,
+    /// An answers frame for a link.
+    pub frame: Vec<u8>,
+}
+
+/// All of a core's. See the module's text.
+#[derive(Debug)]
+pub struct Peers {
+    /// Who decides.
+    pub peering: Box<dyn Peering>,
+    /// Bounds.
+    pub limits: PeeringLimits,
+    next_batch: u64,
+    parked: HashMap<u64, Parked>,
+    waiting: VecDeque<Waiting>,
+    waiting_hashes: HashMap<KeyHash, u32>,
+    away: BTreeMap<u64, Away>,
+    /// Changes that are away, by key.
+    away_hashes: HashMap<KeyHash, u32>,
+    outgoing: BTreeMap<PeerId, Outgoing>,
+    /// Links that peers opened to this core.
+    accepted: BTreeMap<PeerId, ConnToken>,
+    /// Requests executed in this pass whose answers wait for its ticket.
+    pass: Vec<Place>,
+    tickets: HashMap<u64, Vec<Place>>,
+    finished: Vec<Finished>,
+    spare: Vec<Box<Batch>>,
+}
+
+impl Peers {
+    /// Nothing under way.
+    pub fn new(peering: Box<dyn Peering>, limits: PeeringLimits) -> Peers {
+        Peers {
+            peering,
+            limits,
+            next_batch: 0,
+            parked: HashMap::new(),
+            waiting: VecDeque::new(),
+            waiting_hashes: HashMap::new(),
+            away: BTreeMap::new(),
+            away_hashes: HashMap::new(),
+            outgoing: BTreeMap::new(),
+            accepted: BTreeMap::new(),
+            pass: Vec::new(),
+            tickets: HashMap::new(),
+            finished: Vec::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// Whether a request may execute on this core at once, and be answered.
+    #[inline]
+    pub fn is_free(&self, request: &Request<'_>, hash: KeyHash) -> bool {
+        !request.op.needs_primary()
+            && self.peering.route(hash, false) == Route::Here
+            && !self.peering.is_pending(hash)
+            && (self.waiting.is_empty() || !self.waiting_hashes.contains_key(&hash))
+    }
+
+    /// Batches under way.
+    pub fn parked(&self) -> usize {
+        self.parked.len()
+    }
+
+    /// Requests at other nodes.
+    pub fn away(&self) -> usize {
+        self.away.len()
+    }
+
+    /// Requests that wait for a route.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Batches that are complete.
+    pub fn finished(&mut self) -> Vec<Finished> {
+        std::mem::take(&mut self.finished)
+    }
+
+    /// Whether [`Peers::finished`] has something.
+    pub fn has_finished(&self) -> bool {
+        !self.finished.is_empty()
+    }
+
+    /// Executes a batch as far as that is possible now.
+    pub fn execute(&mut self, batch: Box<Batch>, home: Home, core: &mut Core) {
+        let id = self.next_batch;
+        self.next_batch += 1;
+        let count = batch.len();
+        let slots = (0..count).map(|_| Slot::Missing).collect();
+        let mut parked = Parked { batch, home, slots, missing: count };
+        core.copy_bytes_max =
+            if matches!(home, Home::Link(_)) { usize::MAX } else { PIN_VALUE_BYTES_MIN };
+        for index in 0..count {
+            self.step((id, index as u32), &mut parked, false, core);
+        }
+        core.copy_bytes_max = PIN_VALUE_BYTES_MIN;
+        self.keep(id, parked);
+        self.close_pass();
+    }
+
+    /// Requests that another node passed on.
+    pub fn execute_frame(&mut self, payload: &[u8], link: ConnToken, core: &mut Core) -> bool {
+        let mut batch = self.spare.pop().unwrap_or_else(|| Box::new(Batch::new(0, 0)));
+        let mut rest = payload;
+        while !rest.is_empty() {
+            let Some(((id, hash, request), behind)) = wire::take_request(rest) else {
+                return false;
+            };
+            // The number goes home where a connection's name would.
+            let name = ConnToken { index: id as u32, generation: (id >> 32) as u32 };
+            batch.push(name, 0, hash, Kind::Execute(request.op), &request);
+            rest = behind;
+        }
+        self.execute(batch, Home::Link(link), core);
+        true
+    }
+
+    /// One request: executes it, passes it on, or lets it wait.
+    fn step(&mut self, place: Place, parked: &mut Parked, again: bool, core: &mut Core) {
+        let hop = parked.batch.requests[place.1 as usize];
+        let op = match hop.kind {
+            Kind::Execute(op) => op,
+            Kind::Abort | Kind::Unpin => {
+                match parked.batch.lent.pop_front() {
+                    Some(Lent::Reservation(reservation)) => core.shard.abort(reservation),
+                    Some(Lent::Pin(pin)) => core.shard.unpin(pin),
+                    Some(Lent::Later) | None => {}
+                }
+                return parked.fill(place.1, Slot::Nothing);
+            }
+            // In a cluster long values arrive in one piece.
+            Kind::Reserve { op, .. } | Kind::Commit(op) => {
+                return parked.fail(place.1, &op, NOBODY);
+            }
+        };
+        let changes = op.needs_primary();
+        let behind = !again && self.waiting_hashes.contains_key(&hop.hash)
+            || self.away_hashes.contains_key(&hop.hash);
+        let route = if behind { Route::Wait } else { self.peering.route(hop.hash, changes) };
+        let passed_on = matches!(parked.home, Home::Link(_));
+        match route {
+            Route::Here => self.run(place, parked, op, core),
+            Route::At(_) | Route::Wait if passed_on => parked.fill(place.1, Slot::Elsewhere),
+            Route::At(peer) => {
+                let request = hop.request(op, &parked.batch.bytes);
+                if !self.pass_on(place, peer, hop.hash, changes, &request, core.now) {
+                    self.wait(place, hop.hash, core.now);
+                }
+            }
+            Route::Wait => self.wait(place, hop.hash, core.now),
+            Route::Refuse(why) => parked.fail(place.1, &op, why),
+        }
+    }
+
+    fn run(&mut self, place: Place, parked: &mut Parked, op: Op, core: &mut Core) {
+        let Batch { requests, bytes, answer_bytes, .. } = &mut *parked.batch;
+        let hop = requests[place.1 as usize];
+        let request = hop.request(op, bytes);
+        core.stats.hops_served += 1;
+        core.watch.connection = hop.conn.index;
+        let start = answer_bytes.len();
+        let before = core.shard.changes();
+        let pending = self.peering.is_pending(hop.hash);
+        let held = exec::execute(&request, hop.hash, None, core, answer_bytes);
+        let changed = core.shard.changes() != before;
+        let number = self.pass.len() as u32;
+        if changed {
+            self.peering.wrote(request.key, hop.hash, number, &mut core.shard, core.now);
+        } else if pending {
+            self.peering.reads(hop.hash);
+        }
+        let (tail, lent) = match held {
+            Some(held) => (held.tail, Some(Lent::Pin(held.pin))),
+            None => (Tail::Nothing, None),
+        };
+        let bytes = (answer_bytes.len() - start) as u32;
+        let slot = Slot::Done { start: start as u32, bytes, tail, lent };
+        if changed || pending {
+            // It counts as missing until the ticket of this pass is through.
+            parked.slots[place.1 as usize] = slot;
+            self.pass.push(place);
+        } else {
+            parked.fill(place.1, slot);
+        }
+    }
+
+    fn wait(&mut self, place: Place, hash: KeyHash, now: Now) {
+        let until = Now(now.0 + self.limits.patience_ms);
+        self.waiting.push_back(Waiting { place, hash, until });
+        *self.waiting_hashes.entry(hash).or_default() += 1;
+    }
+
+    /// Hands a request to a link; false if that takes none now.
+    fn pass_on(
+        &mut self,
+        place: Place,
+        peer: PeerId,
+        hash: KeyHash,
+        changes: bool,
+        request: &Request<'_>,
+        now: Now,
+    ) -> bool {
+        let most = self.limits.link_bytes_max;
+        let Some(outgoing) = self.outgoing.get_mut(&peer) else { return false };
+        if outgoing.link.is_none() || outgoing.queue.len() >= most {
+            return false;
+        }
+        // A batch has fewer requests than 2^16.
+        let id = place.0 << 16 | u64::from(place.1);
+        wire::put_request(id, hash, request, &mut outgoing.queue);
+        let until = Now(now.0 + self.limits.patience_ms);
+        self.away.insert(id, Away { peer, hash, changes, until });
+        if changes {
+            *self.away_hashes.entry(hash).or_default() += 1;
+        }
+        true
+    }
+
+    /// Answers of the pass that was just executed wait for its ticket, or not.
+    fn close_pass(&mut self) {
+        let places = std::mem::take(&mut self.pass);
+        match self.peering.close_batch() {
+            Some(ticket) => {
+                self.tickets.insert(ticket, places);
+            }
+            None => places.into_iter().for_each(|place| self.answered(place)),
+        }
+    }
+
+    /// A request of a parked batch has its answer in place.
+    fn answered(&mut self, place: Place) {
+        if let Some(parked) = self.parked.get_mut(&place.0) {
+            parked.missing -= 1;
+            if parked.missing == 0
+                && let Some(parked) = self.parked.remove(&place.0)
+            {
+                self.finish(parked);
+            }
+        }
+    }
+
+    fn keep(&mut self, id: u64, parked: Parked) {
+        if parked.missing == 0 {
+            self.finish(parked);
+        } else {
+            self.parked.insert(id, parked);
+        }
+    }
+
+    fn finish(&mut self, parked: Parked) {
+        let Parked { mut batch, home, slots, .. } = parked;
+        let mut frame = Vec::new();
+        let frame_start = wire::begin_frame(wire::ANSWERS, &mut frame);
+        for (hop, slot) in batch.requests.iter().zip(slots) {
+            match (slot, home) {
+                (Slot::Nothing | Slot::Missing, _) => {}
+                (Slot::Elsewhere, _) => {
+                    wire::put_answer(hop.conn.as_number(), Status::Elsewhere, b"", &mut frame);
+                }
+                (Slot::Done { start, bytes, .. }, Home::Link(_)) => {
+                    let bytes = &batch.answer_bytes[start as usize..(start + bytes) as usize];
+                    wire::put_answer(hop.conn.as_number(), Status::Done, bytes, &mut frame);
+                }
+                (Slot::Done { start, bytes, tail, lent }, Home::Core(_)) => {
+                    batch.answers.push(HopAnswer {
+                        conn: hop.conn,
+                        seq: hop.seq,
+                        start,
+                        bytes,
+                        lent: lent.is_some(),
+                        tail,
+                    });
+                    batch.lent.extend(lent);
+                }
+            }
+        }
+        wire::end_frame(frame_start, &mut frame);
+        self.finished.push(Finished { home, batch, frame });
+    }
+
+    /// A batch for a link is done with.
+    pub fn recycle(&mut self, mut batch: Box<Batch>) {
+        if self.spare.len() < 8 {
+            batch.clear();
+            self.spare.push(batch);
+        }
+    }
+
+    /// Tickets that are through.
+    pub fn complete(&mut self) {
+        while let Some((ticket, unknown)) = self.peering.completed() {
+            let Some(places) = self.tickets.remove(&ticket) else { continue };
+            for number in unknown {
+                let Some(place) = places.get(number as usize) else { continue };
+                if let Some(parked) = self.parked.get_mut(&place.0) {
+                    parked.replace_by_error(place.1);
+                }
+            }
+            places.into_iter().for_each(|place| self.answered(place));
+        }
+    }
+
+    /// Tries those again that wait for a route, and gives up on those that have
+    /// waited too long.
+    pub fn retry(&mut self, core: &mut Core) {
+        if !self.waiting.is_empty() {
+            let mut blocked = std::collections::HashSet::new();
+            for _ in 0..self.waiting.len() {
+                let Some(entry) = self.waiting.pop_front() else { break };
+                if blocked.contains(&entry.hash) && core.now < entry.until {
+                    self.waiting.push_back(entry);
+                    continue;
+                }
+                self.uncount(entry.hash);
+                let Some(mut parked) = self.parked.remove(&entry.place.0) else { continue };
+                if core.now >= entry.until {
+                    parked.fail_index(entry.place.1, NOBODY);
+                } else {
+                    let behind = self.waiting.len();
+                    self.step(entry.place, &mut parked, true, core);
+                    if self.waiting.len() > behind {
+                        // It waits on, and no longer than before.
+                        blocked.insert(entry.hash);
+                        if let Some(last) = self.waiting.back_mut() {
+                            last.until = entry.until;
+                        }
+                    }
+                }
+                self.keep(entry.place.0, parked);
+            }
+            self.close_pass();
+        }
+        // Answers that stay away too long: the peer is alive, but does nothing.
+        while let Some((id, away)) = self.away.first_key_value().map(|(id, away)| (*id, *away)) {
+            if core.now < away.until {
+                break;
+            }
+            self.lost(id, core.now);
+        }
+    }
+
+    fn uncount(&mut self, hash: KeyHash) {
+        if let Some(count) = self.waiting_hashes.get_mut(&hash) {
+            *count -= 1;
+            if *count == 0 {
+                self.waiting_hashes.remove(&hash);
+            }
+        }
+    }
+
+    /// Takes a request off the list of those that are away.
+    fn returned(&mut self, id: u64) -> Option<Away> {
+        let away = self.away.remove(&id)?;
+        if away.changes
+            && let Some(count) = self.away_hashes.get_mut(&away.hash)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.away_hashes.remove(&away.hash);
+            }
+        }
+        Some(away)
+    }
+
+    /// No answer will come for a request that is away.
+    fn lost(&mut self, id: u64, now: Now) {
+        let Some(away) = self.returned(id) else { return };
+        let place = (id >> 16, (id & 0xffff) as u32);
+        if !away.changes {
+            return self.wait(place, away.hash, now);
+        }
+        if let Some(parked) = self.parked.get_mut(&place.0) {
+            parked.fail_index(place.1, UNKNOWN);
+            // `fail_index` has counted it.
+            if parked.missing == 0
+                && let Some(parked) = self.parked.remove(&place.0)
+            {
+                self.finish(parked);
+            }
+        }
+    }
+
+    // ---- Links.
+
+    /// A link to a peer is there; the first bytes for it go into `out`.
+    pub fn connected(&mut self, peer: PeerId, link: ConnToken, out: &mut Vec<u8>) {
+        self.outgoing.entry(peer).or_default().link = Some(link);
+        let frame = wire::begin_frame(wire::PEERING, out);
+        self.peering.connected(peer, out);
+        wire::end_frame(frame, out);
+    }
+
+    /// The connection that is the link to a peer, if there is one.
+    pub fn link_to(&self, peer: PeerId) -> Option<ConnToken> {
+        self.outgoing.get(&peer)?.link
+    }
+
+    /// The link to a peer is gone, and with it what was away there.
+    pub fn disconnected(&mut self, peer: PeerId, now: Now) {
+        self.outgoing.remove(&peer);
+        let gone = self.away.iter().filter(|(_, away)| away.peer == peer);
+        let ids: Vec<u64> = gone.map(|(id, _)| *id).collect();
+        for id in ids {
+            self.lost(id, now);
+        }
+        self.peering.disconnected(peer);
+    }
+
+    /// A peer has opened a link to this core. The link that it had before, if any.
+    pub fn accepted(&mut self, peer: PeerId, link: ConnToken) -> Option<ConnToken> {
+        self.accepted.insert(peer, link)
+    }
+
+    /// Such a link is gone.
+    pub fn forget_accepted(&mut self, peer: PeerId, link: ConnToken) {
+        if self.accepted.get(&peer) == Some(&link) {
+            self.accepted.remove(&peer);
+        }
+    }
+
+    /// Links that peers opened.
+    pub fn accepted_links(&self) -> impl Iterator<Item = (PeerId, ConnToken)> + '_ {
+        self.accepted.iter().map(|(peer, link)| (*peer, *link))
+    }
+
+    /// What goes back to a peer that opened a link, without being asked.
+    pub fn poll_back(&mut self, peer: PeerId, out: &mut Vec<u8>) {
+        let frame = wire::begin_frame(wire::PEERING, out);
+        self.peering.poll_back(peer, out);
+        wire::end_frame(frame, out);
+    }
+
+    /// Links that are there.
+    pub fn links(&self) -> impl Iterator<Item = (PeerId, ConnToken)> + '_ {
+        self.outgoing.iter().filter_map(|(peer, outgoing)| Some((*peer, outgoing.link?)))
+    }
+
+    /// What goes out to a peer now. True: there is more.
+    pub fn poll(&mut self, peer: PeerId, core: &Core, out: &mut Vec<u8>) -> bool {
+        if let Some(outgoing) = self.outgoing.get_mut(&peer)
+            && !outgoing.queue.is_empty()
+        {
+            let frame = wire::begin_frame(wire::REQUESTS, out);
+            out.append(&mut outgoing.queue);
+            wire::end_frame(frame, out);
+        }
+        let frame = wire::begin_frame(wire::PEERING, out);
+        let more = self.peering.poll(peer, &core.shard, core.now, out);
+        wire::end_frame(frame, out);
+        more
+    }
+
+    /// An answers frame came over the link to a peer. False: garbage.
+    pub fn answers(&mut self, payload: &[u8], now: Now) -> bool {
+        let mut rest = payload;
+        while !rest.is_empty() {
+            let Some(((id, status, bytes), behind)) = wire::take_answer(rest) else {
+                return false;
+            };
+            rest = behind;
+            // An answer that came too late is of no use to anybody.
+            let Some(away) = self.returned(id) else { continue };
+            let place = (id >> 16, (id & 0xffff) as u32);
+            match status {
+                Status::Elsewhere => self.wait(place, away.hash, now),
+                Status::Done => {
+                    if let Some(parked) = self.parked.get_mut(&place.0) {
+                        parked.answer(place.1, bytes);
+                        self.answered(place);
+                    }
+                }
+            }
+        }
+        true
+    }
+}
+
+impl Parked {
+    /// Puts an answer in its place; the request is not missing any more.
+    fn fill(&mut self, index: u32, slot: Slot) {
+        self.slots[index as usize] = slot;
+        self.missing -= 1;
+    }
+
+    /// Puts bytes in the place of an answer, still counted as missing.
+    fn answer(&mut self, index: u32, bytes: &[u8]) {
+        let start = self.batch.answer_bytes.len() as u32;
+        self.batch.answer_bytes.extend_from_slice(bytes);
+        self.slots[index as usize] =
+            Slot::Done { start, bytes: bytes.len() as u32, tail: Tail::Nothing, lent: None };
+    }
+
+    fn fail(&mut self, index: u32, op: &Op, why: &str) {
+        let mut bytes = Vec::new();
+        exec::fail(op, why, &mut bytes);
+        self.answer(index, &bytes);
+        self.missing -= 1;
+    }
+
+    fn fail_index(&mut self, index: u32, why: &str) {
+        if let Kind::Execute(op) = self.batch.requests[index as usize].kind {
+            self.fail(index, &op, why);
+        }
+    }
+
+    /// A change was executed, and nobody knows whether it will last.
+    fn replace_by_error(&mut self, index: u32) {
+        if let Kind::Execute(op) = self.batch.requests[index as usize].kind {
+            let mut bytes = Vec::new();
+            exec::fail(&op, UNKNOWN, &mut bytes);
+            self.answer(index, &bytes);
+        }
+    }
+}

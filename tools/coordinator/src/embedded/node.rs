@@ -1,0 +1,244 @@
+//! What the tasks of a keeper share.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use openraft::ServerState;
+use tokio::sync::watch;
+
+use super::EmbeddedOptions;
+use super::disk::{Disk, DiskError, META, write_meta};
+use super::log::Log;
+use super::machine::Machine;
+use super::types::{Beginning, Introduce, Keeper, Metrics, Raft, encode};
+use crate::applied::Applied;
+use crate::wire::Peers;
+use crate::{Log as Lines, Role};
+
+/// One node's part in the order of commands.
+pub(super) struct Node {
+    pub options: EmbeddedOptions,
+    pub peers: Arc<Peers>,
+    pub applied: Arc<Applied>,
+    pub role: watch::Sender<Role>,
+    /// Drawn when the file was made.
+    pub id: AtomicU64,
+    /// Drawn by whoever began the cluster; 0 while this node is in none.
+    cluster: AtomicU64,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    engine: Option<Engine>,
+    /// When a leader was heard last, or this node voted.
+    heard: Instant,
+    /// Addresses that nodes told, which may be newer than the membership.
+    addresses: HashMap<u64, String>,
+    disk_error: Option<String>,
+    waits_for: Option<String>,
+    beginning: Option<Beginning>,
+}
+
+/// Raft over an open file. There is none while the disk fails.
+#[derive(Clone)]
+pub(super) struct Engine {
+    pub raft: Raft,
+    pub disk: Disk,
+    pub log: Log,
+    pub machine: Machine,
+}
+
+impl Engine {
+    pub fn metrics(&self) -> Metrics {
+        self.raft.metrics().borrow().clone()
+    }
+}
+
+impl Node {
+    pub fn new(options: EmbeddedOptions, peers: Arc<Peers>, applied: Arc<Applied>) -> Arc<Node> {
+        let (role, _) = watch::channel(Role::Follower { leader: None });
+        let inner = Inner {
+            engine: None,
+            heard: Instant::now(),
+            addresses: HashMap::new(),
+            disk_error: None,
+            waits_for: None,
+            beginning: None,
+        };
+        Arc::new(Node {
+            options,
+            peers,
+            applied,
+            role,
+            id: AtomicU64::new(0),
+            cluster: AtomicU64::new(0),
+            inner: Mutex::new(inner),
+        })
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn id(&self) -> u64 {
+        self.id.load(Ordering::Relaxed)
+    }
+
+    pub fn cluster(&self) -> u64 {
+        self.cluster.load(Ordering::Relaxed)
+    }
+
+    pub fn set_cluster(&self, cluster: u64) {
+        self.cluster.store(cluster, Ordering::Relaxed);
+    }
+
+    pub fn introduce(&self) -> Introduce {
+        Introduce {
+            id: self.id(),
+            name: self.options.name.clone(),
+            address: self.options.peer_address.clone(),
+            cluster: self.cluster(),
+        }
+    }
+
+    pub fn log(&self, line: &str) {
+        (self.lines())(line);
+    }
+
+    pub fn lines(&self) -> &Lines {
+        &self.peers.settings().log
+    }
+
+    pub fn engine(&self) -> Option<Engine> {
+        self.inner().engine.clone()
+    }
+
+    pub fn set_engine(&self, engine: Option<Engine>) {
+        self.inner().engine = engine;
+    }
+
+    /// How long ago a leader gave a sign of life, or this node a vote.
+    pub fn silence(&self) -> Duration {
+        self.inner().heard.elapsed()
+    }
+
+    pub fn hear(&self) {
+        self.inner().heard = Instant::now();
+    }
+
+    pub fn address_of(&self, id: u64) -> Option<String> {
+        self.inner().addresses.get(&id).cloned()
+    }
+
+    /// A node said where it is. Only members and candidates for it are noted.
+    pub fn note_address(&self, id: u64, address: &str) {
+        let mut inner = self.inner();
+        let bound = cluster::topology::MEMBERS_MAX * 2;
+        if inner.addresses.len() < bound || inner.addresses.contains_key(&id) {
+            inner.addresses.insert(id, address.to_owned());
+        }
+    }
+
+    pub fn disk_error(&self) -> Option<String> {
+        self.inner().disk_error.clone()
+    }
+
+    pub fn set_disk_error(&self, error: Option<String>) {
+        self.inner().disk_error = error;
+    }
+
+    pub fn waits_for(&self) -> Option<String> {
+        self.inner().waits_for.clone()
+    }
+
+    pub fn set_waits_for(&self, whom: Option<String>) {
+        self.inner().waits_for = whom;
+    }
+
+    /// Where peers reach a member now.
+    pub fn address(&self, metrics: &Metrics, id: u64) -> Option<String> {
+        let written = || {
+            let membership = metrics.membership_config.membership();
+            membership.get_node(&id).map(|keeper: &Keeper| keeper.address.clone())
+        };
+        self.address_of(id).or_else(written)
+    }
+
+    pub fn beginning(&self) -> Option<Beginning> {
+        self.inner().beginning.clone()
+    }
+
+    pub fn set_beginning(&self, beginning: Option<Beginning>) {
+        self.inner().beginning = beginning;
+    }
+
+    /// This node begins a cluster; false if it is in one by now.
+    pub async fn begin(&self, disk: &Disk, beginning: Beginning) -> Result<bool, DiskError> {
+        // Whoever takes this node in meanwhile wins.
+        let cluster = beginning.cluster;
+        if self.cluster.compare_exchange(0, cluster, Ordering::Relaxed, Ordering::Relaxed).is_err()
+        {
+            return Ok(false);
+        }
+        let bytes = encode(&beginning);
+        self.set_beginning(Some(beginning));
+        disk.run(move |database| {
+            let writing = database.begin_write()?;
+            {
+                let mut meta = writing.open_table(META)?;
+                meta.insert("cluster", &cluster.to_le_bytes()[..])?;
+                meta.insert("beginning", &bytes[..])?;
+            }
+            writing.commit()?;
+            Ok(true)
+        })
+        .await
+    }
+
+    /// This node belongs to a cluster from now on; false if to another one.
+    pub async fn belong(&self, disk: &Disk, cluster: u64) -> Result<bool, DiskError> {
+        let free = self.cluster.compare_exchange(0, cluster, Ordering::Relaxed, Ordering::Relaxed);
+        if free.is_ok() {
+            let bytes = cluster.to_le_bytes();
+            disk.run(move |database| write_meta(database, "cluster", &bytes)).await?;
+        }
+        Ok(self.cluster() == cluster)
+    }
+
+    /// The role as it is now.
+    pub fn judge_role(&self) -> Role {
+        let Some(engine) = self.engine() else { return Role::Follower { leader: None } };
+        let metrics = engine.metrics();
+        let timing = &self.options.timing;
+        if metrics.state == ServerState::Leader {
+            // One that hears no majority may have been replaced already.
+            let silence_max_ms = 2 * timing.election_max.as_millis() as u64;
+            let voters = metrics.membership_config.voter_ids().count();
+            let fresh = metrics.millis_since_quorum_ack.is_none_or(|ms| ms <= silence_max_ms);
+            return if fresh || voters == 1 {
+                Role::Leader { term: metrics.current_term }
+            } else {
+                Role::Follower { leader: None }
+            };
+        }
+        let leader = metrics
+            .current_leader
+            .filter(|leader| *leader != self.id() && self.silence() <= timing.election_max)
+            .and_then(|leader| self.address(&metrics, leader));
+        Role::Follower { leader }
+    }
+
+    /// Tells those who watch the role, if it changed.
+    pub fn show_role(&self) {
+        let role = self.judge_role();
+        self.role.send_if_modified(|shown| {
+            let changed = *shown != role;
+            if changed {
+                *shown = role;
+            }
+            changed
+        });
+    }
+}

@@ -1,0 +1,373 @@
+//! etcd's JSON gateway: requests over plain HTTP/1.1, no generated code.
+//!
+//! The gateway is part of every etcd since 3.4. Keys and values travel in base64,
+//! 64-bit numbers as strings, and what is zero or empty is left out.
+//!
+//! Requests go to one server until it fails, then to the next. Some connections
+//! are kept for the next requests. An error says whether the request may have
+//! been heard.
+
+use std::fmt;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::time::timeout;
+
+use super::EtcdOptions;
+use crate::wire::{Stream, peers::dial, tune};
+
+/// Connections that are kept for the next requests.
+const IDLE_MAX: usize = 8;
+/// Longest answer: some snapshot chunks in base64.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Longest line of a watch: etcd's own bound of a request, in base64, and room.
+const LINE_BYTES_MAX: usize = 16 << 20;
+
+/// Why there is no answer.
+#[derive(Clone, Debug)]
+pub(super) struct GatewayError {
+    /// etcd may have done what was asked.
+    pub perhaps_done: bool,
+    /// For the operator.
+    pub why: String,
+}
+
+impl fmt::Display for GatewayError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.why)
+    }
+}
+
+type Sender = SendRequest<Full<Bytes>>;
+
+/// The servers.
+pub(super) struct Gateway {
+    options: EtcdOptions,
+    current: AtomicUsize,
+    /// Which server, and a connection to it.
+    idle: Mutex<Vec<(usize, Sender)>>,
+    token: Mutex<Option<String>>,
+}
+
+impl Gateway {
+    pub fn new(options: EtcdOptions) -> Gateway {
+        Gateway {
+            options,
+            current: AtomicUsize::new(0),
+            idle: Mutex::default(),
+            token: Mutex::default(),
+        }
+    }
+
+    /// Asks one of the servers.
+    pub async fn call(
+        &self,
+        path: &str,
+        body: Value,
+        within: Duration,
+    ) -> Result<Value, GatewayError> {
+        let at = self.current.load(Ordering::Relaxed) % self.options.endpoints.len();
+        let asked = timeout(within, self.ask(at, path, &body)).await;
+        let answer = asked.unwrap_or_else(|_| {
+            let (server, ms) = (&self.options.endpoints[at], within.as_millis());
+            let why = format!("no answer from etcd at {server} in {ms} ms ({path})");
+            Err(GatewayError { perhaps_done: true, why })
+        });
+        if answer.is_err() {
+            self.leave(at);
+        }
+        answer
+    }
+
+    /// The next request goes elsewhere.
+    fn leave(&self, at: usize) {
+        let next = (at + 1) % self.options.endpoints.len();
+        let _ = self.current.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed);
+        self.lock_idle().retain(|(server, _)| *server != at);
+    }
+
+    fn lock_idle(&self) -> std::sync::MutexGuard<'_, Vec<(usize, Sender)>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ask(&self, at: usize, path: &str, body: &Value) -> Result<Value, GatewayError> {
+        let (sender, answer) = self.send(at, path, body).await?;
+        let status = answer.status();
+        let lost = |why: String| GatewayError { perhaps_done: true, why };
+        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = body.map_err(|error| lost(error.to_string()))?.to_bytes();
+        if !sender.is_closed() {
+            let mut idle = self.lock_idle();
+            if idle.len() < IDLE_MAX {
+                idle.push((at, sender));
+            }
+        }
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|error| lost(error.to_string()));
+        }
+        if status.is_client_error() {
+            // Perhaps the token is too old.
+            *self.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        let text: Value = serde_json::from_slice(&body).unwrap_or_default();
+        let text = text["error"].as_str().unwrap_or("an error without a text");
+        // "etcdserver: request timed out" may yet be carried out.
+        let perhaps_done = !status.is_client_error();
+        let why = format!("etcd at {}: {text}", self.options.endpoints[at]);
+        Err(GatewayError { perhaps_done, why })
+    }
+
+    /// Sends a request, and waits until its answer begins.
+    async fn send(
+        &self,
+        at: usize,
+        path: &str,
+        body: &Value,
+    ) -> Result<(Sender, Response<Incoming>), GatewayError> {
+        let token = match path {
+            "/v3/auth/authenticate" => None,
+            _ => self.token(at).await?,
+        };
+        let server = &self.options.endpoints[at];
+        let unheard = |why: String| GatewayError {
+            perhaps_done: false,
+            why: format!("cannot reach etcd at {server}: {why}"),
+        };
+        let mut sender = match self.kept(at).await {
+            Some(sender) => sender,
+            None => self.connect(server).await.map_err(unheard)?,
+        };
+        let mut request =
+            Request::post(path).header(HOST, server).header(CONTENT_TYPE, "application/json");
+        if let Some(token) = token {
+            request = request.header(AUTHORIZATION, token);
+        }
+        let request = request
+            .body(Full::new(Bytes::from(body.to_string())))
+            .map_err(|error| unheard(error.to_string()))?;
+        let answer = sender.send_request(request).await.map_err(|error| GatewayError {
+            perhaps_done: !error.is_canceled(),
+            why: format!("lost etcd at {server}: {error}"),
+        })?;
+        Ok((sender, answer))
+    }
+
+    /// What shows who we are, if etcd wants to know.
+    async fn token(&self, at: usize) -> Result<Option<String>, GatewayError> {
+        let Some((user, password)) = &self.options.user else { return Ok(None) };
+        if let Some(token) = &*self.token.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Ok(Some(token.clone()));
+        }
+        let body = json!({ "name": user, "password": password });
+        let answer = Box::pin(self.ask(at, "/v3/auth/authenticate", &body)).await;
+        // Whatever became of this: the request itself was not heard.
+        let answer = answer.map_err(|error| GatewayError { perhaps_done: false, ..error })?;
+        let token = answer["token"].as_str().map(str::to_owned);
+        self.token.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&token);
+        Ok(token)
+    }
+
+    /// A connection that is open from before.
+    async fn kept(&self, at: usize) -> Option<Sender> {
+        loop {
+            let mut sender = {
+                let mut idle = self.lock_idle();
+                let found = idle.iter().position(|(server, _)| *server == at)?;
+                idle.swap_remove(found).1
+            };
+            if sender.ready().await.is_ok() {
+                return Some(sender);
+            }
+        }
+    }
+
+    async fn connect(&self, server: &str) -> Result<Sender, String> {
+        let tcp = dial(server, self.options.timing.connect_timeout).await?;
+        tune(&tcp, self.options.timing.silence_max).map_err(|error| error.to_string())?;
+        let stream: Box<dyn Stream> = match &self.options.tls {
+            Some(tls) => {
+                Box::new(tls.connect(server, tcp).await.map_err(|error| error.to_string())?)
+            }
+            None => Box::new(tcp),
+        };
+        let (sender, connection) =
+            handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        // It ends with the sender, or by an error that the sender sees.
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(sender)
+    }
+
+    /// Watches keys from a revision on.
+    pub async fn watch(&self, key: &str, from_revision: i64) -> Result<Watch, GatewayError> {
+        let at = self.current.load(Ordering::Relaxed) % self.options.endpoints.len();
+        let body = json!({ "create_request": {
+            "key": encode(key.as_bytes()),
+            "range_end": encode(&prefix_end(key)),
+            "start_revision": from_revision.to_string(),
+        }});
+        let patience = self.options.timing.silence_max;
+        let opened = timeout(patience, self.send(at, "/v3/watch", &body)).await;
+        let opened = opened.unwrap_or_else(|_| {
+            let why = format!("no watch from etcd at {} in time", self.options.endpoints[at]);
+            Err(GatewayError { perhaps_done: false, why })
+        });
+        match opened {
+            Ok((sender, answer)) if answer.status().is_success() => {
+                Ok(Watch { _sender: sender, body: answer.into_body(), rest: Vec::new() })
+            }
+            Ok((_, answer)) => {
+                self.leave(at);
+                let why = format!("etcd does not let us watch: {}", answer.status());
+                Err(GatewayError { perhaps_done: false, why })
+            }
+            Err(error) => {
+                self.leave(at);
+                Err(error)
+            }
+        }
+    }
+
+    /// A watch gave no sign of life: its server is not asked next.
+    pub fn distrust(&self) {
+        self.leave(self.current.load(Ordering::Relaxed) % self.options.endpoints.len());
+    }
+}
+
+/// Changes as they happen.
+pub(super) struct Watch {
+    _sender: Sender,
+    body: Incoming,
+    rest: Vec<u8>,
+}
+
+impl Watch {
+    /// The next message. It may be dropped and called again.
+    pub async fn next(&mut self) -> Result<Value, String> {
+        loop {
+            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.rest.drain(..=end).collect();
+                return serde_json::from_slice(&line).map_err(|error| error.to_string());
+            }
+            if self.rest.len() > LINE_BYTES_MAX {
+                return Err("a line without an end".into());
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Some(bytes) = frame.data_ref() {
+                        self.rest.extend_from_slice(bytes);
+                    }
+                }
+                Some(Err(error)) => return Err(error.to_string()),
+                None => return Err("etcd closed the watch".into()),
+            }
+        }
+    }
+}
+
+/// A key with its value.
+#[derive(Clone, Debug)]
+pub(super) struct Pair {
+    pub key: String,
+    pub value: Vec<u8>,
+    pub mod_revision: i64,
+}
+
+impl Pair {
+    pub fn parse(pair: &Value) -> Option<Pair> {
+        Some(Pair {
+            key: String::from_utf8(decode(&pair["key"])?).ok()?,
+            value: decode(&pair["value"]).unwrap_or_default(),
+            mod_revision: number(&pair["mod_revision"]),
+        })
+    }
+}
+
+pub(super) fn encode(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+fn decode(value: &Value) -> Option<Vec<u8>> {
+    STANDARD.decode(value.as_str()?).ok()
+}
+
+/// A 64-bit number; what is left out is zero.
+pub(super) fn number(value: &Value) -> i64 {
+    value.as_str().and_then(|text| text.parse().ok()).or_else(|| value.as_i64()).unwrap_or(0)
+}
+
+/// The first key after all that begin so.
+pub(super) fn prefix_end(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    // Text has no byte 0xff.
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}
+
+/// The pairs of a range's answer.
+pub(super) fn pairs(answer: &Value) -> Vec<Pair> {
+    answer["kvs"].as_array().into_iter().flatten().filter_map(Pair::parse).collect()
+}
+
+pub(super) fn revision(answer: &Value) -> i64 {
+    number(&answer["header"]["revision"])
+}
+
+/// Building blocks of transactions.
+pub(super) fn put(key: &str, value: &[u8]) -> Value {
+    json!({ "request_put": { "key": encode(key.as_bytes()), "value": encode(value) } })
+}
+
+/// The key is there.
+pub(super) fn exists(key: &str) -> Value {
+    compare(key, "CREATE", "create_revision", 0, "GREATER")
+}
+
+/// The key is not there.
+pub(super) fn absent(key: &str) -> Value {
+    compare(key, "CREATE", "create_revision", 0, "EQUAL")
+}
+
+/// The key was last changed by that revision; 0 if it is not there.
+pub(super) fn unchanged(key: &str, mod_revision: i64) -> Value {
+    compare(key, "MOD", "mod_revision", mod_revision, "EQUAL")
+}
+
+fn compare(key: &str, target: &str, field: &str, number: i64, result: &str) -> Value {
+    json!({
+        "key": encode(key.as_bytes()), "target": target, field: number.to_string(), "result": result
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pairs_are_read_as_the_gateway_writes_them() {
+        let answer = json!({
+            "header": { "revision": "7" },
+            "kvs": [{ "key": "YQ==", "mod_revision": "5", "value": "Yg==" }, { "key": "YQ==" }, {}],
+        });
+        assert_eq!(revision(&answer), 7);
+        let read = pairs(&answer);
+        assert_eq!(read.len(), 2);
+        assert_eq!((&*read[0].key, &*read[0].value, read[0].mod_revision), ("a", &b"b"[..], 5));
+        assert_eq!((&*read[1].value, read[1].mod_revision), (&b""[..], 0));
+        assert_eq!(prefix_end("a/"), b"a0");
+    }
+}

@@ -1,0 +1,250 @@
+//! Commands in etcd: one key each, created by whoever is first.
+//!
+//! The next command's key is created on condition that it is not there and that
+//! the one before is. So the log has no holes, whoever writes and however old its
+//! view is; and an attempt whose answer got lost cannot take effect later under
+//! another number. Everybody applies the keys in their order; whoever appended
+//! hears from its own applying what became of it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use cluster::change::{Command, Outcome};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+use super::gateway::{
+    GatewayError, Pair, absent, encode, exists, number, pairs, prefix_end, put, revision,
+};
+use super::{Node, leader, snapshot};
+use crate::applied::command_bytes;
+use crate::{COMMAND_BYTES_MAX, CoordinatorError, draw};
+
+/// Keys that are read at once.
+const PAGE: u32 = 200;
+const RETRY_EVERY: Duration = Duration::from_millis(100);
+
+/// A command, and whose it is.
+#[derive(Debug, Serialize, Deserialize)]
+struct Entry {
+    tag: u64,
+    command: Command,
+}
+
+/// Those who wait for their command's outcome, by its tag.
+#[derive(Default)]
+pub(super) struct Waiting(Mutex<HashMap<u64, oneshot::Sender<Outcome>>>);
+
+impl Waiting {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Outcome>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Takes a tag out when nobody waits for it any more.
+struct Waits<'a>(&'a Waiting, u64);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.lock().remove(&self.1);
+    }
+}
+
+fn key(node: &Node, number: u64) -> String {
+    node.key(&format!("log/{number:020}"))
+}
+
+/// Puts a command into the order.
+pub(super) async fn append(
+    node: &Arc<Node>,
+    command: Command,
+) -> Result<Outcome, CoordinatorError> {
+    let bytes = command_bytes(&command);
+    if bytes > COMMAND_BYTES_MAX {
+        return Err(CoordinatorError::TooLong { command_bytes: bytes });
+    }
+    let tag = draw();
+    let entry = crate::encode(&Entry { tag, command });
+    let (tell, mut told) = oneshot::channel();
+    node.waiting.lock().insert(tag, tell);
+    let _waits = Waits(&node.waiting, tag);
+    let started = Instant::now();
+    let mut applied = node.number.subscribe();
+    let mut perhaps_done = false;
+    let mut why = "etcd was not asked".to_owned();
+    loop {
+        let rest = node.options.timing.append_timeout.saturating_sub(started.elapsed());
+        if rest.is_zero() {
+            return Err(if perhaps_done {
+                CoordinatorError::Unknown { why }
+            } else {
+                CoordinatorError::NoLeader { waited: started.elapsed(), why }
+            });
+        }
+        let last = *applied.borrow_and_update();
+        match create(node, last, &entry, rest).await {
+            Ok(true) => {
+                return match timeout(rest, told).await {
+                    Ok(Ok(outcome)) => Ok(outcome),
+                    _ => Err(CoordinatorError::Unknown {
+                        why: "it is in the order, but is not applied here in time".into(),
+                    }),
+                };
+            }
+            Ok(false) => why = "others were always faster".into(),
+            Err(error) => {
+                perhaps_done |= error.perhaps_done;
+                node.trouble(&error.why);
+                why = error.why;
+            }
+        }
+        // Somebody was first, or it was this one and the answer got lost.
+        tokio::select! {
+            Ok(outcome) = &mut told => return Ok(outcome),
+            _ = applied.changed() => {}
+            () = sleep(RETRY_EVERY.min(rest)) => {}
+        }
+    }
+}
+
+/// Creates the key after `last`; false if that is not the end of the log.
+async fn create(
+    node: &Node,
+    last: u64,
+    entry: &[u8],
+    within: Duration,
+) -> Result<bool, GatewayError> {
+    let next = key(node, last + 1);
+    let mut conditions = vec![absent(&next)];
+    match last {
+        // Without a key before it, no snapshot may stand for one.
+        0 => conditions.push(absent(&snapshot::meta_key(node))),
+        _ => conditions.push(exists(&key(node, last))),
+    }
+    let body = json!({ "compare": conditions, "success": [put(&next, entry)] });
+    let within = within.min(node.options.timing.request_timeout);
+    let answer = node.gateway.call("/v3/kv/txn", body, within).await?;
+    Ok(answer["succeeded"].as_bool() == Some(true))
+}
+
+/// Applies what is in etcd, as it comes; runs until the node stops.
+pub(super) async fn follow(node: Arc<Node>) {
+    loop {
+        if let Err(why) = follow_once(&node).await {
+            node.trouble(&why);
+            node.gateway.distrust();
+        }
+        sleep(RETRY_EVERY).await;
+    }
+}
+
+async fn follow_once(node: &Arc<Node>) -> Result<(), String> {
+    let from = catch_up(node).await?;
+    let mut watch =
+        node.gateway.watch(&node.key(""), from + 1).await.map_err(|error| error.to_string())?;
+    node.fine();
+    loop {
+        // A leader writes ten times a second, so that silence is a sign. Without
+        // one, catching up again costs little.
+        let message = timeout(node.options.timing.silence_max, watch.next()).await;
+        let Ok(message) = message else { return Ok(()) };
+        let message = message?;
+        if let Some(error) = message["error"]["message"].as_str() {
+            return Err(error.to_owned());
+        }
+        let result = &message["result"];
+        if result["canceled"].as_bool() == Some(true) {
+            // Its history does not go back so far; the log may.
+            return Ok(());
+        }
+        node.fine();
+        for event in result["events"].as_array().into_iter().flatten() {
+            if !happens(node, event)? {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// One change in etcd; false if keys are missing.
+fn happens(node: &Arc<Node>, event: &Value) -> Result<bool, String> {
+    let Some(pair) = Pair::parse(&event["kv"]) else { return Ok(true) };
+    let deleted = event["type"].as_str() == Some("DELETE");
+    if pair.key == leader::key(node) {
+        leader::seen(node, (!deleted).then_some(&pair), pair.mod_revision);
+    } else if !deleted && let Some(number) = log_number(node, &pair.key) {
+        let last = *node.number.borrow();
+        if number > last + 1 {
+            return Ok(false);
+        }
+        if number == last + 1 {
+            apply(node, &[pair])?;
+        }
+    }
+    Ok(true)
+}
+
+fn log_number(node: &Node, key: &str) -> Option<u64> {
+    key.strip_prefix(&node.key("log/"))?.parse().ok()
+}
+
+/// Reads what is not yet applied; the revision up to which that was.
+async fn catch_up(node: &Arc<Node>) -> Result<i64, String> {
+    let within = node.options.timing.request_timeout;
+    let text = |error: GatewayError| error.to_string();
+    let body = json!({ "key": encode(leader::key(node).as_bytes()) });
+    let answer = node.gateway.call("/v3/kv/range", body, within).await.map_err(text)?;
+    // What changes from here on is watched.
+    let from = revision(&answer);
+    leader::seen(node, pairs(&answer).first(), from);
+    loop {
+        let last = *node.number.borrow();
+        let body = json!({
+            "key": encode(key(node, last + 1).as_bytes()),
+            "range_end": encode(&prefix_end(&node.key("log/"))),
+            "limit": PAGE.to_string(),
+        });
+        let answer = node.gateway.call("/v3/kv/range", body, within).await.map_err(text)?;
+        let page = pairs(&answer);
+        let follows = page.first().is_none_or(|pair| log_number(node, &pair.key) == Some(last + 1));
+        // A node that has applied nothing may also be a late one whose log is
+        // gone as a whole but for what a snapshot stands for.
+        if !follows || page.is_empty() && last == 0 {
+            if snapshot::load(node).await? {
+                continue;
+            }
+            if !follows {
+                return Err(format!("etcd has no command {} and no snapshot of it", last + 1));
+            }
+        }
+        apply(node, &page)?;
+        if number(&answer["count"]) <= page.len() as i64 {
+            return Ok(from);
+        }
+    }
+}
+
+/// Applies commands that follow each other and what is applied.
+fn apply(node: &Arc<Node>, page: &[Pair]) -> Result<(), String> {
+    for pair in page {
+        let next = *node.number.borrow() + 1;
+        if log_number(node, &pair.key) != Some(next) {
+            return Err(format!("{} comes where command {next} belongs", pair.key));
+        }
+        let Entry { tag, command } = postcard::from_bytes(&pair.value)
+            .map_err(|_| format!("{} in etcd holds no command of this version", pair.key))?;
+        let outcome = {
+            let _both = node.both();
+            node.number.send_replace(next);
+            node.applied.apply([&command]).pop()
+        };
+        if let (Some(outcome), Some(tell)) = (outcome, node.waiting.lock().remove(&tag)) {
+            // Whoever gave up does not care.
+            let _ = tell.send(outcome);
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! The one order in which the cluster's topology changes, and who leads.
+//!
+//! | module | owns |
+//! |---|---|
+//! | [`wire`] | connections between nodes: who may speak, calls and answers |
+//! | [`applied`] | the topology as applied here, and the commands that led to it |
+//! | [`embedded`] | the order kept by 1, 3, 5 or 7 of the nodes, by Raft |
+//! | [`etcd`] | the order kept in etcd |
+//!
+//! [`Coordinator`] is what the daemon sees of it. Everything runs on its one
+//! control thread; what waits for the disk has a thread of its own.
+
+pub mod applied;
+pub mod embedded;
+pub mod etcd;
+pub mod health;
+pub mod wire;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cluster::change::{Command, Outcome};
+use cluster::topology::{Revision, Topology};
+use tokio::sync::watch;
+
+pub use health::Health;
+use wire::Boxed;
+
+/// Takes lines for the operator.
+pub type Log = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Longest command, encoded. etcd refuses requests of 1.5 MiB; a plan for 65,536
+/// partitions has half a MiB.
+pub const COMMAND_BYTES_MAX: usize = 1 << 20;
+
+/// The one order in which commands change the topology.
+pub trait Coordinator: Send + Sync {
+    /// Puts the command into the order, on behalf of whoever leads, and tells
+    /// what applying it did. An error comes within a bounded time.
+    fn append(&self, command: Command) -> Boxed<'_, Result<Outcome, CoordinatorError>>;
+
+    /// The topology as applied here. It may lag behind other nodes.
+    fn watch(&self) -> watch::Receiver<Arc<Topology>>;
+
+    /// The commands that changed the topology after `revision`, up to what is
+    /// applied here; `None` if they are no longer known.
+    fn commands_since(&self, revision: Revision) -> Option<Vec<Command>>;
+
+    /// Who leads, as far as this node knows.
+    fn role(&self) -> watch::Receiver<Role>;
+
+    /// Asks a majority whether this node still leads. The instant was taken
+    /// before asking: at that time nobody else led.
+    fn confirm_leadership(&self) -> Boxed<'_, Result<Instant, CoordinatorError>>;
+
+    /// For the operator.
+    fn health(&self) -> Health;
+}
+
+/// Who leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// This node.
+    Leader {
+        /// Grows from one leader to the next.
+        term: u64,
+    },
+    /// Another one, or nobody.
+    Follower {
+        /// Where peers reach the leader, if there is one.
+        leader: Option<String>,
+    },
+}
+
+/// Why a command was not put into the order, or perhaps not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum CoordinatorError {
+    /// Nobody led for so long; the command was not put into the order.
+    NoLeader {
+        /// How long we waited.
+        waited: Duration,
+        /// What was seen last.
+        why: String,
+    },
+    /// This node does not lead (any more).
+    NotLeader,
+    /// The command may be in the order, or may still come into it. The topology
+    /// will show it.
+    Unknown {
+        /// What happened.
+        why: String,
+    },
+    /// The command was not put into the order.
+    TooLong {
+        /// Of the command.
+        command_bytes: usize,
+    },
+    /// This node cannot take part.
+    Disabled {
+        /// What prevents it.
+        why: String,
+    },
+}
+
+impl fmt::Display for CoordinatorError {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            CoordinatorError::NoLeader { waited, why } => {
+                write!(out, "nobody leads the cluster since {} ms: {why}", waited.as_millis())
+            }
+            CoordinatorError::NotLeader => write!(out, "this node does not lead the cluster"),
+            CoordinatorError::Unknown { why } => {
+                write!(out, "the change may have been made or not: {why}")
+            }
+            CoordinatorError::TooLong { command_bytes } => write!(
+                out,
+                "a change of {command_bytes} bytes is longer than {COMMAND_BYTES_MAX}: \
+                 it must be cut into several"
+            ),
+            CoordinatorError::Disabled { why } => write!(out, "this node cannot take part: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for CoordinatorError {}
+
+/// As [`postcard`] writes it.
+pub(crate) fn encode<T: serde::Serialize>(value: &T) -> Vec<u8> {
+    postcard::to_allocvec(value).expect("these types have no part that cannot be written")
+}
+
+/// A number that no other process has drawn, as far as 64 bits go.
+pub(crate) fn draw() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    // Its keys come from the operating system's generator.
+    RandomState::new().hash_one(std::process::id())
+}

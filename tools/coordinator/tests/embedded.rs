@@ -1,0 +1,489 @@
+//! Keepers over loopback: how they find each other, decide, and lose each other.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use cluster::change::{Command, Outcome};
+use cluster::topology::{Incarnation, Introduction, NodeIndex};
+use coordinator::embedded::disk::{DiskError, FILE};
+use coordinator::embedded::{Embedded, EmbeddedOptions};
+use coordinator::wire::{Peers, Server, WireSettings};
+use coordinator::{Coordinator, CoordinatorError, Role};
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// These tests share two CPUs with others, and a disk.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A port that this node has now, and after a restart.
+async fn port() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address)
+}
+
+struct Keeper {
+    name: String,
+    address: String,
+    embedded: Arc<Embedded>,
+    serving: JoinHandle<()>,
+    /// While it is false, nobody hears this node, and it hears nobody.
+    connected: watch::Sender<bool>,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+struct Setup<'a> {
+    folder: &'a Path,
+    join: &'a [String],
+    keepers_wanted: usize,
+    snapshot_every: u64,
+}
+
+impl<'a> Setup<'a> {
+    fn new(folder: &'a TempDir, join: &'a [String]) -> Setup<'a> {
+        Setup { folder: folder.path(), join, keepers_wanted: 3, snapshot_every: 1000 }
+    }
+
+    async fn start(&self, name: &str, (listener, address): (TcpListener, String)) -> Keeper {
+        let started = self.try_start(name, listener, &address).await;
+        started.unwrap_or_else(|error| panic!("{name}: {error}"))
+    }
+
+    async fn try_start(
+        &self,
+        name: &str,
+        listener: TcpListener,
+        address: &str,
+    ) -> Result<Keeper, DiskError> {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let log = {
+            let (lines, name) = (lines.clone(), name.to_owned());
+            Arc::new(move |line: &str| {
+                eprintln!("{name}: {line}");
+                lines.lock().unwrap().push(line.to_owned());
+            })
+        };
+        let settings = Arc::new(WireSettings::new("tide", name, Incarnation(1), log));
+        let peers = Peers::new(settings.clone());
+        let directory = self.folder.join(name);
+        let mut options = EmbeddedOptions::new(directory, name, address, self.join);
+        options.keepers_wanted = self.keepers_wanted;
+        options.snapshot_every = self.snapshot_every;
+        let embedded = Embedded::start(options, peers).await?;
+        let server = Server::new(settings, vec![embedded.handler()], None);
+        let (connected, mut is_connected) = watch::channel(true);
+        let serving = tokio::spawn(async move {
+            let mut serving = tokio::task::JoinSet::new();
+            loop {
+                tokio::select! {
+                    Ok((stream, _)) = listener.accept(), if *is_connected.borrow() => {
+                        let server = server.clone();
+                        serving.spawn(async move { server.accept_one(stream).await });
+                    }
+                    _ = is_connected.changed() => {
+                        if !*is_connected.borrow() {
+                            serving.abort_all();
+                        }
+                    }
+                }
+            }
+        });
+        let (name, address) = (name.to_owned(), address.to_owned());
+        Ok(Keeper { name, address, embedded, serving, connected, lines })
+    }
+}
+
+impl Keeper {
+    fn leads(&self) -> bool {
+        matches!(*self.embedded.role().borrow(), Role::Leader { .. })
+    }
+
+    /// Ends as if killed: nobody is told.
+    async fn kill(self) {
+        self.serving.abort();
+        let _ = self.serving.await;
+        self.embedded.stop().await;
+    }
+
+    async fn applied(&self, outcome: Outcome) {
+        let Outcome::Applied(revision) = outcome else { panic!("{outcome:?}") };
+        let mut topology = self.embedded.watch();
+        let wait = topology.wait_for(|topology| topology.revision() >= revision);
+        let waited = tokio::time::timeout(PATIENCE, wait).await;
+        assert!(waited.is_ok(), "{} does not follow: {}", self.name, self.embedded.health());
+    }
+
+    async fn append(&self, command: Command) -> Outcome {
+        let started = Instant::now();
+        loop {
+            match self.embedded.append(command.clone()).await {
+                Ok(outcome) => return outcome,
+                // On a loaded machine leaders change.
+                Err(error) if started.elapsed() > PATIENCE => {
+                    panic!("{}: {error}\n{}", self.name, self.embedded.health())
+                }
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) -> Duration {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < PATIENCE, "{what} does not come");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    started.elapsed()
+}
+
+async fn leader(keepers: &[Keeper]) -> usize {
+    until("a leader", || keepers.iter().any(Keeper::leads)).await;
+    keepers.iter().position(Keeper::leads).unwrap_or(0)
+}
+
+async fn until_voters(keepers: &[Keeper], addresses: &[&str]) {
+    let mut wanted: Vec<&str> = addresses.to_vec();
+    wanted.sort();
+    until("the right set of keepers", || {
+        keepers.iter().all(|keeper| {
+            let mut voters = keeper.embedded.health().keepers;
+            voters.sort();
+            voters == wanted
+        })
+    })
+    .await;
+}
+
+fn create() -> Command {
+    Command::Create { name: "tide".into(), ring_bits: 6, copies: 2, seed: 1 }
+}
+
+fn join(name: &str) -> Command {
+    Command::Join(Introduction {
+        name: name.into(),
+        incarnation: Incarnation(7),
+        client_address: "127.0.0.1:1".into(),
+        peer_address: "127.0.0.1:2".into(),
+        zone: String::new(),
+        weight: 100,
+        cores: 1,
+        core_ports: 0,
+    })
+}
+
+/// Three that were given the same list.
+async fn three(folder: &TempDir) -> Vec<Keeper> {
+    let ports = [port().await, port().await, port().await];
+    let join: Vec<String> = ports.iter().map(|(_, address)| address.clone()).collect();
+    let setup = Setup::new(folder, &join);
+    let mut keepers = Vec::new();
+    for (at, port) in ports.into_iter().enumerate() {
+        keepers.push(setup.start(&format!("k{at}"), port).await);
+    }
+    keepers
+}
+
+fn addresses(keepers: &[Keeper]) -> Vec<&str> {
+    keepers.iter().map(|keeper| &*keeper.address).collect()
+}
+
+#[tokio::test]
+async fn three_with_the_same_list_begin_one_cluster() {
+    let folder = tempfile::tempdir().unwrap();
+    let keepers = three(&folder).await;
+    until_voters(&keepers, &addresses(&keepers)).await;
+    // From each of them, leader or not.
+    assert!(matches!(keepers[0].append(create()).await, Outcome::Applied(_)));
+    let mut last = None;
+    for keeper in &keepers {
+        last = Some(keeper.append(join(&keeper.name)).await);
+    }
+    let last = last.unwrap();
+    for keeper in &keepers {
+        keeper.applied(last).await;
+    }
+    let first = keepers[0].embedded.watch().borrow().encode();
+    for keeper in &keepers {
+        let topology = keeper.embedded.watch().borrow().clone();
+        assert_eq!(topology.encode(), first);
+        assert_eq!(topology.nodes().count(), 3);
+        let since = keeper.embedded.commands_since(cluster::topology::Revision(1)).unwrap();
+        assert_eq!(since.len(), 3);
+    }
+    let at = leader(&keepers).await;
+    let before = Instant::now();
+    let mut confirmed = keepers[at].embedded.confirm_leadership().await;
+    for _ in 0..100 {
+        if confirmed.is_ok() {
+            break;
+        }
+        confirmed = keepers[leader(&keepers).await].embedded.confirm_leadership().await;
+    }
+    assert!(confirmed.unwrap() >= before);
+}
+
+#[tokio::test]
+async fn one_begins_and_others_join() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = port().await;
+    let contact = [first.1.clone()];
+    let mut keepers = vec![Setup::new(&folder, &[]).start("k0", first).await];
+    let created = keepers[0].append(create()).await;
+    keepers.push(Setup::new(&folder, &contact).start("k1", port().await).await);
+    keepers[1].applied(created).await;
+    // Two keepers would be worse than one.
+    until_voters(&keepers, &[&contact[0]]).await;
+    keepers.push(Setup::new(&folder, &contact).start("k2", port().await).await);
+    until_voters(&keepers, &addresses(&keepers)).await;
+    // A fourth one follows, and takes the place of one that leaves.
+    keepers.push(Setup::new(&folder, &contact).start("k3", port().await).await);
+    for at in 0..4 {
+        let joined = keepers[3].append(join(&format!("k{at}"))).await;
+        keepers[3].applied(joined).await;
+    }
+    assert_eq!(keepers[3].embedded.health().learners, [keepers[3].address.clone()]);
+    let k1 = keepers[0].embedded.watch().borrow().named("k1").unwrap().0;
+    keepers[3].append(Command::Leave { node: k1 }).await;
+    keepers.remove(1).kill().await;
+    until_voters(&keepers, &addresses(&keepers)).await;
+}
+
+#[tokio::test]
+async fn another_leads_when_the_leader_dies() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut keepers = three(&folder).await;
+    keepers[0].append(create()).await;
+    until_voters(&keepers, &addresses(&keepers)).await;
+    let mut took: Vec<Duration> = Vec::new();
+    for at in 0..50 {
+        let started = Instant::now();
+        keepers[at % 3].append(Command::Copies(1 + at as u8 % 2)).await;
+        took.push(started.elapsed());
+    }
+    took.sort();
+    eprintln!("a command is applied after {} us (median)", took[25].as_micros());
+    let dead = keepers.remove(leader(&keepers).await);
+    // Dropped sockets are its last sign, as when a process is killed.
+    dead.serving.abort();
+    let killed = Instant::now();
+    dead.embedded.stop().await;
+    let mut role = keepers[0].embedded.role();
+    let mut other = keepers[1].embedded.role();
+    let leads = |role: &Role| matches!(role, Role::Leader { .. });
+    tokio::time::timeout(PATIENCE, async {
+        tokio::select! {
+            _ = role.wait_for(leads) => {}
+            _ = other.wait_for(leads) => {}
+        }
+    })
+    .await
+    .expect("nobody takes over");
+    let led = killed.elapsed();
+    keepers[0].append(join("a")).await;
+    eprintln!(
+        "leader killed: another leads after {} ms, a command is applied after {} ms",
+        led.as_millis(),
+        killed.elapsed().as_millis()
+    );
+}
+
+#[tokio::test]
+async fn everything_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let keepers = three(&folder).await;
+    keepers[0].append(create()).await;
+    let mut last = keepers[0].append(join("a")).await;
+    for at in 0..20 {
+        last = keepers[at % 3].append(Command::Copies(1 + at as u8 % 2)).await;
+    }
+    keepers[0].applied(last).await;
+    let before = keepers[0].embedded.watch().borrow().encode();
+    let mut names = Vec::new();
+    for keeper in keepers {
+        names.push(keeper.name.clone());
+        keeper.kill().await;
+    }
+    // All with other addresses: their disks know each other, their lists say where.
+    let ports = [port().await, port().await, port().await];
+    let list: Vec<String> = ports.iter().map(|(_, address)| address.clone()).collect();
+    let setup = Setup::new(&folder, &list);
+    let mut keepers = Vec::new();
+    for (name, port) in names.iter().zip(ports) {
+        keepers.push(setup.start(name, port).await);
+    }
+    leader(&keepers).await;
+    for keeper in &keepers {
+        keeper.applied(last).await;
+        assert_eq!(keeper.embedded.watch().borrow().encode(), before);
+    }
+    until_voters(&keepers, &addresses(&keepers)).await;
+    assert!(matches!(keepers[0].append(join("b")).await, Outcome::Applied(_)));
+}
+
+#[tokio::test]
+async fn a_snapshot_stands_for_a_long_log() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = port().await;
+    let contact = [first.1.clone()];
+    let mut setup = Setup::new(&folder, &[]);
+    setup.snapshot_every = 20;
+    let keeper = setup.start("k0", first).await;
+    let mut last = keeper.append(create()).await;
+    for at in 0..200 {
+        last = keeper.append(Command::Copies(1 + at % 2)).await;
+    }
+    let late = Setup::new(&folder, &contact).start("k1", port().await).await;
+    late.applied(last).await;
+    let since = late.embedded.commands_since(cluster::topology::Revision(1));
+    assert_eq!(since, None, "it came by a snapshot");
+    let before = keeper.embedded.watch().borrow().encode();
+    assert_eq!(late.embedded.watch().borrow().encode(), before);
+    let (_, address) = (late.kill().await, keeper.address.clone());
+    keeper.kill().await;
+    let listener = TcpListener::bind(&address).await.unwrap();
+    let again = setup.start("k0", (listener, address)).await;
+    again.applied(last).await;
+    assert_eq!(again.embedded.watch().borrow().encode(), before);
+}
+
+#[tokio::test]
+async fn a_minority_refuses() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut keepers = three(&folder).await;
+    let created = keepers[0].append(create()).await;
+    for keeper in &keepers {
+        keeper.applied(created).await;
+    }
+    until_voters(&keepers, &addresses(&keepers)).await;
+    let at = leader(&keepers).await;
+    let old = keepers.remove(at);
+    for keeper in keepers {
+        keeper.kill().await;
+    }
+    let started = Instant::now();
+    let answer = old.embedded.append(join("a")).await;
+    let took = started.elapsed();
+    assert!(
+        matches!(answer, Err(CoordinatorError::Unknown { .. } | CoordinatorError::NoLeader { .. })),
+        "{answer:?}"
+    );
+    assert!(took < Duration::from_secs(15), "it took {} ms", took.as_millis());
+    let confirmed = old.embedded.confirm_leadership().await;
+    assert_eq!(confirmed, Err(CoordinatorError::NotLeader));
+    until("that it does not believe itself to lead", || !old.leads()).await;
+    assert!(!old.embedded.health().quorum_reachable);
+    assert_eq!(old.embedded.watch().borrow().nodes().count(), 0);
+}
+
+#[tokio::test]
+async fn who_returns_disturbs_nobody() {
+    let folder = tempfile::tempdir().unwrap();
+    let keepers = three(&folder).await;
+    keepers[0].append(create()).await;
+    until_voters(&keepers, &addresses(&keepers)).await;
+    let at = leader(&keepers).await;
+    let cut = &keepers[(at + 1) % 3];
+    // It hears nobody, and asks for votes that it cannot win.
+    cut.connected.send_replace(false);
+    let waits = || cut.embedded.health().leader.is_none();
+    until("that it misses its leader", waits).await;
+    let term = keepers[at].embedded.health().term;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let counted = cut.embedded.health().term;
+    cut.connected.send_replace(true);
+    until("that it follows again", || cut.embedded.health().leader.is_some() || cut.leads()).await;
+    keepers[at].append(join("a")).await;
+    let terms = keepers.iter().map(|keeper| keeper.embedded.health().term);
+    let latest = terms.max().unwrap();
+    // On a loaded machine the others may have had an election of their own.
+    assert!(counted <= latest && term <= latest, "{term}, {counted} where it was cut off");
+}
+
+#[tokio::test]
+async fn a_foreign_or_torn_file_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = port().await;
+    let address = first.1.clone();
+    let setup = Setup::new(&folder, &[]);
+    let keeper = setup.start("k0", first).await;
+    keeper.append(create()).await;
+    // While another one has it open.
+    let (listener, elsewhere) = port().await;
+    let again = setup.try_start("k0", listener, &elsewhere).await.err().unwrap();
+    assert!(matches!(again, DiskError::InUse { .. }), "{again}");
+    keeper.kill().await;
+    let path = folder.path().join("k0").join(FILE);
+    let whole = std::fs::read(&path).unwrap();
+    let mut scribbled = whole.clone();
+    scribbled[..64].fill(0xee);
+    let damaged: [&[u8]; 4] = [b"", b"[listen]\nport = 11211\n", &whole[..5000], &scribbled];
+    for bytes in damaged {
+        std::fs::write(&path, bytes).unwrap();
+        let listener = TcpListener::bind(&address).await.unwrap();
+        let error = setup.try_start("k0", listener, &address).await.err();
+        let error = error.unwrap_or_else(|| panic!("{} bytes were taken", bytes.len()));
+        assert!(matches!(error, DiskError::Foreign { .. }), "{error}");
+        assert!(error.to_string().contains("not a keeper's file"), "{error}");
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "it was changed");
+    }
+    std::fs::write(&path, whole).unwrap();
+    let listener = TcpListener::bind(&address).await.unwrap();
+    let keeper = setup.start("k0", (listener, address)).await;
+    assert!(matches!(keeper.append(join("a")).await, Outcome::Applied(_)));
+}
+
+#[tokio::test]
+async fn who_lost_its_disk_comes_back_as_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut keepers = three(&folder).await;
+    keepers[0].append(create()).await;
+    until_voters(&keepers, &addresses(&keepers)).await;
+    let at = leader(&keepers).await;
+    let lost = keepers.remove((at + 1) % 3);
+    let (name, address) = (lost.name.clone(), lost.address.clone());
+    lost.kill().await;
+    std::fs::remove_dir_all(folder.path().join(&name)).unwrap();
+    let contact: Vec<String> = keepers.iter().map(|keeper| keeper.address.clone()).collect();
+    let listener = TcpListener::bind(&address).await.unwrap();
+    let setup = Setup::new(&folder, &contact);
+    keepers.push(setup.start(&name, (listener, address)).await);
+    let joined = keepers[2].append(join("a")).await;
+    keepers[2].applied(joined).await;
+    until_voters(&keepers, &addresses(&keepers)).await;
+
+    // While it lives, nobody else may have its name.
+    let (listener, elsewhere) = port().await;
+    std::fs::create_dir(folder.path().join("other")).unwrap();
+    let other = folder.path().join("other");
+    let impostor = Setup { folder: &other, ..Setup::new(&folder, &contact) };
+    let impostor = impostor.start(&name, (listener, elsewhere)).await;
+    let refused = || impostor.lines.lock().unwrap().iter().any(|line| line.contains("is taken"));
+    until("the refusal of a name that is taken", refused).await;
+    assert!(!impostor.leads());
+}
+
+#[tokio::test]
+async fn a_stranger_cannot_disturb() {
+    use tokio::io::AsyncWriteExt;
+    let folder = tempfile::tempdir().unwrap();
+    let keeper = Setup::new(&folder, &[]).start("k0", port().await).await;
+    let created = keeper.append(create()).await;
+    // Garbage of every kind that a coordinator answers, after a good greeting.
+    let quiet = Arc::new(|_: &str| {});
+    let settings = WireSettings::new("tide", "x", Incarnation(1), quiet);
+    let peers = Peers::new(Arc::new(settings));
+    for kind in 0xc0..=0xcf {
+        for body in [vec![], vec![0xff; 40], vec![0; 200]] {
+            let _ = peers.call(&keeper.address, kind, body, PATIENCE).await;
+        }
+    }
+    let mut stream = TcpStream::connect(&keeper.address).await.unwrap();
+    stream.write_all(&[0; 64]).await.unwrap();
+    assert!(matches!(keeper.append(join("a")).await, Outcome::Applied(_)));
+    keeper.applied(created).await;
+    assert!(keeper.embedded.watch().borrow().member(NodeIndex(0)).is_some());
+}

@@ -1,0 +1,484 @@
+//! The control thread's side of a node in a cluster.
+//!
+//! [`Control`] decides, this carries out: beats to the keeper, the topology to
+//! the cores, proposals to the coordinator, what cores report back to it. All of
+//! it runs as tasks of the control thread, so its locks are never waited for.
+
+use super::core::{CorePeering, NodeClock, Report, Standing};
+use super::keeper::{self, Answer, Answers, Leading, kind};
+use super::links::{self, Links};
+use crate::server::say;
+use crate::settings::{ClusterConfig, Coordinator as Choice};
+use anyhow::{Context, Result};
+use cluster::change::Command;
+use cluster::member::Beat;
+use cluster::node::{Control, Effect, Report as NodeReport, Tell};
+use cluster::planning::HandOverRequest;
+use cluster::replication::Limits;
+use cluster::time::Millis;
+use cluster::topology::{Incarnation, Introduction, NodeIndex, Revision, Topology};
+use coordinator::embedded::{Embedded, EmbeddedOptions};
+use coordinator::wire::{Peers, Server, Tls, TlsFiles, WireSettings};
+use coordinator::{Coordinator, Health, Role};
+use net::core::Core;
+use net::mesh::NodeCall;
+use net::node::{NodeHandle, PeeringFactory};
+use net::peering::PeeringLimits;
+use std::future::Future;
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::task::JoinHandle;
+
+/// How often the control looks at the time.
+const TICK: Duration = Duration::from_millis(5);
+/// How long a beat may be under way.
+const BEAT_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// A task of the control thread.
+pub fn spawn(task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+    tokio::spawn(task)
+}
+
+/// What is made before the cores are started, for they need it.
+#[derive(Debug)]
+pub struct Starting {
+    incarnation: Incarnation,
+    standing: Arc<Standing>,
+    reports: UnboundedReceiver<Report>,
+    sender: UnboundedSender<Report>,
+}
+
+impl Starting {
+    /// Draws this life of the process: later ones are greater.
+    pub fn new() -> Starting {
+        let since_epoch = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let (sender, reports) = unbounded_channel();
+        Starting {
+            incarnation: Incarnation(since_epoch.map_or(1, |since| since.as_nanos() as u64)),
+            standing: Standing::new(NodeClock),
+            reports,
+            sender,
+        }
+    }
+
+    /// What makes each core's part.
+    pub fn factory(&self, config: &ClusterConfig) -> PeeringFactory {
+        let (incarnation, standing) = (self.incarnation, self.standing.clone());
+        let sender = self.sender.clone();
+        let config = config.clone();
+        let limits = PeeringLimits {
+            patience_ms: config.patience_ms,
+            link_bytes_max: config.link_bytes_max,
+            frame_bytes_max: config.frame_bytes_max,
+        };
+        let make = move |core: u32, cores: u32| {
+            let limits = Limits {
+                log_bytes_max: (config.log_bytes_max as usize / cores as usize).min(64 << 20),
+                confirm_ms: config.confirm_ms,
+                fill_bytes_per_second: config.fill_rate,
+                read_nearest: config.read_nearest,
+                ..Limits::default()
+            };
+            let (standing, sender) = (standing.clone(), sender.clone());
+            let peering = CorePeering::new(limits, incarnation, core, cores, standing, sender);
+            Box::new(peering) as Box<dyn net::peering::Peering>
+        };
+        PeeringFactory { make: Arc::new(make), limits }
+    }
+}
+
+/// All that the tasks share.
+pub struct Shared {
+    pub config: ClusterConfig,
+    pub seed: u64,
+    pub cores: u16,
+    pub clock: NodeClock,
+    pub coordinator: Arc<dyn Coordinator>,
+    pub peers: Arc<Peers>,
+    pub links: Links,
+    pub leading: Mutex<Option<Leading>>,
+    /// A beat is due now.
+    pub beat: Notify,
+    control: Mutex<Control>,
+    standing: Arc<Standing>,
+    node: OnceLock<Arc<NodeHandle>>,
+    superseded: Notify,
+}
+
+/// The running part. Dropping it ends nothing; the process does.
+pub struct Cluster {
+    shared: Arc<Shared>,
+    _server: JoinHandle<()>,
+}
+
+impl std::fmt::Debug for Cluster {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cluster").field("node", &self.shared.config.node).finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    /// Starts everything: from here on the node looks for its cluster.
+    pub async fn start(
+        config: ClusterConfig,
+        starting: Starting,
+        node: Arc<NodeHandle>,
+        seed: u64,
+        client_address: String,
+        core_ports: Option<u16>,
+    ) -> Result<Cluster> {
+        let log: coordinator::Log = Arc::new(|line: &str| say(line));
+        let incarnation = starting.incarnation;
+        let mut settings = WireSettings::new(&config.name, &config.node, incarnation, log);
+        if let Some(tls) = &config.tls {
+            let files = TlsFiles {
+                certificate: tls.certificate.clone(),
+                key: tls.key.clone(),
+                authority: tls.authority.clone(),
+                name: tls.name.clone(),
+            };
+            settings.tls = Some(Arc::new(Tls::load(files).context("cannot use the certificates")?));
+        }
+        let settings = Arc::new(settings);
+        let listener = tokio::net::TcpListener::bind(config.listen).await.with_context(|| {
+            format!(
+                "cannot listen for other nodes on {}\n  to move it:    --cluster-listen IP:PORT\n  cause",
+                config.listen
+            )
+        })?;
+        let peers = Peers::new(settings.clone());
+        let (coordinator, handler) = match &config.coordinator {
+            Choice::Embedded => {
+                let mut options = EmbeddedOptions::new(
+                    config.directory.clone(),
+                    &config.node,
+                    &config.advertise,
+                    &config.join,
+                );
+                options.keepers_wanted = config.keepers;
+                let embedded =
+                    Embedded::start(options, peers.clone()).await.with_context(|| {
+                        format!("cannot keep the topology in {}", config.directory.display())
+                    })?;
+                let handler = embedded.handler();
+                (embedded as Arc<dyn Coordinator>, Some(handler))
+            }
+            Choice::Etcd(hosts) => {
+                anyhow::bail!("no etcd coordinator yet (asked for {})", hosts.join(","))
+            }
+        };
+        let cores = node.cores().len() as u16;
+        let introduction = Introduction {
+            name: config.node.clone(),
+            incarnation,
+            client_address,
+            peer_address: config.advertise.clone(),
+            zone: config.zone.clone(),
+            weight: config.weight,
+            cores,
+            core_ports: core_ports.unwrap_or(0),
+        };
+        let clock = starting.standing.clock;
+        let control = Control::new(introduction, config.timing.clone(), clock.now());
+        let shared = Arc::new(Shared {
+            config,
+            seed,
+            cores,
+            clock,
+            coordinator,
+            peers,
+            links: Links::default(),
+            leading: Mutex::new(None),
+            beat: Notify::new(),
+            control: Mutex::new(control),
+            standing: starting.standing,
+            node: OnceLock::from(node),
+            superseded: Notify::new(),
+        });
+        let take = shared.clone();
+        let take_link = Arc::new(move |socket, core| links::take(&take, socket, core));
+        let mut handlers: Vec<Arc<dyn coordinator::wire::Handler>> =
+            vec![Arc::new(Answers(shared.clone()))];
+        handlers.extend(handler);
+        let server = Server::new(settings, handlers, Some(take_link));
+        let server = spawn(async move { server.serve(listener).await });
+        spawn(follow_topology(shared.clone()));
+        spawn(tick(shared.clone()));
+        spawn(take_reports(shared.clone(), starting.reports));
+        spawn(keeper::run(shared.clone()));
+        Ok(Cluster { shared, _server: server })
+    }
+
+    /// What the tasks share, for those who show it.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Resolves when a later process of this node's name is in the cluster.
+    pub async fn superseded(&self) {
+        self.shared.superseded.notified().await;
+    }
+}
+
+impl Shared {
+    /// The node.
+    pub fn node(&self) -> &NodeHandle {
+        self.node.get().expect("set when this was made")
+    }
+
+    /// The topology that the cores act by, or soon will.
+    pub fn topology(&self) -> Arc<Topology> {
+        self.control.lock().expect("no holder panics").topology().clone()
+    }
+
+    /// This node's number.
+    pub fn me(&self) -> Option<NodeIndex> {
+        self.control.lock().expect("no holder panics").me()
+    }
+
+    /// Whether the node has a lease, and what it knows to be settled.
+    pub fn standing(&self) -> (bool, Revision) {
+        let control = self.control.lock().expect("no holder panics");
+        (control.member().has_lease(self.clock.now()), control.member().settled())
+    }
+
+    /// The coordinator's state.
+    pub fn health(&self) -> Health {
+        self.coordinator.health()
+    }
+
+    /// A node's name, for people.
+    pub fn name_of(&self, node: NodeIndex) -> String {
+        let topology = self.coordinator.watch().borrow().clone();
+        topology.member(node).map_or_else(|| "?".into(), |member| member.node.name.clone())
+    }
+
+    /// Where peers reach a node.
+    pub fn address_of(&self, node: NodeIndex) -> Option<String> {
+        let topology = self.coordinator.watch().borrow().clone();
+        topology.member(node).map(|member| member.node.peer_address.clone())
+    }
+
+    /// The number of that life of a node.
+    pub fn life_of(&self, name: &str, incarnation: Incarnation) -> Option<NodeIndex> {
+        let topology = self.topology();
+        let (node, member) = topology.named(name)?;
+        (member.node.incarnation == incarnation).then_some(node)
+    }
+
+    /// Whether a node is up.
+    pub fn is_up(&self, node: NodeIndex) -> bool {
+        self.topology().is_up(node)
+    }
+
+    /// Lets the control decide, and does what it says.
+    pub fn with_control(self: &Arc<Shared>, decide: impl FnOnce(&mut Control, &mut Vec<Effect>)) {
+        let mut effects = Vec::new();
+        decide(&mut self.control.lock().expect("no holder panics"), &mut effects);
+        for effect in effects {
+            self.act(effect);
+        }
+    }
+
+    fn act(self: &Arc<Shared>, effect: Effect) {
+        match effect {
+            Effect::Beat(beat) => {
+                let shared = self.clone();
+                spawn(async move { send_beat(&shared, beat).await });
+            }
+            Effect::Tell(Tell::Lease(until)) => self.standing.set_lease(until),
+            Effect::Tell(tell) => {
+                if let Tell::Topology { topology, .. } = &tell
+                    && let Ok(mut text) = self.node().shared().cluster.write()
+                {
+                    *text = Some(Arc::new(super::shown::texts(topology)));
+                }
+                self.tell_cores(&tell);
+            }
+            Effect::Propose(command) => self.propose(command),
+            Effect::Connect { node, incarnation, address, cores } => {
+                self.links.connect(node, incarnation, address, cores);
+            }
+            Effect::Disconnect(node) => self.links.disconnect(node),
+            Effect::Superseded => self.superseded.notify_one(),
+        }
+    }
+
+    /// Tells every core, in order; a core whose queue is full gets it later.
+    fn tell_cores(self: &Arc<Shared>, tell: &Tell) {
+        for core in 0..self.cores {
+            let tell = tell.clone();
+            let mut task: Box<dyn FnOnce(&mut Core) + Send> =
+                Box::new(move |core| on_core(core, tell));
+            // The queue holds dozens of tasks, and the core takes them each turn.
+            while let Err(NodeCall::Task(back)) = self.node().tell(u32::from(core), task) {
+                if !self.node().is_running() {
+                    return;
+                }
+                task = back;
+                std::thread::sleep(Duration::from_micros(200));
+            }
+        }
+    }
+
+    /// Puts a command into the coordinator's order. It may fail: whoever wants it
+    /// proposes it again.
+    pub fn propose(self: &Arc<Shared>, command: Command) {
+        let shared = self.clone();
+        spawn(async move {
+            let _ = shared.coordinator.append(command).await;
+        });
+    }
+
+    /// The keeper asks this node to hand partitions over.
+    pub fn hand_over(self: &Arc<Shared>, request: &HandOverRequest) {
+        let now = self.clock.now();
+        self.with_control(|control, effects| control.on_hand_over(now, request, effects));
+    }
+
+    /// A beat of some node, for the keeper that is here or not.
+    pub fn on_beat(self: &Arc<Shared>, beat: &Beat) -> Answer {
+        match self.leading.lock().expect("no holder panics").as_mut() {
+            Some(leading) => Answer::Reply(leading.on_beat(self, beat)),
+            None => Answer::NotLeader,
+        }
+    }
+
+    /// A link to a node stands.
+    pub fn stands(self: &Arc<Shared>, core: u16, node: NodeIndex) {
+        self.report(core, NodeReport::Stands(node));
+    }
+
+    /// A link to a node broke, or could not be made.
+    pub fn broken(self: &Arc<Shared>, core: u16, node: NodeIndex) {
+        self.report(core, NodeReport::Broken(node));
+    }
+
+    fn report(self: &Arc<Shared>, core: u16, report: NodeReport) {
+        let (now, acts) = (self.clock.now(), self.standing.acts(core));
+        self.with_control(|control, effects| control.on_report(now, core, acts, report, effects));
+    }
+}
+
+/// A core is told something, on its own thread.
+fn on_core(core: &mut Core, tell: Tell) {
+    let Core { peers, shard, now, .. } = core;
+    let Some(peering) =
+        peers.as_mut().and_then(|peers| peers.peering.as_any().downcast_mut::<CorePeering>())
+    else {
+        return;
+    };
+    match tell {
+        Tell::Topology { topology, me } => peering.set_topology(topology, me, shard, *now),
+        Tell::Lease(_) => {}
+        Tell::Settled(revision) => peering.replicator().set_settled(revision),
+        Tell::Pause(partitions) => peering.replicator().pause(&partitions),
+        Tell::Resume(partitions) => peering.replicator().resume(&partitions),
+    }
+}
+
+async fn follow_topology(shared: Arc<Shared>) {
+    let mut watch = shared.coordinator.watch();
+    loop {
+        let topology = watch.borrow_and_update().clone();
+        if topology.name().is_empty() || topology.seed() == shared.seed {
+            shared.with_control(|control, effects| control.on_topology(topology, effects));
+        } else {
+            say(&format!(
+                "this node hashes keys with another seed than cluster {:?}: --hash-seed {} on all nodes, or on none",
+                topology.name(),
+                topology.seed()
+            ));
+        }
+        if watch.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn tick(shared: Arc<Shared>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let mut heard = vec![0; usize::from(shared.cores)];
+    loop {
+        tokio::select! {
+            _ = interval.tick() => {}
+            () = shared.beat.notified() => {}
+        }
+        for core in 0..shared.cores {
+            let turn = shared.standing.turn(core);
+            if turn != heard[usize::from(core)] {
+                heard[usize::from(core)] = turn;
+                shared.report(core, NodeReport::Alive);
+            }
+        }
+        let now = shared.clock.now();
+        shared.with_control(|control, effects| control.tick(now, effects));
+        links::dial_missing(&shared);
+    }
+}
+
+async fn take_reports(shared: Arc<Shared>, mut reports: UnboundedReceiver<Report>) {
+    while let Some(report) = reports.recv().await {
+        let (core, acts, report) = match report {
+            Report::CaughtUp { core, peer, known, partitions } => {
+                (core, known, NodeReport::CaughtUp { node: peer.node, core: peer.core, partitions })
+            }
+            Report::Suspect { core, node } => {
+                (core, shared.standing.acts(core), NodeReport::Suspect(node))
+            }
+            Report::Paused { core, partition } => {
+                (core, shared.standing.acts(core), NodeReport::Paused(partition))
+            }
+            Report::Acts { core } => (core, shared.standing.acts(core), NodeReport::Alive),
+            Report::LinkLost { core, peer } => {
+                shared.links.lost(core, peer);
+                (core, shared.standing.acts(core), NodeReport::Broken(peer.node))
+            }
+            Report::Garbage(peer) => {
+                say(&format!(
+                    "{} sent on a link what makes no sense; the link was closed",
+                    shared.name_of(peer.node)
+                ));
+                continue;
+            }
+        };
+        let now = shared.clock.now();
+        shared.with_control(|control, effects| {
+            control.on_report(now, core, acts, report, effects);
+            // What became confirmed is told to the keeper at once.
+            control.tick(now, effects);
+        });
+    }
+}
+
+async fn send_beat(shared: &Arc<Shared>, beat: Beat) {
+    let role = shared.coordinator.role().borrow().clone();
+    let answer = match role {
+        Role::Leader { .. } => shared.on_beat(&beat),
+        Role::Follower { leader: Some(address) } => {
+            let Ok(body) = postcard::to_stdvec(&beat) else { return };
+            let call = shared.peers.call(&address, kind::BEAT, body, BEAT_TIMEOUT);
+            let Ok(answer) = call.await else { return };
+            match postcard::from_bytes(&answer) {
+                Ok(answer) => answer,
+                Err(_) => return,
+            }
+        }
+        Role::Follower { leader: None } => return,
+    };
+    let Answer::Reply(reply) = answer else { return };
+    let now: Millis = shared.clock.now();
+    shared.with_control(|control, effects| control.on_reply(now, &reply, effects));
+    // What is not settled yet will be soon: ask before the next beat is due.
+    if reply.settled < reply.latest {
+        let shared = shared.clone();
+        spawn(async move {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            shared.with_control(|control, _| control.on_leader());
+            shared.beat.notify_one();
+        });
+    }
+}

@@ -1,0 +1,339 @@
+//! The cluster's decisions on a data core: [`Replicator`] behind the trait that
+//! `net` asks. Everything here runs on that core's thread; what the control
+//! thread should know goes out through a channel, and what it tells the core
+//! comes in as a task on the core.
+
+use cluster::replication::{Access, Effect, Limits, Peer, Replicator, Route, Ticket};
+use cluster::ring::Partition;
+use cluster::time::Millis;
+use cluster::topology::{Epoch, Incarnation, NodeIndex, Revision, Topology};
+use engine::{KeyHash, Now, Shard};
+use net::peering::{PeerId, Peering, Route as NetRoute};
+use std::any::Any;
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use tokio::sync::mpsc::UnboundedSender;
+
+/// A node without a lease for so long refuses at once instead of waiting.
+const LEASELESS_MS_MAX: u64 = 1_000;
+/// What clients are told then.
+const NO_MAJORITY: &str = "this node cannot reach the cluster's majority";
+
+/// The node's clock, the same for all of its threads: the time since the machine
+/// started, its sleep included, for leases of others run on while it sleeps.
+#[derive(Clone, Copy, Debug)]
+pub struct NodeClock;
+
+impl NodeClock {
+    /// Now.
+    pub fn now(self) -> Millis {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        Millis(time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000)
+    }
+
+    /// A moment that is past.
+    pub fn at(self, instant: Instant) -> Millis {
+        // The milliseconds between are rounded up, so that it is not later.
+        let passed = instant.elapsed().as_millis() as u64 + 1;
+        Millis(self.now().0.saturating_sub(passed))
+    }
+}
+
+/// What the control thread tells all cores without waking them.
+#[derive(Debug)]
+pub struct Standing {
+    /// The node's clock.
+    pub clock: NodeClock,
+    /// The node's lease runs until then.
+    lease_until: AtomicU64,
+    cores: Box<[CoreStanding]>,
+}
+
+/// What a core shows the control thread without waking it.
+#[derive(Debug, Default)]
+struct CoreStanding {
+    /// The revision that it acts by.
+    acts: AtomicU64,
+    /// Grows while its loop turns.
+    turn: AtomicU64,
+}
+
+impl Standing {
+    /// No lease.
+    pub fn new(clock: NodeClock) -> Arc<Standing> {
+        let cores = (0..net::node::CORES_MAX).map(|_| CoreStanding::default()).collect();
+        Arc::new(Standing { clock, lease_until: AtomicU64::new(0), cores })
+    }
+
+    /// The revision that a core acts by.
+    pub fn acts(&self, core: u16) -> Revision {
+        Revision(self.cores[usize::from(core)].acts.load(Ordering::Acquire))
+    }
+
+    /// A number that changes while a core's loop turns.
+    pub fn turn(&self, core: u16) -> u64 {
+        self.cores[usize::from(core)].turn.load(Ordering::Relaxed)
+    }
+
+    /// The lease runs until then.
+    pub fn set_lease(&self, until: Millis) {
+        self.lease_until.store(until.0, Ordering::Release);
+    }
+
+    /// Until when the lease runs.
+    pub fn lease_until(&self) -> Millis {
+        Millis(self.lease_until.load(Ordering::Acquire))
+    }
+}
+
+/// What a core tells the control thread.
+#[derive(Debug)]
+pub enum Report {
+    /// A replica has everything that this core has.
+    CaughtUp {
+        /// This core.
+        core: u16,
+        /// The replica.
+        peer: Peer,
+        /// The topology that this core acted by.
+        known: Revision,
+        /// Of these partitions.
+        partitions: Vec<(Partition, Epoch)>,
+    },
+    /// A replica does not confirm.
+    Suspect {
+        /// This core.
+        core: u16,
+        /// The replica.
+        node: NodeIndex,
+    },
+    /// The core acts by a new topology.
+    Acts {
+        /// This core.
+        core: u16,
+    },
+    /// No change of a partition is under way on this core any more.
+    Paused {
+        /// This core.
+        core: u16,
+        /// The partition.
+        partition: Partition,
+    },
+    /// A link is gone.
+    LinkLost {
+        /// This core.
+        core: u16,
+        /// Where it led.
+        peer: Peer,
+    },
+    /// A peer sent what makes no sense.
+    Garbage(Peer),
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct CorePeering {
+    replicator: Replicator,
+    core: u16,
+    standing: Arc<Standing>,
+    reports: UnboundedSender<Report>,
+    now: Millis,
+    /// Something was executed in this turn under the lease.
+    used: Cell<bool>,
+    /// Since when there has been no lease.
+    leaseless_since: Millis,
+    completed: VecDeque<(u64, Vec<u32>)>,
+    /// What a link brought made no sense.
+    garbage: bool,
+}
+
+impl CorePeering {
+    /// For one core.
+    pub fn new(
+        limits: Limits,
+        incarnation: Incarnation,
+        core: u32,
+        cores: u32,
+        standing: Arc<Standing>,
+        reports: UnboundedSender<Report>,
+    ) -> CorePeering {
+        let now = standing.clock.now();
+        CorePeering {
+            replicator: Replicator::new(limits, incarnation, core as u16, cores as u16),
+            core: core as u16,
+            standing,
+            reports,
+            now,
+            used: Cell::new(false),
+            leaseless_since: now,
+            completed: VecDeque::new(),
+            garbage: false,
+        }
+    }
+
+    /// The replicator, for metrics and for what the control thread tells it.
+    pub fn replicator(&mut self) -> &mut Replicator {
+        &mut self.replicator
+    }
+
+    /// A new topology.
+    pub fn set_topology(
+        &mut self,
+        topology: Arc<Topology>,
+        me: Option<NodeIndex>,
+        shard: &mut Shard,
+        now: Now,
+    ) {
+        let revision = topology.revision().0;
+        self.replicator.set_topology(topology, me, shard, now, self.now);
+        self.take_effects();
+        let own = &self.standing.cores[usize::from(self.core)];
+        own.acts.fetch_max(revision, Ordering::AcqRel);
+        let _ = self.reports.send(Report::Acts { core: self.core });
+    }
+
+    fn take_effects(&mut self) {
+        if !self.replicator.has_effects() {
+            return;
+        }
+        let (core, known) = (self.core, self.replicator.topology().revision());
+        for effect in self.replicator.effects() {
+            let report = match effect {
+                Effect::Completed { ticket: Ticket(ticket), unknown } => {
+                    self.completed.push_back((ticket, unknown));
+                    continue;
+                }
+                Effect::Suspect(node) => Report::Suspect { core, node },
+                Effect::CaughtUp { node, core: theirs, partitions } => {
+                    Report::CaughtUp { core, peer: Peer { node, core: theirs }, known, partitions }
+                }
+                Effect::Paused(partition) => Report::Paused { core, partition },
+                Effect::Garbage(peer) => {
+                    self.garbage = true;
+                    Report::Garbage(peer)
+                }
+            };
+            // Without a control thread the node is ending.
+            let _ = self.reports.send(report);
+        }
+    }
+}
+
+fn peer(id: PeerId) -> Peer {
+    Peer { node: NodeIndex(id.node), core: id.core }
+}
+
+impl Peering for CorePeering {
+    fn route(&self, hash: KeyHash, changes: bool) -> NetRoute {
+        let access = if changes { Access::Write } else { Access::Read };
+        match self.replicator.route(hash, access, self.now) {
+            Route::Here => {
+                self.used.set(true);
+                NetRoute::Here
+            }
+            _ if self.now.since(self.leaseless_since) > LEASELESS_MS_MAX => {
+                NetRoute::Refuse(NO_MAJORITY)
+            }
+            Route::At(node) => {
+                let cores = self
+                    .replicator
+                    .topology()
+                    .member(node)
+                    .map_or(1, |member| member.node.cores.max(1));
+                NetRoute::At(PeerId { node: node.0, core: hash.core(u32::from(cores)) as u16 })
+            }
+            Route::Wait => NetRoute::Wait,
+        }
+    }
+
+    fn is_pending(&self, hash: KeyHash) -> bool {
+        self.replicator.is_pending(hash)
+    }
+
+    fn wrote(&mut self, key: &[u8], hash: KeyHash, number: u32, shard: &mut Shard, now: Now) {
+        self.replicator.wrote(key, hash, number, shard, now, self.now);
+    }
+
+    fn reads(&mut self, hash: KeyHash) {
+        self.replicator.reads(hash, self.now);
+    }
+
+    fn close_batch(&mut self) -> Option<u64> {
+        self.replicator.close_batch().map(|Ticket(ticket)| ticket)
+    }
+
+    fn completed(&mut self) -> Option<(u64, Vec<u32>)> {
+        self.take_effects();
+        self.completed.pop_front()
+    }
+
+    fn begin_turn(&mut self) {
+        self.now = self.standing.clock.now();
+        let until = self.standing.lease_until();
+        self.replicator.set_lease(until);
+        if self.now < until {
+            self.leaseless_since = self.now;
+        }
+        self.used.set(false);
+        let own = &self.standing.cores[usize::from(self.core)];
+        own.turn.store(self.now.0, Ordering::Relaxed);
+    }
+
+    fn may_answer(&mut self) -> bool {
+        !self.used.get() || self.standing.clock.now() < self.standing.lease_until()
+    }
+
+    fn connected(&mut self, id: PeerId, out: &mut Vec<u8>) {
+        self.replicator.connected(peer(id), out);
+    }
+
+    fn disconnected(&mut self, id: PeerId) {
+        self.replicator.disconnected(peer(id));
+        let _ = self.reports.send(Report::LinkLost { core: self.core, peer: peer(id) });
+    }
+
+    fn poll(&mut self, id: PeerId, shard: &Shard, now: Now, out: &mut Vec<u8>) -> bool {
+        let peer = peer(id);
+        self.replicator.has_news(peer) && self.replicator.poll(peer, shard, now, out)
+    }
+
+    fn replied(&mut self, id: PeerId, bytes: &[u8], shard: &mut Shard, now: Now) -> bool {
+        self.replicator.replied(peer(id), bytes, shard, now)
+    }
+
+    fn receive(
+        &mut self,
+        id: PeerId,
+        bytes: &[u8],
+        shard: &mut Shard,
+        now: Now,
+        out: &mut Vec<u8>,
+    ) -> Option<usize> {
+        let used = self.replicator.receive(peer(id), bytes, shard, now, out);
+        self.take_effects();
+        (!std::mem::take(&mut self.garbage)).then_some(used)
+    }
+
+    fn poll_back(&mut self, id: PeerId, out: &mut Vec<u8>) {
+        let peer = peer(id);
+        if self.replicator.wants_to_tell(peer) {
+            self.replicator.poll_back(peer, out);
+        }
+    }
+
+    fn upkeep(&mut self, shard: &mut Shard, now: Now) -> bool {
+        self.replicator.tick(self.now);
+        self.replicator.upkeep(shard, now)
+    }
+
+    fn is_wanted(&self, id: PeerId) -> bool {
+        self.replicator.topology().is_up(NodeIndex(id.node))
+    }
+
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+}

@@ -1,0 +1,21 @@
+//! This node as one of a cluster: the parts that decide, from `cluster` and the
+//! coordinator, put onto sockets, clocks and cores.
+//!
+//! | file | owns |
+//! |---|---|
+//! | `core.rs` | the replicator of each data core, on that core's thread |
+//! | `control.rs` | the control thread's loop: beats, leases, topology, reports |
+//! | `keeper.rs` | the keeper, while this node leads the coordinator |
+//! | `links.rs` | links to and from other nodes' cores |
+//! | `cipher.rs` | TLS on such a link |
+//! | `shown.rs` | what clients and operators see of it |
+
+mod cipher;
+mod control;
+mod core;
+mod keeper;
+mod links;
+mod shown;
+
+pub use control::{Cluster, Starting};
+pub use shown::ring;

@@ -1,0 +1,110 @@
+//! What clients and operators see of the cluster.
+
+use super::control::Shared;
+use cluster::topology::Topology;
+use cluster::view;
+use net::core::ClusterText;
+use serde_json::{Value, json};
+use std::net::ToSocketAddrs;
+
+/// What `config get cluster` and `topology` answer.
+pub fn texts(topology: &Topology) -> ClusterText {
+    let mut nodes = String::new();
+    for (_, member) in topology.nodes().filter(|(_, member)| member.up) {
+        let Some((host, port)) = member.node.client_address.rsplit_once(':') else { continue };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let ip = match host.parse::<std::net::IpAddr>() {
+            Ok(_) => host.to_owned(),
+            Err(_) => (host, 0)
+                .to_socket_addrs()
+                .ok()
+                .and_then(|mut found| found.next())
+                .map_or_else(String::new, |found| found.ip().to_string()),
+        };
+        if !nodes.is_empty() {
+            nodes.push(' ');
+        }
+        nodes.push_str(&format!("{host}|{ip}|{port}"));
+    }
+    ClusterText {
+        config: format!("{}\n{nodes}\n", topology.revision().0),
+        topology: view::json(topology),
+    }
+}
+
+/// `GET /ring`: the nodes and how the partitions stand.
+pub fn ring(shared: &Shared) -> Value {
+    let topology = shared.topology();
+    let (leased, settled) = shared.standing();
+    let health = shared.health();
+    let slots = topology.members().len();
+    let (mut primaries, mut copies, mut filling) =
+        (vec![0u32; slots], vec![0u32; slots], vec![0u32; slots]);
+    let (mut whole, mut lacking, mut without) = (0u32, 0u32, 0u32);
+    for (_, owners) in topology.partitions() {
+        let live = owners.copies().iter().filter(|node| topology.is_up(**node)).count();
+        match owners.primary() {
+            Some(primary) if topology.is_up(primary) => {
+                if owners.in_sync() >= u32::from(topology.copies_wanted())
+                    && live >= usize::from(topology.copies_wanted())
+                {
+                    whole += 1;
+                } else {
+                    lacking += 1;
+                }
+            }
+            _ => without += 1,
+        }
+        for (at, node) in owners.copies().iter().enumerate() {
+            let slot = usize::from(node.0);
+            primaries[slot] += u32::from(at == 0);
+            if owners.is_in_sync(*node) {
+                copies[slot] += 1;
+            } else {
+                filling[slot] += 1;
+            }
+        }
+    }
+    let nodes: Vec<Value> = topology
+        .nodes()
+        .map(|(index, member)| {
+            let slot = usize::from(index.0);
+            json!({
+                "name": member.node.name,
+                "address": member.node.client_address,
+                "peer_address": member.node.peer_address,
+                "zone": member.node.zone,
+                "weight": member.node.weight,
+                "cores": member.node.cores,
+                "up": member.up,
+                "draining": member.draining,
+                "primaries": primaries[slot],
+                "in_sync": copies[slot],
+                "filling": filling[slot],
+            })
+        })
+        .collect();
+    let (links, links_wanted) = shared.links.counts(shared.cores);
+    json!({
+        "cluster": topology.name(),
+        "node": shared.config.node,
+        "revision": topology.revision().0,
+        "settled": settled.0,
+        "leased": leased,
+        "copies": topology.copies_wanted(),
+        "partitions": { "all": topology.partitions().count(), "whole": whole, "lacking": lacking, "unavailable": without },
+        "nodes": nodes,
+        "links": links,
+        "links_wanted": links_wanted,
+        "coordinator": {
+            "kind": health.kind,
+            "leads": health.leads,
+            "leader": health.leader,
+            "term": health.term,
+            "quorum": health.quorum_reachable,
+            "keepers": health.keepers,
+            "disk_error": health.disk_error,
+            "waits_for": health.waits_for,
+        },
+    })
+}

@@ -1,0 +1,222 @@
+//! The settings of a node that belongs to a cluster.
+
+use super::Effective;
+use super::collect::Problem;
+use cluster::time::Timing;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+/// Who keeps the topology.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Coordinator {
+    /// The nodes themselves.
+    Embedded,
+    /// etcd, at these `host:port`.
+    Etcd(Vec<String>),
+}
+
+/// Certificates between nodes.
+#[derive(Clone, Debug)]
+pub struct TlsConfig {
+    /// Chain of this node.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// The authority's.
+    pub authority: PathBuf,
+    /// The name that others' certificates bear, unless it is their host.
+    pub name: Option<String>,
+}
+
+/// What makes a node one of a cluster.
+#[derive(Clone, Debug)]
+pub struct ClusterConfig {
+    /// Where peers reach it.
+    pub listen: SocketAddr,
+    /// `host:port` that peers are told.
+    pub advertise: String,
+    /// Nodes to begin or join with.
+    pub join: Vec<String>,
+    /// Name of the cluster.
+    pub name: String,
+    /// Name of the node.
+    pub node: String,
+    /// Where a keeper writes.
+    pub directory: PathBuf,
+    /// Who keeps the topology.
+    pub coordinator: Coordinator,
+    /// How many keep it.
+    pub keepers: usize,
+    /// Copies of every item, for a new cluster.
+    pub copies: u8,
+    /// Partitions as a power of two, for a new cluster.
+    pub ring_bits: u32,
+    /// Zone.
+    pub zone: String,
+    /// Relative share.
+    pub weight: u16,
+    /// Reads may execute at replicas.
+    pub read_nearest: bool,
+    /// Milliseconds that a request waits for a node.
+    pub patience_ms: u64,
+    /// Bytes of the replication log, all cores together.
+    pub log_bytes_max: u64,
+    /// Bytes that wait for one link.
+    pub link_bytes_max: usize,
+    /// Longest frame of a link: a value and what goes with it.
+    pub frame_bytes_max: usize,
+    /// Bytes of fills a second and core.
+    pub fill_rate: u64,
+    /// Partitions being filled at a time.
+    pub fills_max: usize,
+    /// Patience with replicas.
+    pub confirm_ms: u64,
+    /// Beats, leases and what follows from silence.
+    pub timing: Timing,
+    /// Certificates.
+    pub tls: Option<TlsConfig>,
+}
+
+impl ClusterConfig {
+    /// Types the rows; `None` without `cluster.listen`.
+    pub(super) fn new(
+        rows: &Effective,
+        value_bytes_max: u64,
+        problems: &mut Vec<Problem>,
+    ) -> Option<ClusterConfig> {
+        let listen = rows.text("cluster.listen");
+        if listen.is_empty() {
+            if rows.is_given("cluster.join") {
+                problems.push(rows.problem(
+                    "cluster.join",
+                    "needs an address for this node, too: --cluster-listen IP:PORT".into(),
+                ));
+            }
+            return None;
+        }
+        let Ok(listen) = listen.parse::<SocketAddr>() else {
+            problems.push(
+                rows.problem("cluster.listen", format!("{listen:?} is not IP:PORT or [IPv6]:PORT")),
+            );
+            return None;
+        };
+        let given = |key: &str| Some(rows.text(key)).filter(|text| !text.is_empty());
+        let advertise =
+            given("cluster.advertise").map_or_else(|| listen.to_string(), str::to_owned);
+        let unreachable = listen.ip().is_unspecified() || listen.port() == 0;
+        if unreachable && given("cluster.advertise").is_none() {
+            problems.push(rows.problem(
+                "cluster.listen",
+                format!("no peer can reach {listen}: say where with --cluster-advertise HOST:PORT"),
+            ));
+        }
+        let coordinator = match rows.text("cluster.coordinator") {
+            "embedded" => Coordinator::Embedded,
+            text => match text.strip_prefix("etcd://") {
+                Some(hosts) if !hosts.is_empty() => {
+                    Coordinator::Etcd(hosts.split(',').map(str::to_owned).collect())
+                }
+                _ => {
+                    problems.push(rows.problem(
+                        "cluster.coordinator",
+                        format!("{text:?} is neither embedded nor etcd://HOST:PORT,..."),
+                    ));
+                    Coordinator::Embedded
+                }
+            },
+        };
+        let keepers = rows.number("cluster.keepers");
+        if keepers % 2 == 0 {
+            problems.push(rows.problem(
+                "cluster.keepers",
+                format!(
+                    "{keepers} keepers lose as much with one dead as {}: take 1, 3, 5 or 7",
+                    keepers - 1
+                ),
+            ));
+        }
+        let partitions = rows.number("cluster.partitions");
+        if !partitions.is_power_of_two() {
+            problems.push(rows.problem("cluster.partitions", "must be a power of two".into()));
+        }
+        if rows.switch("protocol.disable_cas") {
+            problems.push(rows.problem(
+                "protocol.disable_cas",
+                "a cluster needs the version of every item; leave -C out".into(),
+            ));
+        }
+        if rows.path("snapshot.file").is_some() {
+            problems.push(rows.problem(
+                "snapshot.file",
+                "a node of a cluster is filled by its peers, whose items are newer; leave it out".into(),
+            ));
+        }
+        let timing = Timing {
+            beat_ms: rows.number("cluster.beat_ms"),
+            lease_ms: rows.number("cluster.lease_ms"),
+            down_after_ms: rows.number("cluster.down_after_ms"),
+            repair_after_ms: rows.number("cluster.repair_after_ms"),
+            abandon_after_ms: rows.number("cluster.abandon_after_ms"),
+            leadership_ms: Timing::default()
+                .leadership_ms
+                .min(rows.number("cluster.down_after_ms") / 2),
+            ..Timing::default()
+        };
+        if let Err(faults) = timing.check() {
+            for fault in faults {
+                problems.push(rows.problem("cluster.lease_ms", fault.to_string()));
+            }
+        }
+        let node = given("cluster.node").map_or_else(|| advertise.clone(), str::to_owned);
+        let directory = rows
+            .path("cluster.directory")
+            .unwrap_or_else(|| PathBuf::from(format!("seawall-{}", node.replace(['/', ':'], "_"))));
+        let tls = tls(rows, problems);
+        let log = rows.number("cluster.log_max");
+        Some(ClusterConfig {
+            listen,
+            advertise,
+            join: rows.list("cluster.join").to_vec(),
+            name: rows.text("cluster.name").to_owned(),
+            node,
+            directory,
+            coordinator,
+            keepers: keepers as usize,
+            copies: rows.number("cluster.replicas") as u8,
+            ring_bits: partitions.trailing_zeros(),
+            zone: rows.text("cluster.zone").to_owned(),
+            weight: rows.number("cluster.weight") as u16,
+            read_nearest: rows.text("cluster.read_from") == "nearest",
+            patience_ms: rows.number("cluster.patience_ms"),
+            log_bytes_max: if log == 0 { rows.number("memory.limit") / 8 } else { log },
+            link_bytes_max: rows.number("cluster.link_max") as usize,
+            frame_bytes_max: (2 * value_bytes_max as usize).max(64 << 20),
+            fill_rate: rows.number("cluster.fill_rate"),
+            fills_max: rows.number("cluster.fills_max") as usize,
+            confirm_ms: rows.number("cluster.confirm_ms"),
+            timing,
+            tls,
+        })
+    }
+}
+
+fn tls(rows: &Effective, problems: &mut Vec<Problem>) -> Option<TlsConfig> {
+    let keys = ["cluster.tls_certificate", "cluster.tls_key", "cluster.tls_ca"];
+    let [certificate, key, authority] = keys.map(|key| rows.path(key));
+    match (certificate, key, authority) {
+        (Some(certificate), Some(key), Some(authority)) => Some(TlsConfig {
+            certificate,
+            key,
+            authority,
+            name: Some(rows.text("cluster.tls_name").to_owned()).filter(|name| !name.is_empty()),
+        }),
+        (None, None, None) => None,
+        _ => {
+            problems.push(rows.problem(
+                "cluster.tls_certificate",
+                "certificate, key and CA belong together: give all three or none".into(),
+            ));
+            None
+        }
+    }
+}
