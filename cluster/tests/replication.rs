@@ -310,3 +310,18 @@ fn a_machine_may_have_been_up_for_years() {
     let mut cluster = pair();
     cluster.nodes[0].replicator.tick(Millis(1 << 44));
 }
+
+#[test]
+fn a_replica_that_had_caught_up_and_was_excluded_catches_up_again() {
+    let mut cluster = pair();
+    let exclude = Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1) };
+    cluster.proposals_get_lost = true;
+    cluster.change(&exclude);
+    cluster.settle();
+    assert!(cluster.topology.partitions().any(|(_, owners)| owners.in_sync() == 1));
+    // What it said before does not count any more.
+    cluster.proposals_get_lost = false;
+    cluster.change(&exclude);
+    cluster.settle();
+    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
+}
