@@ -24,7 +24,7 @@ const PATIENCE_MS: u64 = 2_000;
 /// Pause after a failed attempt to connect.
 const RECONNECT_US: u64 = 20 * MS;
 /// Bytes of a shard.
-const SHARD_BYTES: usize = 1 << 20;
+const SHARD_BYTES: usize = 8 << 20;
 
 /// What a client asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,6 +146,8 @@ pub struct Turn<'a> {
     pub acknowledged: Vec<(u32, u32)>,
     /// Frames that made no sense.
     pub garbage: u64,
+    /// The key whose doings are printed.
+    pub watch: Option<u32>,
 }
 
 /// See the module's text.
@@ -178,6 +180,8 @@ pub struct Core {
     pub stalled_until: u64,
     reported: Revision,
     reported_at: u64,
+    /// What it last held of the key that is watched.
+    watched: Option<u64>,
 }
 
 /// A key by its number.
@@ -214,6 +218,7 @@ impl Core {
             stalled_until: 0,
             reported: Revision(0),
             reported_at: 0,
+            watched: None,
         }
     }
 
@@ -360,6 +365,7 @@ impl Core {
         self.answer(turn);
         self.connect(turn);
         self.send(turn);
+        self.watch(turn);
         let acts = self.replicator.topology().revision();
         if acts != self.reported || turn.hub.at - self.reported_at > 20 * MS {
             self.report(Report::Alive, turn);
@@ -374,6 +380,24 @@ impl Core {
                 .outs
                 .iter()
                 .any(|(peer, out)| out.link.is_some() && self.replicator.has_news(*peer))
+    }
+
+    /// Says so when the key that is watched has changed here.
+    fn watch(&mut self, turn: &Turn<'_>) {
+        let Some(key) = turn.watch else { return };
+        let hash = self.shard.hash_of(key_name(key).as_bytes());
+        let value = self.value(key, hash, turn.now);
+        if value != self.watched {
+            self.watched = value;
+            let topology = self.replicator.topology();
+            let partition = topology.ring().of(hash);
+            let owners = topology.owners(partition);
+            self.say(turn, &format!("holds {value:?}; {partition:?}, {owners:?}"));
+        }
+    }
+
+    fn say(&self, turn: &Turn<'_>, what: &str) {
+        eprintln!("{:>9} us  n{}.{}  {what}", turn.hub.at, self.who.machine, self.core);
     }
 
     fn hear(&mut self, turn: &mut Turn<'_>) {
@@ -595,6 +619,11 @@ impl Core {
         let pending = self.replicator.is_pending(hash);
         let answer = execute(&mut self.shard, key, hash, op, turn.now);
         let changed = self.shard.changes() != before;
+        if turn.watch == Some(request.key) {
+            let acts = self.replicator.topology().revision().0;
+            let waits = if pending { ", behind its last write" } else { "" };
+            self.say(turn, &format!("{op:?}: {answer:?} for {origin:?}, acts under {acts}{waits}"));
+        }
         let topology = self.replicator.topology();
         let partition = topology.ring().of(hash);
         let epoch = topology.owners(partition).epoch;
@@ -697,12 +726,7 @@ impl Core {
             };
             let acceptor = Place { who: Who { machine, life }, core: peer.core };
             let opener_peer = Peer { node: me, core: self.core };
-            let link = turn.net.open(own, opener_peer, acceptor, *peer);
-            out.connecting = Some(link);
-            let there = turn.net.latency(at);
-            let back = turn.net.latency(at);
-            at.after(there, Event::Accept { link });
-            at.after(there + back, Event::Connected { link });
+            out.connecting = Some(turn.net.open(own, opener_peer, acceptor, *peer, at));
         }
     }
 

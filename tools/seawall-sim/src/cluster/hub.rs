@@ -9,6 +9,8 @@ use super::machine::Message;
 use super::random::Random;
 use cluster::change::Command;
 use cluster::node::Report;
+use cluster::planner::Wish;
+use cluster::planning::PlanRequest;
 use cluster::topology::{NodeIndex, Revision};
 use std::collections::BTreeMap;
 
@@ -58,6 +60,8 @@ pub enum Event {
     Closed { link: u64, end: End },
     /// Nobody listens where the keeper knocked.
     ProbeRefused { who: Who, node: NodeIndex },
+    /// The wishes that the keeper asked for are there.
+    Planned { who: Who, request: PlanRequest, wishes: Vec<Wish> },
     /// A client's request arrives at a node.
     Request { who: Who, request: Request },
     /// An answer arrives at its client.

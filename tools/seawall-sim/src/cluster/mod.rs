@@ -71,6 +71,12 @@ pub struct ClusterOptions {
     /// Show so many seeds with violations.
     #[arg(long, default_value_t = 3, value_name = "N")]
     show: usize,
+    /// Print to standard error what the coordinator commits.
+    #[arg(long)]
+    log: bool,
+    /// Print to standard error what happens to the key of this number.
+    #[arg(long, value_name = "N")]
+    watch: Option<u32>,
 }
 
 /// Runs a seed.
@@ -111,6 +117,8 @@ fn run(options: &ClusterOptions, seed: u64) -> Verdict {
         clients,
         calm_at,
         drift: kinds.contains(&FaultKind::Drift),
+        log: options.log,
+        watch: options.watch,
     };
     let mut world = World::new(setup, hub, faults);
     world.run();

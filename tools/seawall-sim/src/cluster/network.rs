@@ -122,10 +122,17 @@ impl Network {
         opener_peer: Peer,
         acceptor: Place,
         acceptor_peer: Peer,
+        hub: &mut Hub,
     ) -> u64 {
         let number = self.next;
         self.next += 1;
-        let (there, back) = (Way::default(), Way::default());
+        let there = self.latency(hub);
+        let both = there + self.latency(hub);
+        hub.after(there, Event::Accept { link: number });
+        hub.after(both, Event::Connected { link: number });
+        // Nothing comes back before the opener knows that there is a link.
+        let back = Way { last_at: hub.at + both, held: Vec::new() };
+        let there = Way::default();
         let link = Link { opener, acceptor, opener_peer, acceptor_peer, dead: false, there, back };
         self.links.insert(number, link);
         number

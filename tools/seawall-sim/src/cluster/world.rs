@@ -45,6 +45,10 @@ pub struct Setup {
     pub clients: u32,
     pub calm_at: u64,
     pub drift: bool,
+    /// Print what the coordinator commits.
+    pub log: bool,
+    /// Print what happens to this key.
+    pub watch: Option<u32>,
 }
 
 /// See the module's text.
@@ -198,6 +202,12 @@ impl World {
                     keeper.on_refused(node);
                 }
             }
+            Event::Planned { who, request, wishes } => {
+                let process = self.machines[who.machine].process(who);
+                if let Some(keeper) = process.and_then(|process| process.keeper.as_mut()) {
+                    keeper.on_wishes(&request, wishes);
+                }
+            }
             Event::Request { who, request } => self.request(who, request),
             Event::Answer { client, operation, answer } => self.answered(client, operation, answer),
             Event::Client { client } => self.ask(client),
@@ -263,6 +273,7 @@ impl World {
             clock_at_end: now.millis(at),
             acknowledged: Vec::new(),
             garbage: 0,
+            watch: self.setup.watch,
         };
         act(own, &mut turn);
         self.garbage += turn.garbage;
@@ -451,6 +462,11 @@ impl World {
                         self.send(own, to, Message::HandOver(request));
                     }
                 }
+                keeper::Effect::Plan(request) => {
+                    let wishes = planner::wishes(&topology, |node| request.counts(node));
+                    let (who, late) = (process.who, self.hub.random.between(MS, 40 * MS));
+                    self.hub.after(late, Event::Planned { who, request, wishes });
+                }
                 keeper::Effect::Probe(node) => {
                     let Some(to) = machine_at(&topology, node) else { continue };
                     if self.machines[to].process.is_none() && self.net.both_ways(own, to) {
@@ -530,8 +546,8 @@ impl World {
         let before = Arc::clone(self.coordinator.latest());
         let outcome = self.coordinator.commit(command);
         self.hub.note(format!("{outcome:?}").len() as u64);
-        if std::env::var_os("SIM_LOG").is_some() {
-            eprintln!("{:>9} {command:?} -> {outcome:?}", self.hub.at);
+        if self.setup.log {
+            eprintln!("{:>9} us  {command:?}: {outcome:?}", self.hub.at);
         }
         let after = Arc::clone(self.coordinator.latest());
         for ((_, was), (_, is)) in before.partitions().zip(after.partitions()) {
