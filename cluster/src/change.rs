@@ -196,7 +196,7 @@ impl Topology {
             if old.node.incarnation != node.incarnation {
                 // Its memory is gone, but the process before may still believe
                 // in its lease.
-                self.strip(index, next);
+                self.depose(index, true, next);
                 self.forget_content(index);
                 self.members[usize::from(index.0)] = Some(member(next, old.draining));
             } else {
@@ -215,32 +215,33 @@ impl Topology {
         Ok(())
     }
 
-    /// Takes a node out of every in-sync set; where it was primary, the first
-    /// in-sync copy that is up takes over. Sole copies stay with it.
-    fn strip(&mut self, node: NodeIndex, next: Revision) {
+    /// Where the node is primary, another in-sync copy takes over: the first that
+    /// is up, or if `lost`, the first there is. Only that the node is silent does
+    /// not take it out of an in-sync set in which it is a replica: the primary
+    /// does that itself, before it acknowledges a write without it. Else, if the
+    /// primary were dead and nobody knew yet, a copy that has everything would be
+    /// thrown away for one that is gone.
+    fn depose(&mut self, node: NodeIndex, lost: bool, next: Revision) {
         let up: Vec<bool> =
             self.members.iter().map(|member| member.as_ref().is_some_and(|m| m.up)).collect();
-        let mut lost = false;
+        let mut taken = false;
         for owners in &mut self.owners {
             let Some(at) = owners.position(node) else { continue };
-            if at > 0 {
-                lost |= owners.in_sync & 1 << at != 0;
-                owners.set_in_sync(at, false);
+            if at == 0 {
+                let in_sync = |heir: &usize| owners.in_sync & 1 << heir != 0;
+                let is_up = |heir: &usize| up[usize::from(owners.copies[*heir].0)];
+                let mut heirs = (1..usize::from(owners.count)).filter(in_sync);
+                let heir = heirs.clone().find(is_up).or_else(|| heirs.next().filter(|_| lost));
+                let Some(heir) = heir else { continue };
+                owners.promote(heir);
+            } else if !lost {
                 continue;
             }
-            let heir = (1..usize::from(owners.count)).find(|&at| {
-                owners.in_sync & 1 << at != 0
-                    && owners.copies[at] != node
-                    && up[usize::from(owners.copies[at].0)]
-            });
-            if let Some(heir) = heir {
-                owners.promote(heir);
-                let at = owners.position(node).expect("it was the first copy");
-                owners.set_in_sync(at, false);
-                lost = true;
-            }
+            let at = owners.position(node).expect("it is a copy");
+            taken |= owners.in_sync & 1 << at != 0;
+            owners.set_in_sync(at, false);
         }
-        if lost && let Some(member) = &mut self.members[usize::from(node.0)] {
+        if taken && let Some(member) = &mut self.members[usize::from(node.0)] {
             member.fence = next;
         }
     }
@@ -271,7 +272,7 @@ impl Topology {
         // It may believe in its lease even where it holds nothing now: what it
         // was told before counts.
         member.fence = next;
-        self.strip(node, next);
+        self.depose(node, false, next);
         Ok(())
     }
 
@@ -409,7 +410,12 @@ impl Topology {
             if at > 0 {
                 continue;
             }
-            // Nobody else is in sync, else it would not be primary any more.
+            let in_sync = (0..usize::from(owners.count)).find(|at| owners.in_sync & 1 << at != 0);
+            if let Some(heir) = in_sync {
+                // Down as well, else it would be primary: it may come back.
+                owners.promote(heir);
+                continue;
+            }
             let epoch = Epoch(owners.epoch.0 + 1);
             let heir = owners.copies().iter().position(|copy| up[usize::from(copy.0)]);
             match heir {
@@ -482,6 +488,53 @@ mod tests {
             cores: 1,
             core_ports: 0,
         }
+    }
+
+    /// Two nodes, all of one partition, both in sync; `a` leads.
+    fn pair() -> (Topology, NodeIndex, NodeIndex) {
+        let mut topology = Topology::default();
+        let (a, b) = (NodeIndex(0), NodeIndex(1));
+        topology.apply(&Command::Create { name: "t".into(), ring_bits: 0, copies: 2, seed: 0 });
+        topology.apply(&Command::Join(introduction("a")));
+        topology.apply(&Command::Join(introduction("b")));
+        let steps = alloc::vec![(Partition(0), Step::Add(a)), (Partition(0), Step::Add(b))];
+        topology.apply(&Command::Steps(steps));
+        let partitions = alloc::vec![(Partition(0), Epoch(1))];
+        topology.apply(&Command::InSync { node: b, known: topology.revision, partitions });
+        assert_eq!(topology.owners(Partition(0)).in_sync(), 2);
+        (topology, a, b)
+    }
+
+    #[test]
+    fn a_silent_replica_is_not_thrown_away_for_a_primary_that_is_dead() {
+        let (mut topology, a, b) = pair();
+        let life = Incarnation(1);
+        // The primary has died. Nobody knows, and the replica is silent for a moment.
+        topology.apply(&Command::Down { node: b, incarnation: life });
+        assert!(topology.owners(Partition(0)).is_in_sync(b), "it has everything");
+        // The primary starts again, empty.
+        let again = Introduction { incarnation: Incarnation(2), ..introduction("a") };
+        topology.apply(&Command::Join(again));
+        let owners = *topology.owners(Partition(0));
+        assert_eq!((owners.primary(), owners.in_sync(), owners.born), (Some(b), 1, Epoch(1)));
+        assert!(!owners.is_in_sync(a));
+        topology.apply(&Command::Up { node: b, incarnation: life });
+        assert!(topology.is_up(b));
+        // If it does not come back, somebody has to say so.
+        topology.apply(&Command::Down { node: b, incarnation: life });
+        topology.apply(&Command::Abandon { node: b });
+        let owners = *topology.owners(Partition(0));
+        assert_eq!((owners.primary(), owners.born), (Some(a), owners.epoch));
+    }
+
+    #[test]
+    fn what_two_silent_nodes_have_is_not_lost_with_one() {
+        let (mut topology, a, b) = pair();
+        topology.apply(&Command::Down { node: b, incarnation: Incarnation(1) });
+        topology.apply(&Command::Down { node: a, incarnation: Incarnation(1) });
+        topology.apply(&Command::Abandon { node: a });
+        let owners = *topology.owners(Partition(0));
+        assert_eq!((owners.primary(), owners.in_sync(), owners.born), (Some(b), 1, Epoch(1)));
     }
 
     #[test]

@@ -153,6 +153,8 @@ pub struct Control {
     joining: BTreeMap<(NodeIndex, Partition), Joining>,
     hand_overs: BTreeMap<Partition, HandOver>,
     excluded_at: BTreeMap<NodeIndex, Millis>,
+    /// Down, and in sync where this node is primary.
+    silent: Vec<NodeIndex>,
     /// What the cores were told.
     lease_told: Millis,
     settled_told: Revision,
@@ -177,6 +179,7 @@ impl Control {
             joining: BTreeMap::new(),
             hand_overs: BTreeMap::new(),
             excluded_at: BTreeMap::new(),
+            silent: Vec::new(),
             lease_told: Millis(0),
             settled_told: Revision(0),
         }
@@ -209,6 +212,10 @@ impl Control {
         self.join(now, effects);
         self.propose_in_sync(now, effects);
         self.drive_hand_overs(now, effects);
+        // Writes would have to wait for them. Nobody else may take them out.
+        for replica in self.silent.clone() {
+            self.exclude(now, replica, effects);
+        }
     }
 
     /// The keeper answered a beat.
@@ -295,6 +302,18 @@ impl Control {
         });
         self.hand_overs.retain(|partition, hand_over| leads(*partition, hand_over.epoch));
         self.excluded_at.retain(|node, _| topology.member(*node).is_some());
+        self.silent.clear();
+        let mut down: Vec<NodeIndex> = topology.nodes().map(|(node, _)| node).collect();
+        down.retain(|node| !topology.is_up(*node));
+        if !down.is_empty() && me.is_some() {
+            for (_, owners) in topology.partitions().filter(|(_, owners)| owners.primary() == me) {
+                let in_sync = down.iter().filter(|node| owners.is_in_sync(**node));
+                let fresh =
+                    in_sync.filter(|node| !self.silent.contains(node) && me != Some(**node));
+                let fresh: Vec<NodeIndex> = fresh.copied().collect();
+                self.silent.extend(fresh);
+            }
+        }
     }
 
     /// A core says something; `acts` is the revision that it acts under.
@@ -317,7 +336,13 @@ impl Control {
                 self.note_caught_up((core, theirs), node, acts, &partitions);
                 self.propose_in_sync(now, effects);
             }
-            Report::Suspect(node) => self.exclude(now, node, acts, effects),
+            Report::Suspect(node) => {
+                let fence = self.topology.member(node).map(|member| member.fence);
+                // Else the core has not heard yet that it is out already.
+                if fence.is_some_and(|fence| fence <= acts) {
+                    self.exclude(now, node, effects);
+                }
+            }
             Report::Paused(partition) => {
                 if let Some(hand_over) = self.hand_overs.get_mut(&partition) {
                     hand_over.paused.insert(core);
@@ -430,19 +455,10 @@ impl Control {
         }
     }
 
-    /// A core of this node waits for a replica that does not confirm.
-    fn exclude(
-        &mut self,
-        now: Millis,
-        replica: NodeIndex,
-        acts: Revision,
-        effects: &mut Vec<Effect>,
-    ) {
+    /// A replica does not confirm, or is down.
+    fn exclude(&mut self, now: Millis, replica: NodeIndex, effects: &mut Vec<Effect>) {
         let Some(primary) = self.me else { return };
-        let fence = self.topology.member(replica).map(|member| member.fence);
-        // Else the core has not heard yet that it is out already.
-        let heard = fence.is_some_and(|fence| fence <= acts);
-        if !heard || !self.due(now, self.excluded_at.get(&replica).copied()) {
+        if !self.due(now, self.excluded_at.get(&replica).copied()) {
             return;
         }
         self.excluded_at.insert(replica, now);

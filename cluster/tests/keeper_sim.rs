@@ -13,14 +13,14 @@
 //! `SEAWALL_SEED=17 cargo test -p seawall-cluster --test keeper_sim`, and
 //! `SEAWALL_SEEDS=100000` runs more of them.
 
-use seawall_cluster::change::{Command, Outcome, Step};
-use seawall_cluster::keeper::{Effect, Keeper};
-use seawall_cluster::member::{Beat, BeatReply, Member};
-use seawall_cluster::planner::{self, Limits, Wish};
-use seawall_cluster::planning::{HandOverRequest, PlanRequest};
-use seawall_cluster::ring::Partition;
-use seawall_cluster::time::{Millis, Timing};
-use seawall_cluster::topology::{Epoch, Incarnation, Introduction, NodeIndex, Revision, Topology};
+use cluster::change::{Command, Outcome, Step};
+use cluster::keeper::{Effect, Keeper};
+use cluster::member::{Beat, BeatReply, Member};
+use cluster::planner::{self, Limits, Wish};
+use cluster::planning::{HandOverRequest, PlanRequest};
+use cluster::ring::Partition;
+use cluster::time::{Millis, Timing};
+use cluster::topology::{Epoch, Incarnation, Introduction, NodeIndex, Revision, Topology};
 use std::collections::BinaryHeap;
 use std::rc::Rc;
 
@@ -611,7 +611,10 @@ impl World {
             let partitions: Vec<(Partition, Epoch)> =
                 lacks.map(|(partition, owners)| (partition, owners.epoch)).collect();
             if !partitions.is_empty() && topology.is_up(node) {
-                self.at(5_000, What::Ask(Command::InSync { node, partitions }));
+                self.at(
+                    5_000,
+                    What::Ask(Command::InSync { node, known: topology.revision(), partitions }),
+                );
             }
         }
         if !self.in_storm() {

@@ -4,6 +4,7 @@ mod fixture;
 
 use cluster::change::{Command, Step};
 use cluster::replication::{Access, Effect, Limits, Route};
+use cluster::time::Millis;
 use cluster::topology::{Incarnation, NodeIndex};
 use fixture::{Cluster, introduction};
 
@@ -302,4 +303,25 @@ fn with_three_copies_the_survivors_agree_on_what_came_last() {
     assert_eq!(cluster.value_at(1, &key).as_deref(), Some("safe"));
     assert_eq!(cluster.value_at(2, &key).as_deref(), Some("safe"));
     assert_eq!(cluster.route(2, &key, Access::Read), Route::Here);
+}
+
+#[test]
+fn a_machine_may_have_been_up_for_years() {
+    let mut cluster = pair();
+    cluster.nodes[0].replicator.tick(Millis(1 << 44));
+}
+
+#[test]
+fn a_replica_that_had_caught_up_and_was_excluded_catches_up_again() {
+    let mut cluster = pair();
+    let exclude = Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1) };
+    cluster.proposals_get_lost = true;
+    cluster.change(&exclude);
+    cluster.settle();
+    assert!(cluster.topology.partitions().any(|(_, owners)| owners.in_sync() == 1));
+    // What it said before does not count any more.
+    cluster.proposals_get_lost = false;
+    cluster.change(&exclude);
+    cluster.settle();
+    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
 }

@@ -370,7 +370,7 @@ impl Replicator {
                 if !was_primary || owners.epoch != was.epoch {
                     self.take_over(partition, topology.revision());
                 }
-                self.share(partition, owners);
+                self.share(partition, owners, &old);
             } else if let (Some(me), true) = (me, was.primary() != owners.primary()) {
                 // Another primary: its word counts where the last one's last
                 // words may not have reached everybody.
@@ -447,9 +447,12 @@ impl Replicator {
     }
 
     /// Which replicas take part in a partition of which this node is primary.
-    fn share(&mut self, partition: Partition, owners: &crate::topology::Owners) {
+    fn share(&mut self, partition: Partition, owners: &crate::topology::Owners, old: &Topology) {
         let from = self.log.next();
         for (node, in_sync) in owners.replicas() {
+            let fence = |topology: &Topology| topology.member(node).map(|member| member.fence);
+            // Also what was said of it before comes too late now.
+            let excluded = !in_sync && fence(old) != fence(&self.topology);
             for peer in self.peers_of(node) {
                 let lane = self.lanes.entry(peer).or_insert_with(|| Lane::new(peer, from));
                 let share = lane.shares.entry(partition).or_insert_with(|| Share {
@@ -459,6 +462,7 @@ impl Replicator {
                 });
                 share.stage = match (share.stage, in_sync) {
                     (Stage::InSync, false) => Stage::Behind,
+                    (Stage::Joining(_) | Stage::Joined, false) if excluded => Stage::Behind,
                     (Stage::Joining(_) | Stage::Joined, true) => Stage::InSync,
                     (stage, _) => stage,
                 };
@@ -617,7 +621,9 @@ impl Replicator {
                 self.effects.push(Effect::Paused(*partition));
             }
         }
-        let earned = self.limits.fill_bytes_per_second * clock.since(self.fill_budget_at) / 1000;
+        // The first time, the clock says how long the machine has been up.
+        let elapsed_ms = clock.since(self.fill_budget_at).min(1000);
+        let earned = self.limits.fill_bytes_per_second * elapsed_ms / 1000;
         if earned > 0 {
             self.fill_budget_at = clock;
             self.fill_budget =

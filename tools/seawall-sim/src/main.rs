@@ -2,9 +2,10 @@
 //!
 //! `replay` runs recorded requests through the engine under several eviction
 //! policies and capacities, and prints how many of them miss. `check` judges
-//! what clients saw of a cluster.
+//! what clients saw of a cluster. `cluster` runs whole clusters in virtual time.
 
 mod check;
+mod cluster;
 mod optimal;
 mod replay;
 mod report;
@@ -42,6 +43,12 @@ enum Command {
     /// cannot be read.
     #[command(after_long_help = check::FORMAT)]
     Check(check::CheckOptions),
+    /// Run whole clusters in virtual time, with faults, and judge what their
+    /// clients saw.
+    ///
+    /// A seed decides everything that happens: --seed shows a run again. Exits
+    /// with 0 if all is well, 1 if something is violated.
+    Cluster(cluster::ClusterOptions),
 }
 
 #[derive(Debug, clap::Args)]
@@ -147,6 +154,7 @@ fn main() -> ExitCode {
     let (result, unable) = match Options::parse().command {
         Command::Replay(options) => (replay_all(&options).map(|()| true), 1),
         Command::Check(options) => (check::check_all(&options), 2),
+        Command::Cluster(options) => (cluster::simulate(&options), 2),
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,

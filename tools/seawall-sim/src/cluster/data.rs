@@ -1,0 +1,811 @@
+//! A data core: its replicator, its shard, and the requests that wait.
+//!
+//! It does what the server's core does, without sockets: the core that owns a
+//! key's hash decides where a request executes. Each call of [`Core::turn`] is
+//! one turn of its loop. The clock is read once, at the begin; when the turn has
+//! been interrupted since, what it executed is answered only if the lease still
+//! runs.
+
+use super::hub::{End, Event, Hub, MS, Who};
+use super::network::{Network, Place};
+use super::wire::{self, Passed};
+use cluster::node::{Report, Tell};
+use cluster::replication::{Access, Counters, Effect, Limits, Peer, Replicator, Route, Ticket};
+use cluster::time::Millis;
+use cluster::topology::{Incarnation, NodeIndex, Revision};
+use engine::{
+    Arena, Delete, DeleteOutcome, HashSeed, KeyHash, Now, Shard, ShardConfig, Value, Write,
+    WriteOutcome,
+};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+/// How long a request waits for a node that executes it.
+const PATIENCE_MS: u64 = 2_000;
+/// Pause after a failed attempt to connect.
+const RECONNECT_US: u64 = 20 * MS;
+/// Bytes of a shard.
+const SHARD_BYTES: usize = 8 << 20;
+
+/// What a client asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// Read.
+    Get,
+    /// Store a value, with so many bytes behind it.
+    Set { value: u64, padding: u16 },
+    /// Remove.
+    Delete,
+    /// Store if nothing was stored since.
+    Cas { value: u64, padding: u16, compare: u64 },
+}
+
+/// What it gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The value and its CAS unique, or that there is none.
+    Value(Option<(u64, u64)>),
+    /// It is stored.
+    Stored,
+    /// The CAS unique was another, or there was none.
+    NotStored,
+    /// It is gone, or was not there.
+    Deleted,
+    /// Not executed.
+    Refused,
+    /// Nobody knows.
+    Unknown,
+    /// Not executed: this node is not the one.
+    Elsewhere,
+}
+
+/// Where a request came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A client of this node.
+    Client { client: u32, operation: u64 },
+    /// Another node.
+    Link { peer: Peer, link: u64, id: u64 },
+}
+
+/// A request at the core that owns its key.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// Who asked.
+    pub origin: Origin,
+    /// The key's number.
+    pub key: u32,
+    /// And hash.
+    pub hash: KeyHash,
+    /// What.
+    pub op: Op,
+}
+
+/// What the control thread puts into a core's ring.
+#[derive(Clone, Debug)]
+pub enum CoreTell {
+    /// From the node's control.
+    Control(Tell),
+    /// Links to this node are to be closed.
+    Close(NodeIndex),
+}
+
+/// An answer that was made.
+#[derive(Clone, Copy, Debug)]
+struct Done {
+    origin: Origin,
+    answer: Answer,
+    /// It acknowledges a write: of this partition, in this epoch.
+    acknowledges: Option<(u32, u32)>,
+}
+
+#[derive(Debug)]
+struct Away {
+    peer: Peer,
+    request: Request,
+    until: Millis,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    request: Request,
+    until: Millis,
+}
+
+/// A link that this core opened.
+#[derive(Debug, Default)]
+struct Out {
+    link: Option<u64>,
+    connecting: Option<u64>,
+    retry_at: u64,
+    inbox: Vec<u8>,
+    requests: Vec<u8>,
+}
+
+/// A link that this core took.
+#[derive(Debug)]
+struct In {
+    link: u64,
+    inbox: Vec<u8>,
+    /// Of the first frame's payload, bytes that are done with.
+    done: usize,
+    out: Vec<u8>,
+}
+
+/// What a turn needs beside the core.
+pub struct Turn<'a> {
+    pub hub: &'a mut Hub,
+    pub net: &'a mut Network,
+    /// The process of each machine.
+    pub lives: &'a [Option<u64>],
+    /// The clocks as this turn believes them.
+    pub clock: Millis,
+    pub now: Now,
+    /// The clock as it is.
+    pub clock_at_end: Millis,
+    /// Acknowledged writes: partition, epoch.
+    pub acknowledged: Vec<(u32, u32)>,
+    /// Frames that made no sense.
+    pub garbage: u64,
+    /// The key whose doings are printed.
+    pub watch: Option<u32>,
+}
+
+/// See the module's text.
+#[derive(Debug)]
+pub struct Core {
+    who: Who,
+    core: u16,
+    me: Option<NodeIndex>,
+    pub replicator: Replicator,
+    pub shard: Shard,
+    pub tells: VecDeque<CoreTell>,
+    pub requests: VecDeque<Request>,
+    outs: BTreeMap<Peer, Out>,
+    ins: BTreeMap<Peer, In>,
+    waiting: VecDeque<Waiting>,
+    waiting_hashes: BTreeMap<u64, u32>,
+    away: BTreeMap<u64, Away>,
+    away_hashes: BTreeMap<u64, u32>,
+    next_away: u64,
+    /// Executed in this turn, and waiting for its ticket.
+    pass: Vec<Done>,
+    tickets: BTreeMap<Ticket, Vec<Done>>,
+    /// To be answered at the end of the turn; the first so many of an earlier one.
+    done: Vec<Done>,
+    /// When it next turns.
+    pub due: u64,
+    /// It was interrupted in the middle of a turn, after it had read the clocks.
+    pub stale: Option<(Millis, Now)>,
+    /// It does nothing until then.
+    pub stalled_until: u64,
+    reported: Revision,
+    reported_at: u64,
+    /// What it last held of the key that is watched.
+    watched: Option<u64>,
+}
+
+/// A key by its number.
+pub fn key_name(key: u32) -> String {
+    format!("key:{key}")
+}
+
+impl Core {
+    /// A fresh core.
+    pub fn new(who: Who, core: u16, cores: u16, limits: Limits, seed: u64) -> Core {
+        let config = ShardConfig::new(HashSeed::new(seed), SHARD_BYTES);
+        let mut shard = Shard::new(config, Arena::heap(SHARD_BYTES));
+        shard.set_core(u32::from(core), u32::from(cores));
+        Core {
+            who,
+            core,
+            me: None,
+            replicator: Replicator::new(limits, Incarnation(who.life), core, cores),
+            shard,
+            tells: VecDeque::new(),
+            requests: VecDeque::new(),
+            outs: BTreeMap::new(),
+            ins: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            waiting_hashes: BTreeMap::new(),
+            away: BTreeMap::new(),
+            away_hashes: BTreeMap::new(),
+            next_away: 0,
+            pass: Vec::new(),
+            tickets: BTreeMap::new(),
+            done: Vec::new(),
+            due: u64::MAX,
+            stale: None,
+            stalled_until: 0,
+            reported: Revision(0),
+            reported_at: 0,
+            watched: None,
+        }
+    }
+
+    /// What happened in it.
+    pub fn counters(&self) -> Counters {
+        self.replicator.counters()
+    }
+
+    /// Whether anything is still under way.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.away.is_empty() && self.tickets.is_empty()
+    }
+
+    /// In a word, for whoever looks why nothing moves.
+    pub fn summary(&self) -> String {
+        let links = |up: bool| self.outs.values().filter(|out| out.link.is_some() == up).count();
+        format!(
+            "acts under {}, {} wait, {} away, {} tickets, {} links up, {} down, peers {:?}",
+            self.replicator.topology().revision().0,
+            self.waiting.len(),
+            self.away.len(),
+            self.tickets.len(),
+            links(true),
+            links(false),
+            self.replicator.peers().collect::<Vec<_>>(),
+        )
+    }
+
+    /// The value of a key here, whoever owns it.
+    pub fn value(&mut self, key: u32, hash: KeyHash, now: Now) -> Option<u64> {
+        let item = self.shard.peek(key_name(key).as_bytes(), hash, now)?;
+        let mut value = Vec::new();
+        item.copy_value_to(&mut value);
+        value.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes))
+    }
+
+    // ---- What the network brings.
+
+    /// Bytes of a link.
+    pub fn on_bytes(&mut self, link: u64, peer: Peer, to: End, bytes: &[u8]) {
+        match to {
+            End::Acceptor => {
+                if let Some(own) = self.ins.get_mut(&peer).filter(|own| own.link == link) {
+                    own.inbox.extend_from_slice(bytes);
+                }
+            }
+            End::Opener => {
+                if let Some(own) = self.outs.get_mut(&peer).filter(|own| own.link == Some(link)) {
+                    own.inbox.extend_from_slice(bytes);
+                }
+            }
+        }
+    }
+
+    /// A link that another core opened; the one that it replaces.
+    pub fn on_accept(&mut self, link: u64, peer: Peer) -> Option<u64> {
+        let fresh = In { link, inbox: Vec::new(), done: 0, out: Vec::new() };
+        self.ins.insert(peer, fresh).map(|old| old.link)
+    }
+
+    /// A link that this core wanted.
+    pub fn on_connected(&mut self, link: u64, peer: Peer, turn: &mut Turn<'_>) {
+        let Some(out) = self.outs.get_mut(&peer).filter(|out| out.connecting == Some(link)) else {
+            turn.net.reset(link, 1, turn.hub);
+            return;
+        };
+        out.connecting = None;
+        out.link = Some(link);
+        out.inbox.clear();
+        out.requests.clear();
+        let mut first = Vec::new();
+        self.replicator.connected(peer, &mut first);
+        let mut bytes = Vec::new();
+        wire::put_frame(wire::PEERING, &first, &mut bytes);
+        turn.net.write(link, End::Opener, bytes, turn.hub);
+        self.report(Report::Stands(peer.node), turn);
+    }
+
+    /// An attempt to connect failed.
+    pub fn on_refused(&mut self, node: NodeIndex, turn: &mut Turn<'_>) {
+        for (_, out) in self.outs.iter_mut().filter(|(peer, _)| peer.node == node) {
+            if out.connecting.take().is_some() {
+                out.retry_at = turn.hub.at + RECONNECT_US;
+            }
+        }
+        self.report(Report::Broken(node), turn);
+    }
+
+    /// This end learns that a link is gone.
+    pub fn on_closed(&mut self, link: u64, peer: Peer, end: End, turn: &mut Turn<'_>) {
+        match end {
+            End::Acceptor => {
+                if self.ins.get(&peer).is_some_and(|own| own.link == link) {
+                    self.ins.remove(&peer);
+                }
+            }
+            End::Opener => {
+                let Some(out) = self.outs.get_mut(&peer) else { return };
+                if out.connecting == Some(link) {
+                    out.connecting = None;
+                }
+                if out.link != Some(link) {
+                    return;
+                }
+                let retry_at = turn.hub.at + turn.hub.random.below(RECONNECT_US);
+                *out = Out { retry_at, ..Out::default() };
+                self.replicator.disconnected(peer);
+                let gone = self.away.iter().filter(|(_, away)| away.peer == peer);
+                let gone: Vec<u64> = gone.map(|(id, _)| *id).collect();
+                gone.into_iter().for_each(|id| self.lost(id, turn.clock));
+                self.report(Report::Broken(peer.node), turn);
+            }
+        }
+    }
+
+    // ---- A turn.
+
+    /// One turn of the core's loop.
+    pub fn turn(&mut self, turn: &mut Turn<'_>) {
+        self.hear(turn);
+        self.take_links(turn);
+        let again: Vec<Waiting> = self.waiting.drain(..).collect();
+        self.retry(again, turn);
+        while let Some(request) = self.requests.pop_front() {
+            self.step(request, false, turn);
+        }
+        self.give_up(turn);
+        let ticket = self.replicator.close_batch();
+        let pass = std::mem::take(&mut self.pass);
+        match ticket {
+            Some(ticket) => drop(self.tickets.insert(ticket, pass)),
+            None => self.done.extend(pass),
+        }
+        // What was executed until here was executed under a lease that may have
+        // ended while the process slept.
+        let may_answer =
+            turn.clock_at_end == turn.clock || self.replicator.is_leased(turn.clock_at_end);
+        if !may_answer {
+            self.drop_answers(ticket);
+        }
+        self.replicator.tick(turn.clock_at_end);
+        self.replicator.upkeep(&mut self.shard, turn.now);
+        self.take_effects(turn);
+        self.answer(turn);
+        self.connect(turn);
+        self.send(turn);
+        self.watch(turn);
+        let acts = self.replicator.topology().revision();
+        if acts != self.reported || turn.hub.at - self.reported_at > 20 * MS {
+            self.report(Report::Alive, turn);
+        }
+    }
+
+    /// Whether it should turn again soon.
+    pub fn is_busy(&self) -> bool {
+        !self.waiting.is_empty()
+            || self.ins.values().any(|own| !own.inbox.is_empty())
+            || self
+                .outs
+                .iter()
+                .any(|(peer, out)| out.link.is_some() && self.replicator.has_news(*peer))
+    }
+
+    /// Says so when the key that is watched has changed here.
+    fn watch(&mut self, turn: &Turn<'_>) {
+        let Some(key) = turn.watch else { return };
+        let hash = self.shard.hash_of(key_name(key).as_bytes());
+        let value = self.value(key, hash, turn.now);
+        if value != self.watched {
+            self.watched = value;
+            let topology = self.replicator.topology();
+            let partition = topology.ring().of(hash);
+            let owners = topology.owners(partition);
+            self.say(turn, &format!("holds {value:?}; {partition:?}, {owners:?}"));
+        }
+    }
+
+    fn say(&self, turn: &Turn<'_>, what: &str) {
+        eprintln!("{:>9} us  n{}.{}  {what}", turn.hub.at, self.who.machine, self.core);
+    }
+
+    fn hear(&mut self, turn: &mut Turn<'_>) {
+        while let Some(tell) = self.tells.pop_front() {
+            match tell {
+                CoreTell::Control(Tell::Topology { topology, me }) => {
+                    self.me = me;
+                    let (now, clock) = (turn.now, turn.clock);
+                    self.replicator.set_topology(topology, me, &mut self.shard, now, clock);
+                }
+                CoreTell::Control(Tell::Lease(until)) => self.replicator.set_lease(until),
+                CoreTell::Control(Tell::Settled(revision)) => self.replicator.set_settled(revision),
+                CoreTell::Control(Tell::Pause(partitions)) => self.replicator.pause(&partitions),
+                CoreTell::Control(Tell::Resume(partitions)) => self.replicator.resume(&partitions),
+                CoreTell::Close(node) => {
+                    let outs = self.outs.iter().filter(|(peer, _)| peer.node == node);
+                    let outs: Vec<u64> = outs.filter_map(|(_, out)| out.link).collect();
+                    let ins = self.ins.iter().filter(|(peer, _)| peer.node == node);
+                    let ins: Vec<u64> = ins.map(|(_, own)| own.link).collect();
+                    for link in outs.into_iter().chain(ins) {
+                        turn.net.reset(link, 2 * MS, turn.hub);
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_links(&mut self, turn: &mut Turn<'_>) {
+        let peers: Vec<Peer> = self.ins.keys().copied().collect();
+        for peer in peers {
+            if !self.take_in(peer, turn) {
+                turn.garbage += 1;
+                let link = self.ins[&peer].link;
+                turn.net.reset(link, MS, turn.hub);
+                self.ins.remove(&peer);
+            }
+        }
+        let peers: Vec<Peer> = self.outs.keys().copied().collect();
+        for peer in peers {
+            let good = self.take_out(peer, turn);
+            if !good && let Some(link) = self.outs.get(&peer).and_then(|out| out.link) {
+                turn.garbage += 1;
+                turn.net.reset(link, MS, turn.hub);
+                self.on_closed(link, peer, End::Opener, turn);
+            }
+        }
+    }
+
+    /// What a link brought that another core opened.
+    fn take_in(&mut self, peer: Peer, turn: &mut Turn<'_>) -> bool {
+        let Some(own) = self.ins.get_mut(&peer) else { return true };
+        let (link, inbox) = (own.link, std::mem::take(&mut own.inbox));
+        let (mut done, mut used) = (own.done, 0);
+        let mut out = Vec::new();
+        while let Some((kind, payload, bytes)) = wire::take_frame(&inbox[used..]) {
+            if kind == wire::PEERING {
+                let rest = &payload[done..];
+                let (shard, now) = (&mut self.shard, turn.now);
+                let taken = self.replicator.receive(peer, rest, shard, now, &mut out);
+                if taken < rest.len() {
+                    done += taken;
+                    break;
+                }
+            } else {
+                let mut rest = payload;
+                while !rest.is_empty() {
+                    let Some(Passed { id, hash, key, op }) = wire::take_request(&mut rest) else {
+                        return false;
+                    };
+                    let origin = Origin::Link { peer, link, id };
+                    self.step(Request { origin, key, hash: KeyHash(hash), op }, false, turn);
+                }
+            }
+            done = 0;
+            used += bytes;
+        }
+        let Some(own) = self.ins.get_mut(&peer) else { return true };
+        own.done = done;
+        own.inbox = inbox;
+        own.inbox.drain(..used);
+        wire::put_frame(wire::PEERING, &out, &mut own.out);
+        true
+    }
+
+    /// What came back over a link that this core opened.
+    fn take_out(&mut self, peer: Peer, turn: &mut Turn<'_>) -> bool {
+        let Some(out) = self.outs.get_mut(&peer).filter(|out| out.link.is_some()) else {
+            return true;
+        };
+        let inbox = std::mem::take(&mut out.inbox);
+        let mut used = 0;
+        while let Some((kind, payload, bytes)) = wire::take_frame(&inbox[used..]) {
+            used += bytes;
+            if kind == wire::PEERING {
+                if !self.replicator.replied(peer, payload, &mut self.shard, turn.now) {
+                    return false;
+                }
+                continue;
+            }
+            let mut rest = payload;
+            while !rest.is_empty() {
+                let Some((id, answer)) = wire::take_answer(&mut rest) else { return false };
+                self.returned_with(id, answer, turn);
+            }
+        }
+        if let Some(out) = self.outs.get_mut(&peer) {
+            out.inbox = inbox[used..].to_vec();
+        }
+        true
+    }
+
+    fn returned_with(&mut self, id: u64, answer: Answer, turn: &Turn<'_>) {
+        let Some(away) = self.returned(id) else { return };
+        match answer {
+            Answer::Elsewhere => self.wait(away.request, away.until.max(turn.clock.plus(1))),
+            _ => self.done.push(Done { origin: away.request.origin, answer, acknowledges: None }),
+        }
+    }
+
+    fn returned(&mut self, id: u64) -> Option<Away> {
+        let away = self.away.remove(&id)?;
+        uncount(&mut self.away_hashes, away.request.hash);
+        Some(away)
+    }
+
+    /// No answer will come for a request that is away.
+    fn lost(&mut self, id: u64, _clock: Millis) {
+        let Some(away) = self.returned(id) else { return };
+        if away.request.op == Op::Get {
+            return self.wait(away.request, away.until);
+        }
+        let origin = away.request.origin;
+        self.done.push(Done { origin, answer: Answer::Unknown, acknowledges: None });
+    }
+
+    fn wait(&mut self, request: Request, until: Millis) {
+        *self.waiting_hashes.entry(request.hash.0).or_default() += 1;
+        self.waiting.push_back(Waiting { request, until });
+    }
+
+    /// Tries those again that wait for a route, in order for each key.
+    fn retry(&mut self, again: Vec<Waiting>, turn: &mut Turn<'_>) {
+        let mut blocked = BTreeSet::new();
+        for entry in again {
+            if blocked.contains(&entry.request.hash.0) && turn.clock < entry.until {
+                self.waiting.push_back(entry);
+                continue;
+            }
+            uncount(&mut self.waiting_hashes, entry.request.hash);
+            if turn.clock >= entry.until {
+                let origin = entry.request.origin;
+                self.done.push(Done { origin, answer: Answer::Refused, acknowledges: None });
+                continue;
+            }
+            let behind = self.waiting.len();
+            self.step(entry.request, true, turn);
+            if self.waiting.len() > behind {
+                blocked.insert(entry.request.hash.0);
+                if let Some(last) = self.waiting.back_mut() {
+                    last.until = entry.until;
+                }
+            }
+        }
+    }
+
+    fn give_up(&mut self, turn: &Turn<'_>) {
+        let late = self.away.iter().filter(|(_, away)| turn.clock >= away.until);
+        let late: Vec<u64> = late.map(|(id, _)| *id).collect();
+        for id in late {
+            let Some(away) = self.returned(id) else { continue };
+            let origin = away.request.origin;
+            self.done.push(Done { origin, answer: Answer::Unknown, acknowledges: None });
+        }
+    }
+
+    /// One request: executes it, passes it on, or lets it wait.
+    fn step(&mut self, request: Request, again: bool, turn: &mut Turn<'_>) {
+        let access = if request.op == Op::Get { Access::Read } else { Access::Write };
+        let hash = request.hash;
+        let behind = !again && self.waiting_hashes.contains_key(&hash.0)
+            || self.away_hashes.contains_key(&hash.0);
+        let route =
+            if behind { Route::Wait } else { self.replicator.route(hash, access, turn.clock) };
+        let passed_on = matches!(request.origin, Origin::Link { .. });
+        let until = turn.clock.plus(PATIENCE_MS);
+        match route {
+            Route::Here => self.execute(request, turn),
+            Route::At(_) | Route::Wait if passed_on => {
+                let (origin, answer) = (request.origin, Answer::Elsewhere);
+                self.done.push(Done { origin, answer, acknowledges: None });
+            }
+            Route::At(node) => {
+                let peer = Peer { node, core: self.core_of(node, hash) };
+                let out = self.outs.entry(peer).or_default();
+                if out.link.is_none() {
+                    return self.wait(request, until);
+                }
+                let id = self.next_away;
+                self.next_away += 1;
+                let passed = Passed { id, hash: hash.0, key: request.key, op: request.op };
+                wire::put_request(&passed, &mut out.requests);
+                *self.away_hashes.entry(hash.0).or_default() += 1;
+                self.away.insert(id, Away { peer, request, until });
+            }
+            Route::Wait => self.wait(request, until),
+        }
+    }
+
+    fn core_of(&self, node: NodeIndex, hash: KeyHash) -> u16 {
+        let member = self.replicator.topology().member(node);
+        hash.core(member.map_or(1, |member| u32::from(member.node.cores.max(1)))) as u16
+    }
+
+    fn execute(&mut self, request: Request, turn: &mut Turn<'_>) {
+        let Request { origin, key, hash, op } = request;
+        let name = key_name(key);
+        let key = name.as_bytes();
+        let before = self.shard.changes();
+        let pending = self.replicator.is_pending(hash);
+        let answer = execute(&mut self.shard, key, hash, op, turn.now);
+        let changed = self.shard.changes() != before;
+        if turn.watch == Some(request.key) {
+            let acts = self.replicator.topology().revision().0;
+            let waits = if pending { ", behind its last write" } else { "" };
+            self.say(turn, &format!("{op:?}: {answer:?} for {origin:?}, acts under {acts}{waits}"));
+        }
+        let topology = self.replicator.topology();
+        let partition = topology.ring().of(hash);
+        let epoch = topology.owners(partition).epoch;
+        let acknowledges = changed.then_some((partition.0, epoch.0));
+        let number = self.pass.len() as u32;
+        if changed {
+            let (shard, now, clock) = (&mut self.shard, turn.now, turn.clock);
+            self.replicator.wrote(key, hash, number, shard, now, clock);
+        } else if pending {
+            self.replicator.reads(hash, turn.clock);
+        }
+        self.pass.push(Done { origin, answer, acknowledges });
+    }
+
+    /// The lease ended while this turn executed: who asked gets no answer.
+    fn drop_answers(&mut self, ticket: Option<Ticket>) {
+        let waiting = ticket.and_then(|ticket| self.tickets.get_mut(&ticket));
+        for done in self.done.iter_mut().chain(waiting.into_iter().flatten()) {
+            done.answer = Answer::Unknown;
+            done.acknowledges = None;
+        }
+    }
+
+    fn take_effects(&mut self, turn: &mut Turn<'_>) {
+        let effects: Vec<Effect> = self.replicator.effects().collect();
+        for effect in effects {
+            match effect {
+                Effect::Completed { ticket, unknown } => {
+                    let Some(mut places) = self.tickets.remove(&ticket) else { continue };
+                    for number in unknown {
+                        if let Some(done) = places.get_mut(number as usize) {
+                            done.answer = Answer::Unknown;
+                            done.acknowledges = None;
+                        }
+                    }
+                    self.done.append(&mut places);
+                }
+                Effect::Suspect(node) => self.report(Report::Suspect(node), turn),
+                Effect::CaughtUp { node, core, partitions } => {
+                    self.report(Report::CaughtUp { node, core, partitions }, turn);
+                }
+                Effect::Paused(partition) => self.report(Report::Paused(partition), turn),
+                Effect::Garbage(peer) => {
+                    turn.garbage += 1;
+                    if let Some(own) = self.ins.remove(&peer) {
+                        turn.net.reset(own.link, MS, turn.hub);
+                    }
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, turn: &mut Turn<'_>) {
+        for Done { origin, answer, acknowledges } in std::mem::take(&mut self.done) {
+            turn.acknowledged.extend(acknowledges);
+            match origin {
+                Origin::Client { client, operation } => {
+                    let late = turn.hub.random.between(30, 300);
+                    turn.hub.after(late, Event::Answer { client, operation, answer });
+                }
+                Origin::Link { peer, link, id } => {
+                    let Some(own) = self.ins.get_mut(&peer).filter(|own| own.link == link) else {
+                        continue;
+                    };
+                    let mut bytes = Vec::new();
+                    wire::put_answer(id, answer, &mut bytes);
+                    wire::put_frame(wire::ANSWERS, &bytes, &mut own.out);
+                }
+            }
+        }
+    }
+
+    /// Opens the links that are wanted and not there.
+    fn connect(&mut self, turn: &mut Turn<'_>) {
+        let Some(me) = self.me else { return };
+        let wanted: Vec<Peer> = self.replicator.peers().collect();
+        for peer in wanted {
+            self.outs.entry(peer).or_default();
+        }
+        let topology = self.replicator.topology();
+        for (peer, out) in &mut self.outs {
+            if out.link.is_some() || out.connecting.is_some() || turn.hub.at < out.retry_at {
+                continue;
+            }
+            let Some(member) = topology.member(peer.node) else { continue };
+            let Some(machine) = super::machine::machine_of(&member.node.name) else { continue };
+            if machine == self.who.machine {
+                continue;
+            }
+            let (own, at) = (Place { who: self.who, core: self.core }, &mut *turn.hub);
+            let Some(life) =
+                turn.lives[machine].filter(|_| turn.net.both_ways(own.who.machine, machine))
+            else {
+                out.retry_at = at.at + RECONNECT_US;
+                if turn.lives[machine].is_none() && turn.net.both_ways(own.who.machine, machine) {
+                    let event = Event::Refused { who: self.who, core: self.core, node: peer.node };
+                    at.after(500, event);
+                }
+                continue;
+            };
+            let acceptor = Place { who: Who { machine, life }, core: peer.core };
+            let opener_peer = Peer { node: me, core: self.core };
+            out.connecting = Some(turn.net.open(own, opener_peer, acceptor, *peer, at));
+        }
+    }
+
+    fn send(&mut self, turn: &mut Turn<'_>) {
+        for (peer, out) in &mut self.outs {
+            let Some(link) = out.link else { continue };
+            let mut bytes = Vec::new();
+            wire::put_frame(wire::REQUESTS, &std::mem::take(&mut out.requests), &mut bytes);
+            let mut news = Vec::new();
+            self.replicator.poll(*peer, &self.shard, turn.now, &mut news);
+            wire::put_frame(wire::PEERING, &news, &mut bytes);
+            if !bytes.is_empty() {
+                turn.net.write(link, End::Opener, bytes, turn.hub);
+            }
+        }
+        for (peer, own) in &mut self.ins {
+            let mut told = Vec::new();
+            self.replicator.poll_back(*peer, &mut told);
+            wire::put_frame(wire::PEERING, &told, &mut own.out);
+            if !own.out.is_empty() {
+                let bytes = std::mem::take(&mut own.out);
+                turn.net.write(own.link, End::Acceptor, bytes, turn.hub);
+            }
+        }
+    }
+
+    fn report(&mut self, report: Report, turn: &mut Turn<'_>) {
+        self.reported = self.replicator.topology().revision();
+        self.reported_at = turn.hub.at;
+        let (who, core, acts) = (self.who, self.core, self.reported);
+        // One delay for all keeps the ring's order.
+        turn.hub.after(100, Event::Report { who, core, acts, report });
+    }
+}
+
+fn uncount(counts: &mut BTreeMap<u64, u32>, hash: KeyHash) {
+    if let Some(count) = counts.get_mut(&hash.0) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&hash.0);
+        }
+    }
+}
+
+/// Executes one request on the shard.
+fn execute(shard: &mut Shard, key: &[u8], hash: KeyHash, op: Op, now: Now) -> Answer {
+    let padded = |value: u64, padding: u16| {
+        let mut bytes = value.to_le_bytes().to_vec();
+        bytes.resize(8 + usize::from(padding), 0);
+        bytes
+    };
+    match op {
+        Op::Get => {
+            let read = shard.get(key, hash, now).map(|item| {
+                let mut value = Vec::new();
+                item.copy_value_to(&mut value);
+                let number = value.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+                (number, item.cas)
+            });
+            Answer::Value(read)
+        }
+        Op::Set { value, padding } => {
+            let value = padded(value, padding);
+            match shard.write(Write::set(key, hash, Value::Bytes(&value)), now) {
+                Ok(WriteOutcome::Stored { .. }) => Answer::Stored,
+                _ => Answer::NotStored,
+            }
+        }
+        Op::Cas { value, padding, compare } => {
+            let value = padded(value, padding);
+            let set = Write::set(key, hash, Value::Bytes(&value));
+            match shard.write(Write { compare: Some(compare), ..set }, now) {
+                Ok(WriteOutcome::Stored { .. }) => Answer::Stored,
+                _ => Answer::NotStored,
+            }
+        }
+        Op::Delete => match shard.delete(key, hash, now, &Delete::default()) {
+            DeleteOutcome::Deleted | DeleteOutcome::NotFound => Answer::Deleted,
+            _ => Answer::Unknown,
+        },
+    }
+}

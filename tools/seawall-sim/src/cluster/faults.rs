@@ -1,0 +1,156 @@
+//! What goes wrong, and when: a schedule made from the seed before the run.
+
+use super::hub::MS;
+use super::random::Random;
+use clap::ValueEnum;
+use std::fmt;
+
+/// Kinds of faults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub enum FaultKind {
+    /// Every kind.
+    All,
+    /// No faults.
+    None,
+    /// The network splits in two.
+    Partition,
+    /// One machine reaches the others no more, or is reached no more.
+    OneWay,
+    /// A process does nothing for a while, sometimes in the middle of a turn.
+    Pause,
+    /// A single core does nothing for a while.
+    Stall,
+    /// A process dies and starts again.
+    Crash,
+    /// Links break.
+    Reset,
+    /// Messages are lost, doubled, and late.
+    Loss,
+    /// Leadership of the coordinator moves.
+    Leader,
+    /// Cores hear late of topologies.
+    Lag,
+    /// Clocks drift apart.
+    Drift,
+}
+
+impl FaultKind {
+    const ALL: [FaultKind; 10] = [
+        FaultKind::Partition,
+        FaultKind::OneWay,
+        FaultKind::Pause,
+        FaultKind::Stall,
+        FaultKind::Crash,
+        FaultKind::Reset,
+        FaultKind::Loss,
+        FaultKind::Leader,
+        FaultKind::Lag,
+        FaultKind::Drift,
+    ];
+
+    /// What an option means.
+    pub fn chosen(options: &[FaultKind]) -> Vec<FaultKind> {
+        if options.contains(&FaultKind::All) {
+            return FaultKind::ALL.to_vec();
+        }
+        options.iter().copied().filter(|kind| *kind != FaultKind::None).collect()
+    }
+}
+
+/// What goes wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    /// Machines of the set, as bits, and the others do not reach each other.
+    Partition(u64),
+    /// Nothing gets from the first set to the second.
+    OneWay(u64, u64),
+    /// A process stands still, if so in the middle of a core's turn.
+    Pause { machine: usize, in_turn: bool },
+    /// A core stands still.
+    Stall { machine: usize, core: u16 },
+    /// A process is gone until the end of the fault.
+    Crash(usize),
+    /// Every link between two machines breaks.
+    Reset(usize, usize),
+    /// So many of a hundred messages.
+    Loss { lost: u64, disordered: u64 },
+    /// Somebody else is elected.
+    Leader,
+    /// A machine's cores.
+    Lag(usize),
+}
+
+/// A fault of the schedule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// When it begins.
+    pub from: u64,
+    /// When it ends.
+    pub to: u64,
+    /// What.
+    pub what: What,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(to, "{:>7.1} to {:>7.1} ms  {:?}", ms(self.from), ms(self.to), self.what)
+    }
+}
+
+fn ms(us: u64) -> f64 {
+    us as f64 / MS as f64
+}
+
+/// A schedule between two moments.
+pub fn schedule(
+    random: &mut Random,
+    kinds: &[FaultKind],
+    machines: usize,
+    cores: u16,
+    from: u64,
+    to: u64,
+) -> Vec<Fault> {
+    let kinds: Vec<FaultKind> =
+        kinds.iter().copied().filter(|kind| *kind != FaultKind::Drift).collect();
+    let mut faults = Vec::new();
+    // Some runs are calm for long, others are not.
+    let pause_ms = random.between(80, 1_200);
+    let mut at = from;
+    loop {
+        at += random.below(2 * pause_ms * MS);
+        let Some(kind) = random.pick(&kinds).copied().filter(|_| at < to) else { break };
+        let lasts = match random.below(3) {
+            0 => random.between(1, 60),
+            1 => random.between(60, 500),
+            _ => random.between(300, 2_500),
+        };
+        let machine = random.below(machines as u64) as usize;
+        let other = (machine + random.between(1, machines as u64 - 1) as usize) % machines;
+        let what = match kind {
+            FaultKind::Partition if random.percent(60) => What::Partition(1 << machine),
+            FaultKind::Partition => What::Partition(random.between(1, (1 << machines) - 2)),
+            FaultKind::OneWay => {
+                let (one, all) = (1 << machine, (1 << machines) - 1);
+                match random.below(3) {
+                    0 => What::OneWay(one, all & !one),
+                    1 => What::OneWay(all & !one, one),
+                    _ => What::OneWay(one, 1 << other),
+                }
+            }
+            FaultKind::Pause => What::Pause { machine, in_turn: random.percent(50) },
+            FaultKind::Stall => {
+                What::Stall { machine, core: random.below(u64::from(cores)) as u16 }
+            }
+            FaultKind::Crash => What::Crash(machine),
+            FaultKind::Reset => What::Reset(machine, other),
+            FaultKind::Loss => {
+                What::Loss { lost: random.between(1, 40), disordered: random.between(0, 30) }
+            }
+            FaultKind::Leader => What::Leader,
+            FaultKind::Lag => What::Lag(machine),
+            FaultKind::All | FaultKind::None | FaultKind::Drift => continue,
+        };
+        faults.push(Fault { from: at, to: (at + lasts * MS).min(to), what });
+    }
+    faults
+}

@@ -1,0 +1,111 @@
+//! What is to be said about a run when it is over.
+
+use super::machine::{add, machine_of};
+use super::world::World;
+use cluster::replication::Counters;
+use history::{Settings, check};
+use serde::Serialize;
+
+/// A run, in numbers.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Verdict {
+    pub seed: u64,
+    /// Fingerprint: the same for the same seed and code.
+    pub trace: u64,
+    pub operations: u64,
+    pub acknowledged: u64,
+    pub unknown: u64,
+    pub refused: u64,
+    pub failovers: u64,
+    pub fills: u64,
+    pub resumes: u64,
+    pub fenced: u64,
+    /// Frames that a core could not make sense of.
+    pub garbage: u64,
+    /// Partitions that lost every in-sync copy at once: not judged.
+    pub exempt: u64,
+    /// Milliseconds from the last fault until the cluster was whole.
+    pub whole_after_ms: Option<u64>,
+    /// By key, the longest time without an answer.
+    pub unavailable_ms: Vec<u64>,
+    pub faults: Vec<String>,
+    pub violations: Vec<String>,
+}
+
+/// Judges a run.
+pub fn judge(mut world: World) -> Verdict {
+    let mut violations = std::mem::take(&mut world.problems);
+    if world.whole_at.is_some() {
+        compare_copies(&mut world, &mut violations);
+    }
+    let mut counters = Counters::default();
+    for machine in &world.machines {
+        add(&mut counters, machine.counters());
+    }
+    let ring = world.coordinator.latest().ring();
+    let recorder = world.recorder;
+    violations.extend(recorder.lost_updates.iter().cloned());
+    let verdict = Verdict {
+        seed: world.setup.seed,
+        trace: world.hub.trace(),
+        operations: recorder.operations,
+        acknowledged: recorder.acknowledged,
+        unknown: recorder.unknown,
+        refused: recorder.refused,
+        failovers: world.failovers,
+        fills: counters.fills,
+        resumes: counters.resumed,
+        fenced: counters.fenced,
+        garbage: world.garbage,
+        exempt: world.exempt.len() as u64,
+        whole_after_ms: world.whole_at.map(|at| (at - world.setup.calm_at) / super::hub::MS),
+        unavailable_ms: recorder.unavailable_ms(),
+        faults: world.faults.iter().map(ToString::to_string).collect(),
+        violations: Vec::new(),
+    };
+    if counters.unstored > 0 {
+        violations.push(format!("{} records found no room", counters.unstored));
+    }
+    let (hashes, exempt) = (&world.hashes, &world.exempt);
+    let judged = |key: u32| !exempt.contains(&ring.of(hashes[key as usize]).0);
+    match recorder.finish(judged) {
+        Ok(history) => {
+            let report = check(&history, &Settings::default());
+            violations.extend(report.violations.iter().map(ToString::to_string));
+        }
+        Err(malformed) => violations.push(malformed.to_string()),
+    }
+    Verdict { violations, ..verdict }
+}
+
+/// All copies of a key hold the same, and nobody else holds it.
+fn compare_copies(world: &mut World, violations: &mut Vec<String>) {
+    let topology = world.coordinator.latest().clone();
+    for (key, hash) in world.hashes.iter().enumerate() {
+        let partition = topology.ring().of(*hash);
+        let owners = topology.owners(partition);
+        let mut values = Vec::new();
+        for (at, machine) in world.machines.iter_mut().enumerate() {
+            let now = machine.clock.now(world.hub.at);
+            let Some(process) = &mut machine.process else { continue };
+            let cores = process.cores.len() as u32;
+            let core = &mut process.cores[hash.core(cores) as usize];
+            values.push((at, core.value(key as u32, *hash, now)));
+        }
+        let holds = |at: usize| {
+            let mut names = owners.copies().iter().filter_map(|node| topology.member(*node));
+            names.any(|member| machine_of(&member.node.name) == Some(at))
+        };
+        let mut copies = values.iter().filter(|(at, _)| holds(*at)).map(|(_, value)| *value);
+        let first = copies.next().flatten();
+        if copies.any(|value| value != first) {
+            let text = format!("copies differ: key:{key} of partition {}: {values:?}", partition.0);
+            violations.push(text);
+        }
+        if let Some((at, value)) = values.iter().find(|(at, value)| !holds(*at) && value.is_some())
+        {
+            let text = format!("left over: n{at} holds key:{key} ({value:?}), and {owners:?}");
+            violations.push(text);
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! `cluster`: whole clusters in virtual time, as many as there are seeds.
+//!
+//! The replicators, shards, keepers, members and planners are those of the
+//! daemon; the machines, their clocks, the network between them and the
+//! coordinator are simulated. A seed decides everything that happens. What the
+//! clients saw is judged by the checks of the `history` crate.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`hub`] | the virtual time: what happens next |
+//! | [`world`] | the cluster, and how one thing leads to another |
+//! | [`machine`] | clocks, processes, their control |
+//! | [`data`] | a data core and the requests in it |
+//! | [`network`] | links and reachability |
+//! | [`coordinator`] | the log of commands |
+//! | [`faults`] | what goes wrong |
+//! | [`clients`] | who asks, and what they saw |
+//! | [`judge`] | whether that may be |
+
+mod clients;
+mod coordinator;
+mod data;
+mod faults;
+mod hub;
+mod judge;
+mod machine;
+mod network;
+mod random;
+mod wire;
+mod world;
+
+use crate::report::thousands;
+use anyhow::{Context, Result, ensure};
+use clients::Load;
+use cluster::replication::Limits;
+use cluster::time::Timing;
+use faults::FaultKind;
+use hub::{Hub, MS};
+use indicatif::{ProgressBar, ProgressStyle};
+use judge::{Verdict, judge};
+use machine::NodeSetup;
+use std::path::PathBuf;
+use world::{FAULTS_FROM, Setup, World};
+
+#[derive(Debug, clap::Args)]
+pub struct ClusterOptions {
+    /// How many seeds to run.
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    seeds: u64,
+    /// Run this seed alone, or the first of several.
+    #[arg(long, value_name = "S")]
+    seed: Option<u64>,
+    /// Nodes.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(2..=16), value_name = "N")]
+    nodes: u64,
+    /// Copies of every partition.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=3), value_name = "N")]
+    copies: u8,
+    /// Data cores of a node.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=8), value_name = "N")]
+    cores: u16,
+    /// Virtual time during which clients and faults are at work.
+    #[arg(long, default_value_t = 5_000, value_name = "MS")]
+    duration_ms: u64,
+    /// What goes wrong.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "all", value_name = "KIND,...")]
+    faults: Vec<FaultKind>,
+    /// Write the verdict of every seed to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Show so many seeds with violations.
+    #[arg(long, default_value_t = 3, value_name = "N")]
+    show: usize,
+    /// Print to standard error what the coordinator commits.
+    #[arg(long)]
+    log: bool,
+    /// Print to standard error what happens to the key of this number.
+    #[arg(long, value_name = "N")]
+    watch: Option<u32>,
+}
+
+/// Runs a seed.
+fn run(options: &ClusterOptions, seed: u64) -> Verdict {
+    let mut hub = Hub::new(seed);
+    let kinds = FaultKind::chosen(&options.faults);
+    let random = &mut hub.random;
+    let heavy = random.percent(25);
+    let limits = Limits {
+        log_bytes_max: if heavy { 1 << 16 } else { 4 << 20 },
+        fill_bytes_max: random.between(64, 16 << 10) as usize,
+        fill_bytes_per_second: 64 << 20,
+        purge_items_max: random.between(1, 64) as usize,
+        ..Limits::default()
+    };
+    let timing = Timing {
+        repair_after_ms: if random.percent(50) { 800 } else { 10_000 },
+        abandon_after_ms: 600_000,
+        ..Timing::default()
+    };
+    let node = NodeSetup { cores: options.cores, limits, timing, seed: random.next() };
+    let load = Load {
+        keys: random.between(4, 40) as u32,
+        think_us: random.between(1, 40) * MS,
+        padding_max: if heavy { 6_000 } else { 100 },
+    };
+    let calm_at = FAULTS_FROM + options.duration_ms * MS;
+    let clients = random.between(2, 12) as u32;
+    let (nodes, cores) = (options.nodes as usize, options.cores);
+    let faults = faults::schedule(random, &kinds, nodes, cores, FAULTS_FROM, calm_at);
+    let setup = Setup {
+        seed,
+        nodes,
+        copies: options.copies,
+        ring_bits: 4,
+        node,
+        load,
+        clients,
+        calm_at,
+        drift: kinds.contains(&FaultKind::Drift),
+        log: options.log,
+        watch: options.watch,
+    };
+    let mut world = World::new(setup, hub, faults);
+    world.run();
+    judge(world)
+}
+
+/// Runs all seeds; true if nothing is violated.
+pub fn simulate(options: &ClusterOptions) -> Result<bool> {
+    ensure!(u64::from(options.copies) <= options.nodes, "there are fewer nodes than copies");
+    let seeds = if options.seed.is_some() && options.seeds == 100 { 1 } else { options.seeds };
+    let first = options.seed.unwrap_or(1);
+    let bar = ProgressBar::new(seeds);
+    let style = "{prefix:>16} {msg:<16} [{wide_bar}] {percent:>3}% {per_sec} seeds, {eta} left";
+    bar.set_style(ProgressStyle::with_template(style)?.progress_chars("=> "));
+    bar.set_prefix("cluster");
+    let mut verdicts = Vec::new();
+    let mut shown = 0;
+    for seed in first..first + seeds {
+        let verdict = run(options, seed);
+        bar.inc(1);
+        if !verdict.violations.is_empty() {
+            if shown < options.show {
+                bar.suspend(|| print_failure(&verdict));
+            }
+            shown += 1;
+            bar.set_message(format!("{shown} failed"));
+        }
+        verdicts.push(verdict);
+    }
+    bar.finish_and_clear();
+    print_totals(&verdicts);
+    if let Some(path) = &options.json {
+        let json = serde_json::to_string_pretty(&verdicts)?;
+        std::fs::write(path, json + "\n")
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(shown == 0)
+}
+
+fn print_failure(verdict: &Verdict) {
+    println!("seed {} is violated; its faults:", verdict.seed);
+    for fault in &verdict.faults {
+        println!("  {fault}");
+    }
+    for violation in verdict.violations.iter().take(5) {
+        println!("{violation}");
+    }
+}
+
+fn print_totals(verdicts: &[Verdict]) {
+    let sum = |of: fn(&Verdict) -> u64| thousands(verdicts.iter().map(of).sum());
+    let mut gaps: Vec<u64> = verdicts.iter().flat_map(|v| v.unavailable_ms.clone()).collect();
+    gaps.sort_unstable();
+    let whole = verdicts.iter().filter_map(|verdict| verdict.whole_after_ms).max();
+    let failed = verdicts.iter().filter(|verdict| !verdict.violations.is_empty());
+    println!("seeds                    {}", thousands(verdicts.len() as u64));
+    println!("operations               {}", sum(|v| v.operations));
+    println!("  acknowledged writes    {}", sum(|v| v.acknowledged));
+    println!("  of unknown outcome     {}", sum(|v| v.unknown));
+    println!("  refused                {}", sum(|v| v.refused));
+    println!("primaries replaced       {}", sum(|v| v.failovers));
+    println!("fills                    {}", sum(|v| v.fills));
+    println!("resumed from the log     {}", sum(|v| v.resumes));
+    println!("writes fenced            {}", sum(|v| v.fenced));
+    println!("links with garbage       {}", sum(|v| v.garbage));
+    println!("partitions without copy  {}", sum(|v| v.exempt));
+    println!(
+        "longest unavailability   p50 {} ms, max {} ms of a key",
+        thousands(gaps.get(gaps.len() / 2).copied().unwrap_or(0)),
+        thousands(gaps.last().copied().unwrap_or(0)),
+    );
+    println!("whole again after        {} ms at most", thousands(whole.unwrap_or(0)));
+    println!("seeds with violations    {}", failed.count());
+}
