@@ -201,26 +201,30 @@ async fn catch_up(node: &Arc<Node>) -> Result<i64, String> {
     let from = revision(&answer);
     leader::seen(node, pairs(&answer).first(), from);
     loop {
+        // The last one that is applied must still be there: the log is only cut
+        // behind a snapshot, and never to its end.
         let last = *node.number.borrow();
         let body = json!({
-            "key": encode(key(node, last + 1).as_bytes()),
+            "key": encode(key(node, last.max(1)).as_bytes()),
             "range_end": encode(&prefix_end(&node.key("log/"))),
             "limit": PAGE.to_string(),
         });
         let answer = node.gateway.call("/v3/kv/range", body, within).await.map_err(text)?;
         let page = pairs(&answer);
-        let follows = page.first().is_none_or(|pair| log_number(node, &pair.key) == Some(last + 1));
-        // A node that has applied nothing may also be a late one whose log is
-        // gone as a whole but for what a snapshot stands for.
-        if !follows || page.is_empty() && last == 0 {
+        let first = page.first().and_then(|pair| log_number(node, &pair.key));
+        if first != Some(last.max(1)) {
             if snapshot::load(node).await? {
                 continue;
             }
-            if !follows {
-                return Err(format!("etcd has no command {} and no snapshot of it", last + 1));
+            if last == 0 && page.is_empty() {
+                return Ok(from);
             }
+            return Err(format!(
+                "etcd has neither command {} nor a later snapshot: was it restored, or emptied?",
+                last.max(1)
+            ));
         }
-        apply(node, &page)?;
+        apply(node, if last == 0 { &page } else { &page[1..] })?;
         if number(&answer["count"]) <= page.len() as i64 {
             return Ok(from);
         }

@@ -171,7 +171,7 @@ fn parse(url: &str) -> Result<(User, Vec<String>), String> {
 /// What the tasks of a node share.
 struct Node {
     options: EtcdOptions,
-    gateway: Gateway,
+    gateway: Arc<Gateway>,
     applied: Arc<Applied>,
     /// Commands applied here, those a snapshot stands for included.
     number: watch::Sender<u64>,
