@@ -1,6 +1,7 @@
 //! What a data core owns, and the little that all cores share.
 
 use crate::auth::Users;
+use crate::control::ControlCall;
 use crate::detail::Detail;
 use crate::hop::Outbox;
 use crate::lend::{Lenders, Seat};
@@ -234,6 +235,10 @@ pub struct ClusterText {
     pub topology: String,
 }
 
+/// Called for what concerns the whole cluster. The call comes back, answered, to
+/// the core that it is from ([`crate::node::NodeHandle::answer`]).
+pub type ClusterHook = Box<dyn Fn(Box<ControlCall>) + Send + Sync>;
+
 /// Called when a client sends `shutdown`.
 pub type ShutdownHook = Box<dyn Fn(Shutdown) + Send + Sync>;
 
@@ -276,6 +281,8 @@ pub struct Shared {
     pub users: RwLock<Arc<Users>>,
     /// What to do on `shutdown`.
     pub on_shutdown: OnceLock<ShutdownHook>,
+    /// In a cluster: who does what concerns all of its nodes.
+    pub on_cluster: OnceLock<ClusterHook>,
     /// In a cluster: what clients are told of it. Read when they ask only.
     pub cluster: RwLock<Option<Arc<ClusterText>>>,
 }
@@ -354,6 +361,7 @@ impl Shared {
             tunables: Tunables::default(),
             users: RwLock::new(Arc::new(users)),
             on_shutdown: OnceLock::new(),
+            on_cluster: OnceLock::new(),
             cluster: RwLock::new(None),
             settings,
         }

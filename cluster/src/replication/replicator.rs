@@ -102,6 +102,8 @@ pub struct Replicator {
     topology: Arc<Topology>,
     settled: Revision,
     lease_until: Millis,
+    /// Before that only primaries answer reads: an invalidation is under way.
+    near_from: Millis,
     /// Partitions whose primary this node became by a revision that is not settled.
     gained: Map<Partition, Revision>,
     /// What lies here of these is not to be read, and is being dropped.
@@ -139,6 +141,7 @@ impl Replicator {
             topology: Arc::new(Topology::default()),
             settled: Revision(0),
             lease_until: Millis(0),
+            near_from: Millis(0),
             gained: Map::default(),
             garbage: Set::default(),
             purge: None,
@@ -205,6 +208,7 @@ impl Replicator {
         // one may still lack it.
         let near = access == Access::Read
             && self.limits.read_nearest
+            && now >= self.near_from
             && leased
             && owners.in_sync() == 2
             && owners.is_in_sync(me)
@@ -304,6 +308,12 @@ impl Replicator {
     /// The node's lease runs until then, by its own clock.
     pub fn set_lease(&mut self, until: Millis) {
         self.lease_until = until;
+    }
+
+    /// Until then replicas send readers to the primary: an invalidation reaches
+    /// one node after the other, and no reader may see it undone.
+    pub fn suspend_near_reads(&mut self, until: Millis) {
+        self.near_from = until;
     }
 
     /// Nobody acts by a revision before this one any more.
@@ -862,6 +872,13 @@ impl Replicator {
                 Message::Opened { incarnation, lsn } => {
                     if !self.opened(peer, incarnation, lsn) {
                         return false;
+                    }
+                    // What was invalidated while it was away.
+                    let generations = shard.generations();
+                    if let Some(lane) =
+                        self.lanes.get_mut(&peer).filter(|_| !generations.is_empty())
+                    {
+                        put(&Message::Generations(generations), &mut lane.answers);
                     }
                 }
                 Message::Ack { lsn } => self.acked(peer, lsn),
