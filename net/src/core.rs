@@ -235,6 +235,24 @@ pub struct ClusterText {
     pub topology: String,
 }
 
+/// The same, made when the first client asks for it.
+pub struct LazyText {
+    make: Box<dyn Fn() -> ClusterText + Send + Sync>,
+    made: OnceLock<ClusterText>,
+}
+
+impl LazyText {
+    /// Will be what `make` returns.
+    pub fn new(make: impl Fn() -> ClusterText + Send + Sync + 'static) -> LazyText {
+        LazyText { make: Box::new(make), made: OnceLock::new() }
+    }
+
+    /// The text.
+    pub fn get(&self) -> &ClusterText {
+        self.made.get_or_init(&self.make)
+    }
+}
+
 /// Called for what concerns the whole cluster. The call comes back, answered, to
 /// the core that it is from ([`crate::node::NodeHandle::answer`]).
 pub type ClusterHook = Box<dyn Fn(Box<ControlCall>) + Send + Sync>;
@@ -284,7 +302,7 @@ pub struct Shared {
     /// In a cluster: who does what concerns all of its nodes.
     pub on_cluster: OnceLock<ClusterHook>,
     /// In a cluster: what clients are told of it. Read when they ask only.
-    pub cluster: RwLock<Option<Arc<ClusterText>>>,
+    pub cluster: RwLock<Option<Arc<LazyText>>>,
 }
 
 impl std::fmt::Debug for Shared {

@@ -22,7 +22,7 @@ use coordinator::etcd::{Etcd, EtcdOptions};
 use coordinator::wire::{Peers, Server, Tls, TlsFiles, WireSettings};
 use coordinator::{Coordinator, Health, Role};
 use net::control::ControlCall;
-use net::core::Core;
+use net::core::{Core, LazyText};
 use net::mesh::NodeCall;
 use net::node::{NodeHandle, PeeringFactory};
 use net::peering::PeeringLimits;
@@ -351,7 +351,8 @@ impl Shared {
                 if let Tell::Topology { topology, .. } = &tell
                     && let Ok(mut text) = self.node().shared().cluster.write()
                 {
-                    *text = Some(Arc::new(super::shown::texts(topology)));
+                    let topology = topology.clone();
+                    *text = Some(Arc::new(LazyText::new(move || super::shown::texts(&topology))));
                 }
                 self.tell_cores(&tell);
             }
