@@ -37,6 +37,8 @@ use tokio::task::JoinHandle;
 const TICK: Duration = Duration::from_millis(5);
 /// Partitions that are handed over together when the node ends.
 const HAND_OVERS_AT_ONCE: usize = 4096;
+/// Reports of cores that are taken before the time is looked at.
+const REPORTS_AT_ONCE: usize = 1024;
 /// How long a beat may be under way.
 const BEAT_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -502,37 +504,40 @@ async fn tick(shared: Arc<Shared>) {
 }
 
 async fn take_reports(shared: Arc<Shared>, mut reports: UnboundedReceiver<Report>) {
-    while let Some(report) = reports.recv().await {
-        let (core, acts, report) = match report {
-            Report::CaughtUp { core, peer, known, partitions } => {
-                (core, known, NodeReport::CaughtUp { node: peer.node, core: peer.core, partitions })
-            }
-            Report::Suspect { core, node } => {
-                (core, shared.standing.acts(core), NodeReport::Suspect(node))
-            }
-            Report::Paused { core, partition } => {
-                (core, shared.standing.acts(core), NodeReport::Paused(partition))
-            }
-            Report::Acts { core } => (core, shared.standing.acts(core), NodeReport::Alive),
-            Report::LinkLost { core, peer } => {
-                shared.links.lost(core, peer);
-                (core, shared.standing.acts(core), NodeReport::Broken(peer.node))
-            }
-            Report::Garbage(peer) => {
-                say(&format!(
-                    "{} sent on a link what makes no sense; the link was closed",
-                    shared.name_of(peer.node)
-                ));
-                continue;
-            }
-        };
+    let mut together = Vec::new();
+    while reports.recv_many(&mut together, REPORTS_AT_ONCE).await > 0 {
+        for report in together.drain(..) {
+            take_report(&shared, report);
+        }
+        // What became confirmed is told to the keeper at once.
         let now = shared.clock.now();
-        shared.with_control(|control, effects| {
-            control.on_report(now, core, acts, report, effects);
-            // What became confirmed is told to the keeper at once.
-            control.tick(now, effects);
-        });
+        shared.with_control(|control, effects| control.tick(now, effects));
     }
+}
+
+fn take_report(shared: &Arc<Shared>, report: Report) {
+    let acts = |core| shared.standing.acts(core);
+    let (core, acts, report) = match report {
+        Report::CaughtUp { core, peer, known, partitions } => {
+            let report = NodeReport::CaughtUp { node: peer.node, core: peer.core, partitions };
+            (core, known, report)
+        }
+        Report::Suspect { core, node } => (core, acts(core), NodeReport::Suspect(node)),
+        Report::Paused { core, partition } => (core, acts(core), NodeReport::Paused(partition)),
+        Report::Acts { core } => (core, acts(core), NodeReport::Alive),
+        Report::LinkLost { core, peer } => {
+            shared.links.lost(core, peer);
+            (core, acts(core), NodeReport::Broken(peer.node))
+        }
+        Report::Garbage(peer) => {
+            return say(&format!(
+                "{} sent on a link what makes no sense; the link was closed",
+                shared.name_of(peer.node)
+            ));
+        }
+    };
+    let now = shared.clock.now();
+    shared.with_control(|control, effects| control.on_report(now, core, acts, report, effects));
 }
 
 async fn send_beat(shared: &Arc<Shared>, beat: Beat) {
