@@ -349,3 +349,22 @@ async fn etcd_may_ask_for_a_password() {
     assert!(refused.is_err(), "{refused:?}");
     assert_eq!(stranger.etcd.watch().borrow().revision(), Revision(0));
 }
+
+#[tokio::test]
+async fn an_etcd_that_forgot_everything_is_told() {
+    let mut servers = Servers::start(1);
+    let node = servers.node("a");
+    let last = node.append(create()).await;
+    assert!(matches!(last, Outcome::Applied(_)));
+    // All keys, from the least one on.
+    post(&servers.clients[0], "/v3/kv/deleterange", r#"{"key":"AA==","range_end":"AA=="}"#);
+    // It looks again when its watch ends.
+    servers.kill(0);
+    servers.run(0);
+    let told = || {
+        let trouble = node.etcd.health().waits_for;
+        trouble.is_some_and(|text| text.contains("neither command 1 nor a later snapshot"))
+    };
+    until("that it is told", told).await;
+    assert_eq!(node.etcd.watch().borrow().name(), "tide");
+}

@@ -135,6 +135,7 @@ pub(super) async fn follow(node: Arc<Node>) {
     loop {
         if let Err(why) = follow_once(&node).await {
             node.trouble(&why);
+            node.state().stuck = Some(why);
             node.gateway.distrust();
         }
         sleep(RETRY_EVERY).await;
@@ -146,6 +147,7 @@ async fn follow_once(node: &Arc<Node>) -> Result<(), String> {
     let mut watch =
         node.gateway.watch(&node.key(""), from + 1).await.map_err(|error| error.to_string())?;
     node.fine();
+    node.state().stuck = None;
     loop {
         // A leader writes ten times a second, so that silence is a sign. Without
         // one, catching up again costs little.
@@ -233,19 +235,26 @@ async fn catch_up(node: &Arc<Node>) -> Result<i64, String> {
 
 /// Applies commands that follow each other and what is applied.
 fn apply(node: &Arc<Node>, page: &[Pair]) -> Result<(), String> {
+    let mut last = *node.number.borrow();
+    let (mut tags, mut commands) = (Vec::new(), Vec::new());
     for pair in page {
-        let next = *node.number.borrow() + 1;
-        if log_number(node, &pair.key) != Some(next) {
-            return Err(format!("{} comes where command {next} belongs", pair.key));
+        last += 1;
+        if log_number(node, &pair.key) != Some(last) {
+            return Err(format!("{} comes where command {last} belongs", pair.key));
         }
         let Entry { tag, command } = postcard::from_bytes(&pair.value)
             .map_err(|_| format!("{} in etcd holds no command of this version", pair.key))?;
-        let outcome = {
-            let _both = node.both();
-            node.number.send_replace(next);
-            node.applied.apply([&command]).pop()
-        };
-        if let (Some(outcome), Some(tell)) = (outcome, node.waiting.lock().remove(&tag)) {
+        tags.push(tag);
+        commands.push(command);
+    }
+    let outcomes = {
+        let _both = node.both();
+        node.number.send_replace(last);
+        node.applied.apply(&commands)
+    };
+    let mut waiting = node.waiting.lock();
+    for (tag, outcome) in tags.iter().zip(outcomes) {
+        if let Some(tell) = waiting.remove(tag) {
             // Whoever gave up does not care.
             let _ = tell.send(outcome);
         }
