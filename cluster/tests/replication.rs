@@ -325,3 +325,160 @@ fn a_replica_that_had_caught_up_and_was_excluded_catches_up_again() {
     cluster.settle();
     assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
 }
+
+#[test]
+fn nobody_is_told_a_value_that_may_not_last() {
+    let mut cluster = pair();
+    let key = keys(&cluster, 0, 1)[0].clone();
+    cluster.cut(0, 1);
+    cluster.set(&key, "unsafe");
+    let reader = cluster.get_at(0, &key).unwrap();
+    cluster.change(&down(0));
+    cluster.turn();
+    assert_eq!(cluster.nodes[0].completed[&reader], [0]);
+}
+
+#[test]
+fn a_refused_write_is_forgotten_when_its_node_hears_why() {
+    let mut cluster = pair();
+    let [key, other] = <[String; 2]>::try_from(keys(&cluster, 0, 2)).unwrap();
+    cluster.set(&key, "old");
+    cluster.settle();
+    cluster.set(&other, "later, so that the first is known to be everywhere");
+    cluster.settle();
+    cluster.topology.apply(&down(0));
+    cluster.tell(1);
+    cluster.set_at(0, &key, "from the past");
+    for _ in 0..20 {
+        cluster.turn();
+    }
+    assert!(cluster.nodes[1].replicator.counters().fenced > 0);
+    cluster.change(&up(0));
+    cluster.settle();
+    assert_eq!(cluster.value_at(0, &key).as_deref(), Some("old"));
+}
+
+#[test]
+fn writes_wait_while_an_excluded_replica_may_still_answer_reads() {
+    let mut cluster = pair();
+    let key = keys(&cluster, 0, 1)[0].clone();
+    cluster.set(&key, "old");
+    cluster.settle();
+    cluster.cut(0, 1);
+    let exclude = Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1) };
+    cluster.topology.apply(&exclude);
+    cluster.tell_unsettled(0);
+    // The replica knows nothing of it, and would say "old".
+    assert_eq!(cluster.route(1, &key, Access::Read), Route::Here);
+    let ticket = cluster.set(&key, "new");
+    cluster.turn();
+    assert!(!cluster.is_done(0, ticket));
+    cluster.spread();
+    cluster.turn();
+    assert!(cluster.is_done(0, ticket));
+    // The same where it is no copy any more.
+    cluster.heal(0, 1);
+    cluster.settle();
+    let partition = cluster.partition(&key);
+    cluster.cut(0, 1);
+    cluster.topology.apply(&Command::Steps(vec![(partition, Step::Drop(NodeIndex(1)))]));
+    cluster.tell_unsettled(0);
+    assert_eq!(cluster.route(1, &key, Access::Read), Route::Here);
+    let ticket = cluster.set(&key, "newest");
+    cluster.turn();
+    assert!(!cluster.is_done(0, ticket));
+    cluster.spread();
+    assert!(cluster.is_done(0, ticket) || cluster.turn() && cluster.is_done(0, ticket));
+}
+
+#[test]
+fn what_is_not_known_to_be_everywhere_is_read_at_the_primary() {
+    let mut cluster = Cluster::new(3, Limits::default(), |_| vec![0, 1, 2]);
+    cluster.settle();
+    let key = keys(&cluster, 0, 1)[0].clone();
+    assert_eq!(cluster.route(1, &key, Access::Read), Route::Here);
+    cluster.cut(0, 2);
+    cluster.set(&key, "half");
+    for _ in 0..5 {
+        cluster.turn();
+    }
+    assert_eq!(cluster.value_at(1, &key).as_deref(), Some("half"));
+    assert_eq!(cluster.route(1, &key, Access::Read), Route::At(NodeIndex(0)));
+    cluster.heal(0, 2);
+    cluster.settle();
+    for node in 0..3 {
+        assert_eq!(cluster.route(node, &key, Access::Read), Route::Here);
+    }
+}
+
+#[test]
+fn a_question_outlives_its_link() {
+    let mut cluster = pair();
+    let [key, other] = <[String; 2]>::try_from(keys(&cluster, 0, 2)).unwrap();
+    cluster.set(&key, "safe");
+    cluster.settle();
+    cluster.set(&other, "later, so that the first is known to be everywhere");
+    cluster.settle();
+    cluster.cut(0, 1);
+    cluster.set(&key, "unsafe");
+    cluster.change(&down(0));
+    cluster.change(&up(0));
+    // Node 0 asks node 1, and the link breaks before the answer.
+    cluster.proposals_get_lost = true;
+    cluster.heal(0, 1);
+    for turns in 1..12 {
+        for _ in 0..turns {
+            cluster.turn();
+        }
+        cluster.cut(0, 1);
+        cluster.heal(0, 1);
+    }
+    cluster.proposals_get_lost = false;
+    let exclude = Command::Exclude { primary: NodeIndex(1), replica: NodeIndex(0) };
+    cluster.change(&exclude);
+    cluster.settle();
+    assert_eq!(cluster.value_at(0, &key).as_deref(), Some("safe"));
+    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
+}
+
+#[test]
+fn a_copy_that_went_and_came_back_is_filled_even_if_its_primary_saw_neither() {
+    let mut cluster = pair();
+    let key = keys(&cluster, 0, 1)[0].clone();
+    cluster.set(&key, "value");
+    cluster.settle();
+    let partition = cluster.partition(&key);
+    let (drop, add) = (Step::Drop(NodeIndex(1)), Step::Add(NodeIndex(1)));
+    cluster.topology.apply(&Command::Steps(vec![(partition, drop)]));
+    cluster.tell(1);
+    while cluster.value_at(1, &key).is_some() {
+        cluster.turn();
+    }
+    cluster.change(&Command::Steps(vec![(partition, add)]));
+    cluster.settle();
+    assert!(cluster.topology.owners(partition).is_in_sync(NodeIndex(1)));
+    assert_eq!(cluster.value_at(1, &key).as_deref(), Some("value"));
+}
+
+#[test]
+fn a_primary_that_was_another_for_a_moment_gives_its_state_once_more() {
+    let mut cluster = pair();
+    let key = keys(&cluster, 0, 1)[0].clone();
+    let partition = cluster.partition(&key);
+    cluster.set(&key, "old");
+    cluster.settle();
+    // To node 1 and back. Node 0 only hears of the end, node 1 of all.
+    for to in [1, 0] {
+        let step = Step::HandOver(NodeIndex(to));
+        cluster.topology.apply(&Command::Steps(vec![(partition, step)]));
+        cluster.tell(1);
+    }
+    let ticket = cluster.set_at(0, &key, "between").unwrap();
+    for _ in 0..20 {
+        cluster.turn();
+    }
+    cluster.tell(0);
+    cluster.settle();
+    assert_eq!(cluster.nodes[0].completed[&ticket], [0], "nobody knows");
+    assert_eq!(cluster.value_at(0, &key), cluster.value_at(1, &key));
+}

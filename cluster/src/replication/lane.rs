@@ -9,7 +9,8 @@
 //!            Behind <--excluded-- InSync, Joined       |
 //!               +--------------- caught up ------------+
 //! ```
-//! From `Joining` on, writes wait for it.
+//! From `Joining` on, writes wait for it. One that is excluded, or goes, may still
+//! answer reads until that is settled: so long writes wait too.
 
 use super::tickets::Ticket;
 use super::{Lsn, Peer};
@@ -17,6 +18,7 @@ use crate::map::Map;
 use crate::ring::Partition;
 use crate::time::Millis;
 use crate::topology::Revision;
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use engine::ScanCursor;
@@ -36,6 +38,8 @@ pub(super) enum Stage {
     Joined,
     /// The topology says so.
     InSync,
+    /// It is no copy any more.
+    Left,
 }
 
 impl Stage {
@@ -51,6 +55,46 @@ pub(super) struct Share {
     pub stage: Stage,
     /// What it gets of the log begins here.
     pub from: Lsn,
+    /// The cursor went back to `from` for it: what the replica says to have
+    /// stored of the log was without this partition.
+    pub rewound: bool,
+    /// Only what the replica does under this revision counts: before, it may
+    /// have dropped what it held.
+    pub since: Revision,
+    /// Until this revision is settled the replica may believe that it is in
+    /// sync, and answer reads: writes wait.
+    pub out: Revision,
+}
+
+impl Share {
+    pub fn new(stage: Stage, from: Lsn, since: Revision) -> Share {
+        Share { stage, from, rewound: false, since, out: Revision(0) }
+    }
+
+    /// Whether it gets writes from the log.
+    pub fn follows(&self) -> bool {
+        !matches!(self.stage, Stage::Missing | Stage::Left)
+    }
+
+    /// Whether writes wait on account of the replica.
+    pub fn holds_up(&self, settled: Revision) -> bool {
+        self.stage.is_required() || self.out > settled
+    }
+
+    /// By this revision it is not in sync: it follows the log.
+    pub fn exclude(&mut self, revision: Revision) {
+        if self.stage.is_required() {
+            (self.stage, self.since, self.out) = (Stage::Behind, revision, revision);
+        }
+    }
+
+    /// It has nothing to build on.
+    pub fn lose(&mut self, revision: Revision) {
+        self.exclude(revision);
+        if self.stage != Stage::Left {
+            (self.stage, self.rewound) = (Stage::Missing, false);
+        }
+    }
 }
 
 /// An answer that waits for this replica.
@@ -59,7 +103,7 @@ pub(super) struct Wait {
     pub lsn: Lsn,
     pub partition: Partition,
     pub ticket: Ticket,
-    /// The write's number in its batch; none for a read that waits along.
+    /// The request's number in its batch; none for what nobody asked.
     pub number: Option<u32>,
     pub since: Millis,
 }
@@ -96,12 +140,19 @@ pub(super) struct Lane {
     /// The log no longer holds what the replica lacks: nothing is sent, and
     /// nothing it confirms counts, until it is out of every in-sync set.
     pub broken: bool,
-    /// It was said to have caught up, when this was the topology.
-    pub reported: Option<Revision>,
-    /// The replica has said what it held before, as of this topology.
+    /// The topology that the replica acts by; it has said what it held before.
     pub held: Revision,
-    /// Answers to what the replica asked, to be sent.
-    pub answers: Vec<u8>,
+    /// What the replica asks about partitions that this node does not lead yet.
+    pub questions: Vec<(Partition, Box<[u8]>)>,
+    /// It was told that everything up to there is where it must be.
+    pub settled: Lsn,
+    /// It is time to tell it.
+    pub tell_settled: bool,
+    /// The link is new: the replica is told what was invalidated meanwhile.
+    pub tell_generations: bool,
+    /// Some partition may be on its way to be in sync. Whatever may set one on
+    /// this way raises it, so that all need not be looked at in every turn.
+    pub unfinished: bool,
 }
 
 impl Lane {
@@ -119,21 +170,42 @@ impl Lane {
             fills: 0,
             suspected: None,
             broken: false,
-            reported: None,
             held: Revision(0),
-            answers: Vec::new(),
+            questions: Vec::new(),
+            settled: Lsn(0),
+            tell_settled: false,
+            tell_generations: false,
+            unfinished: true,
         }
+    }
+
+    /// Looks whether some partition is on its way to be in sync.
+    pub fn look(&mut self) {
+        let way = |share: &Share| {
+            let stage = share.stage;
+            matches!(stage, Stage::Missing | Stage::Filling | Stage::Behind | Stage::Joining(_))
+        };
+        self.unfinished = self.unfinished && self.shares.values().any(way);
     }
 
     /// Whether a write at `lsn` goes to this replica.
     pub fn takes(&self, partition: Partition, lsn: Lsn) -> bool {
-        self.shares
-            .get(&partition)
-            .is_some_and(|share| share.stage != Stage::Missing && share.from <= lsn)
+        let share = self.shares.get(&partition);
+        share.is_some_and(|share| share.follows() && share.from <= lsn)
     }
 
-    /// What is being filled is missing again.
-    pub fn drop_fill(&mut self) {
+    /// Whether writes of the partition wait on account of the replica.
+    pub fn holds_up(&self, partition: Partition, settled: Revision) -> bool {
+        self.shares.get(&partition).is_some_and(|share| share.holds_up(settled))
+    }
+
+    /// The link begins or ends: what was under way on it is lost.
+    pub fn reset_link(&mut self) {
+        self.unfinished = true;
+        self.open = false;
+        self.held = Revision(0);
+        self.questions.clear();
+        self.settled = Lsn(0);
         if self.fill.take().is_some() {
             for share in self.shares.values_mut() {
                 if share.stage == Stage::Filling {
@@ -143,12 +215,11 @@ impl Lane {
         }
     }
 
-    /// The log no longer holds what the replica has not got: all that builds on
-    /// it is missing.
-    pub fn drop_all(&mut self) {
-        self.drop_fill();
-        for share in self.shares.values_mut() {
-            share.stage = Stage::Missing;
-        }
+    /// The log no longer holds what the replica has not got, or the replica has
+    /// lost what it had: all that builds on it is missing.
+    pub fn lose_all(&mut self, revision: Revision) {
+        self.unfinished = true;
+        self.fill = None;
+        self.shares.values_mut().for_each(|share| share.lose(revision));
     }
 }

@@ -13,7 +13,6 @@
 //!   6 end      fill u32                                           the fill is complete
 //!   7 mark     lsn u64 | lsn u64                                  nothing up to the first is
 //!                                                                missing, up to the second uncertain
-//!   8 repair   partition u32 | epoch u32 | record (9: key)        what was asked for
 //!   10 generations  (scope u8 | id u64 | version u64) ...
 //! replica -> primary
 //!   32 opened  incarnation u64 | lsn u64         it has what that primary sent up to there
@@ -22,6 +21,7 @@
 //!   35 fenced  lsn u64 | partition u32 | epoch u32     not from a past owner
 //!   36 ask     partition u32 | key     what is the item of this key?
 //!   37 held    revision u64 | (partition u32, epoch u32) ...   it was primary, in that epoch
+//!   38 lacks   partition u32 ...       of these it has nothing to build on
 //! ```
 
 use crate::replication::Lsn;
@@ -79,15 +79,6 @@ pub enum Message<'a> {
         /// Every in-sync replica has everything up to there.
         settled: Lsn,
     },
-    /// The answer to `Ask`.
-    Repair {
-        /// The key's partition.
-        partition: Partition,
-        /// The primary's epoch there.
-        epoch: Epoch,
-        /// The item, or that there is none.
-        change: Change<'a>,
-    },
     /// Invalidations.
     Generations(Vec<Generation>),
     /// The replica has what this primary sent up to there.
@@ -124,7 +115,9 @@ pub enum Message<'a> {
         /// The partitions, and its epoch as their primary.
         partitions: Vec<(Partition, Epoch)>,
     },
-    /// What is the item of this key?
+    /// Of these partitions the replica has nothing that a log could be built on.
+    Lacks(Vec<Partition>),
+    /// What is the item of this key? It is to be written once more.
     Ask {
         /// Its partition.
         partition: Partition,
@@ -149,8 +142,6 @@ const BEGIN: u8 = 4;
 const FILL: u8 = 5;
 const END: u8 = 6;
 const MARK: u8 = 7;
-const REPAIR: u8 = 8;
-const REPAIR_GONE: u8 = 9;
 const GENERATIONS: u8 = 10;
 const OPENED: u8 = 32;
 const ACK: u8 = 33;
@@ -158,6 +149,7 @@ const FILLED: u8 = 34;
 const FENCED: u8 = 35;
 const ASK: u8 = 36;
 const HELD: u8 = 37;
+const LACKS: u8 = 38;
 
 /// Appends a write's bytes, without its content: an item's record, or the key
 /// of one that is gone, follows.
@@ -209,15 +201,6 @@ impl Message<'_> {
                 out.extend_from_slice(&lsn.0.to_le_bytes());
                 out.extend_from_slice(&settled.0.to_le_bytes());
             }
-            Message::Repair { partition, epoch, change } => {
-                out.push(match change {
-                    Change::Item(_) => REPAIR,
-                    Change::Gone(_) => REPAIR_GONE,
-                });
-                out.extend_from_slice(&partition.0.to_le_bytes());
-                out.extend_from_slice(&epoch.0.to_le_bytes());
-                out.extend_from_slice(change.bytes());
-            }
             Message::Generations(generations) => {
                 out.push(GENERATIONS);
                 for generation in generations {
@@ -253,6 +236,12 @@ impl Message<'_> {
                     out.extend_from_slice(&epoch.0.to_le_bytes());
                 }
             }
+            Message::Lacks(partitions) => {
+                out.push(LACKS);
+                for partition in partitions {
+                    out.extend_from_slice(&partition.0.to_le_bytes());
+                }
+            }
             Message::Ask { partition, key } => {
                 out.push(ASK);
                 out.extend_from_slice(&partition.0.to_le_bytes());
@@ -281,11 +270,6 @@ impl Message<'_> {
             FILL => Message::Fill { fill: fields.u32()?, record: fields.rest() },
             END => Message::End { fill: fields.u32()? },
             MARK => Message::Mark { lsn: Lsn(fields.u64()?), settled: Lsn(fields.u64()?) },
-            REPAIR | REPAIR_GONE => Message::Repair {
-                partition: Partition(fields.u32()?),
-                epoch: Epoch(fields.u32()?),
-                change: fields.change(kind == REPAIR_GONE),
-            },
             GENERATIONS => {
                 let mut generations = Vec::with_capacity(fields.0.len() / 17);
                 while !fields.0.is_empty() {
@@ -307,6 +291,13 @@ impl Message<'_> {
                 partition: Partition(fields.u32()?),
                 epoch: Epoch(fields.u32()?),
             },
+            LACKS => {
+                let mut partitions = Vec::with_capacity(fields.0.len() / 4);
+                while !fields.0.is_empty() {
+                    partitions.push(Partition(fields.u32()?));
+                }
+                Message::Lacks(partitions)
+            }
             ASK => Message::Ask { partition: Partition(fields.u32()?), key: fields.rest() },
             _ => return None,
         };
@@ -397,8 +388,7 @@ mod tests {
             Message::Fill { fill: 4, record: b"record" },
             Message::End { fill: 4 },
             Message::Mark { lsn: place.0, settled: Lsn(2) },
-            Message::Repair { partition: place.1, epoch: place.2, change: Change::Gone(b"key") },
-            Message::Repair { partition: place.1, epoch: place.2, change: Change::Item(b"item") },
+            Message::Lacks(alloc::vec![place.1; 2]),
             Message::Generations(alloc::vec![generation; 2]),
             Message::Opened { incarnation: Incarnation(8), lsn: place.0 },
             Message::Held { revision: Revision(5), partitions: alloc::vec![(place.1, place.2); 2] },

@@ -34,12 +34,16 @@
 //! The shape is that of PacificA (Lin et al., Microsoft Research TR-2008-25):
 //! primary-backup data, its configuration kept by consensus elsewhere.
 
+mod asks;
 mod lane;
 mod log;
 mod message;
+mod primary;
+mod replica;
 mod replicator;
 mod source;
 mod tickets;
+mod wire;
 
 pub use log::{Entry, Log, Lsn};
 pub use message::{Change, Message};

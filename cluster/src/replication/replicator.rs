@@ -1,19 +1,27 @@
 //! A core's replication: what decides. See the [parent](super) for the whole.
+//!
+//! Here are the requests, what the node is told, and time. What travels over
+//! links is in [`primary`](super::primary) and [`replica`](super::replica).
 
-use super::lane::{Fill, Lane, Share, Stage, Wait};
-use super::message::{self, Change, Message};
-use super::source::Source;
-use super::tickets::{Ticket, Tickets};
+use super::asks::Asks;
+use super::lane::{Lane, Share, Stage, Wait};
+use super::message;
+use super::source::{Source, Uncertain};
+use super::tickets::{Closed, Ticket, Tickets};
+use super::wire::key_of;
 use super::{Effect, Log, Lsn, Peer};
 use crate::map::{Map, Set};
 use crate::ring::Partition;
 use crate::time::Millis;
-use crate::topology::{Epoch, Incarnation, NodeIndex, Revision, Topology};
+use crate::topology::{Epoch, Incarnation, NodeIndex, Owners, Revision, Topology};
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use engine::{KeyHash, Now, ScanCursor, ScanLimits, Shard, snapshot};
+use engine::{HashSeed, KeyHash, Now, ScanCursor, Shard};
+
+/// A key whose state is to be written into the log once more.
+pub(super) type Again = (KeyHash, Box<[u8]>);
 
 /// Bounds, all of one core.
 #[derive(Clone, Copy, Debug)]
@@ -94,39 +102,48 @@ pub struct Counters {
 /// See the [parent](super).
 #[derive(Debug)]
 pub struct Replicator {
-    limits: Limits,
-    incarnation: Incarnation,
-    core: u16,
-    cores: u16,
-    me: Option<NodeIndex>,
-    topology: Arc<Topology>,
-    settled: Revision,
+    pub(super) limits: Limits,
+    pub(super) incarnation: Incarnation,
+    pub(super) core: u16,
+    pub(super) cores: u16,
+    pub(super) me: Option<NodeIndex>,
+    pub(super) topology: Arc<Topology>,
+    pub(super) settled: Revision,
     lease_until: Millis,
     /// Before that only primaries answer reads: an invalidation is under way.
     near_from: Millis,
+    /// The clock when it was last read.
+    clock: Millis,
     /// Partitions whose primary this node became by a revision that is not settled.
     gained: Map<Partition, Revision>,
     /// What lies here of these is not to be read, and is being dropped.
-    garbage: Set<Partition>,
-    purge: Option<(ScanCursor, Set<Partition>)>,
+    pub(super) garbage: Set<Partition>,
+    /// This node is a copy of these, and has nothing that a log could be built on.
+    pub(super) void: Set<Partition>,
+    pub(super) purge: Option<(ScanCursor, Set<Partition>)>,
     /// Writes to these wait, for a hand-over. True: it was said that none is
     /// under way.
     paused: BTreeMap<Partition, bool>,
-    log: Log,
+    pub(super) log: Log,
     /// Where the log stood when this node became primary.
-    promoted: Map<Partition, Lsn>,
+    pub(super) promoted: Map<Partition, Lsn>,
     /// This node was primary in that epoch, and what it held then is as it was.
-    reigned: Map<Partition, Epoch>,
-    lanes: BTreeMap<Peer, Lane>,
-    sources: BTreeMap<Peer, Source>,
-    /// Keys to ask the primary about, and those already asked for.
-    asks: Vec<(Partition, Box<[u8]>)>,
-    asked: Set<KeyHash>,
-    tickets: Tickets,
-    fill_budget: u64,
+    pub(super) reigned: Map<Partition, Epoch>,
+    pub(super) lanes: BTreeMap<Peer, Lane>,
+    /// Replicas that are no copies any more, and may not know it.
+    left: Map<Partition, Vec<Peer>>,
+    /// Writes that a replica refused, as it knows a later owner. This core has
+    /// them, and who else does is not known.
+    pub(super) refused: Vec<(Partition, Lsn)>,
+    pub(super) sources: BTreeMap<Peer, Source>,
+    /// Writes from primaries that are perhaps not everywhere, by key.
+    pub(super) unsettled: Map<KeyHash, u32>,
+    pub(super) asks: Asks,
+    pub(super) tickets: Tickets,
+    pub(super) fill_budget: u64,
     fill_budget_at: Millis,
-    effects: Vec<Effect>,
-    counters: Counters,
+    pub(super) effects: Vec<Effect>,
+    pub(super) counters: Counters,
 }
 
 impl Replicator {
@@ -142,17 +159,21 @@ impl Replicator {
             settled: Revision(0),
             lease_until: Millis(0),
             near_from: Millis(0),
+            clock: Millis(0),
             gained: Map::default(),
             garbage: Set::default(),
+            void: Set::default(),
             purge: None,
             paused: BTreeMap::new(),
             log: Log::new(limits.log_bytes_max),
             promoted: Map::default(),
             reigned: Map::default(),
             lanes: BTreeMap::new(),
+            left: Map::default(),
+            refused: Vec::new(),
             sources: BTreeMap::new(),
-            asks: Vec::new(),
-            asked: Set::default(),
+            unsettled: Map::default(),
+            asks: Asks::default(),
             tickets: Tickets::default(),
             fill_budget: 0,
             fill_budget_at: Millis(0),
@@ -204,16 +225,15 @@ impl Replicator {
                     && self.paused.contains_key(&partition);
             return if leased && !taking_over { Route::Here } else { Route::Wait };
         }
-        // With one replica, whatever it has is everywhere. With more, another
-        // one may still lack it.
+        // What it has is everywhere, but for what came last.
         let near = access == Access::Read
             && self.limits.read_nearest
             && now >= self.near_from
             && leased
-            && owners.in_sync() == 2
             && owners.is_in_sync(me)
             && !self.garbage.contains(&partition)
-            && !self.asked.contains(&hash);
+            && !self.asks.contains(hash)
+            && (self.unsettled.is_empty() || !self.unsettled.contains_key(&hash));
         if near { Route::Here } else { Route::At(primary) }
     }
 
@@ -234,9 +254,23 @@ impl Replicator {
         now: Now,
         clock: Millis,
     ) {
+        self.clock = clock;
+        self.append(key, hash, Some(number), shard, now);
+    }
+
+    /// Puts the state of a key into the log.
+    fn append(
+        &mut self,
+        key: &[u8],
+        hash: KeyHash,
+        number: Option<u32>,
+        shard: &mut Shard,
+        now: Now,
+    ) {
         let partition = self.topology.ring().of(hash);
         let owners = *self.topology.owners(partition);
-        if owners.copies().len() < 2 {
+        let left = if self.left.is_empty() { None } else { self.left.get(&partition).cloned() };
+        if owners.copies().len() < 2 && left.is_none() {
             return;
         }
         let epoch = owners.epoch;
@@ -250,21 +284,51 @@ impl Replicator {
             }
         });
         self.counters.logged += 1;
-        let ticket = self.tickets.current();
         let mut waits = false;
         for (node, _) in owners.replicas() {
-            let peer = self.peer_for(node, hash);
-            let Some(lane) = self.lanes.get_mut(&peer) else { continue };
-            if lane.shares.get(&partition).is_some_and(|share| share.stage.is_required()) {
-                let number = Some(number);
-                lane.waits.push_back(Wait { lsn, partition, ticket, number, since: clock });
-                self.tickets.wait();
-                waits = true;
+            waits |= self.wait_for(self.peer_for(node, hash), lsn, partition, number);
+        }
+        for peer in left.into_iter().flatten() {
+            if peer == self.peer_for(peer.node, hash) {
+                waits |= self.wait_for(peer, lsn, partition, number);
             }
         }
         if waits {
             self.tickets.wrote(hash, lsn);
         }
+    }
+
+    /// The current batch waits for a replica, if writes do.
+    fn wait_for(
+        &mut self,
+        peer: Peer,
+        lsn: Lsn,
+        partition: Partition,
+        number: Option<u32>,
+    ) -> bool {
+        let Some(lane) = self.lanes.get_mut(&peer) else { return false };
+        if !lane.holds_up(partition, self.settled) {
+            return false;
+        }
+        let (ticket, since) = (self.tickets.current(), self.clock);
+        lane.waits.push_back(Wait { lsn, partition, ticket, number, since });
+        self.tickets.wait();
+        true
+    }
+
+    /// Puts the state of keys into the log that no request has changed. Nobody's
+    /// answer waits for these, only later readers.
+    pub(super) fn append_again(&mut self, mut keys: Vec<Again>, shard: &mut Shard, now: Now) {
+        if keys.is_empty() {
+            return;
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        let aside = self.tickets.aside();
+        for (hash, key) in keys {
+            self.append(&key, hash, None, shard, now);
+        }
+        self.tickets.resume(aside);
     }
 
     /// Whether the last write of a key is still on its way to the replicas.
@@ -273,14 +337,17 @@ impl Replicator {
         self.tickets.pending(hash).is_some()
     }
 
-    /// A request reads a key: it waits along with the key's last write.
-    pub fn reads(&mut self, hash: KeyHash, clock: Millis) {
+    /// A request reads a key: it waits along with the key's last write, and if
+    /// that one's outcome is unknown, what it read must not be told. `number`
+    /// says in the completion which one it was.
+    pub fn reads(&mut self, hash: KeyHash, number: u32, clock: Millis) {
         let Some(lsn) = self.tickets.pending(hash) else { return };
+        self.clock = clock;
         let partition = self.topology.ring().of(hash);
-        let ticket = self.tickets.current();
+        let (ticket, number) = (self.tickets.current(), Some(number));
         for lane in self.lanes.values_mut() {
             if lane.waits.iter().any(|wait| wait.lsn == lsn) {
-                lane.waits.push_back(Wait { lsn, partition, ticket, number: None, since: clock });
+                lane.waits.push_back(Wait { lsn, partition, ticket, number, since: clock });
                 self.tickets.wait();
             }
         }
@@ -289,7 +356,14 @@ impl Replicator {
     /// The requests since the last call are one batch. Its ticket, if its
     /// answers must wait for [`Effect::Completed`].
     pub fn close_batch(&mut self) -> Option<Ticket> {
-        self.tickets.close()
+        match self.tickets.close() {
+            Closed::Free => None,
+            Closed::Waits(ticket) => Some(ticket),
+            Closed::Decided(ticket, unknown) => {
+                self.effects.push(Effect::Completed { ticket, unknown });
+                Some(ticket)
+            }
+        }
     }
 
     /// Batches that wait.
@@ -353,74 +427,87 @@ impl Replicator {
         if topology.revision() <= self.topology.revision() {
             return;
         }
+        self.clock = clock;
         let old = core::mem::replace(&mut self.topology, topology);
         let topology = Arc::clone(&self.topology);
-        let before = self.me;
-        self.me = me;
+        let before = core::mem::replace(&mut self.me, me);
         self.forget_past_lives(&old);
+        let mut again = Vec::new();
+        let mut led_by_others = Set::default();
         for (partition, owners) in topology.partitions() {
-            let was = if (partition.0 as usize) < old.owners.len() {
-                *old.owners(partition)
-            } else {
-                crate::topology::Owners::NONE
-            };
+            let was = old.owners.get(partition.0 as usize).copied().unwrap_or(Owners::NONE);
             let held = before.and_then(|node| was.position(node));
             let holds = me.and_then(|node| owners.position(node));
+            let began_anew = owners.born > was.epoch;
             // What is here of it, is it worth anything?
-            if held.is_some() && (holds.is_none() || owners.born > was.epoch) {
+            if held.is_some() && (holds.is_none() || began_anew) {
                 self.garbage.insert(partition);
                 self.reigned.remove(&partition);
             }
             let was_primary = held == Some(0);
             let is_primary = holds == Some(0);
-            if was_primary && !is_primary {
-                self.step_down(partition, was.epoch, shard, now);
+            let other_epoch = owners.epoch != was.epoch;
+            if was_primary && (!is_primary || other_epoch) {
+                let (mut keys, complete) = self.step_down(partition);
+                if is_primary {
+                    again.append(&mut keys);
+                } else {
+                    self.follow(partition, was.epoch, keys, complete, shard, now);
+                }
             }
             if is_primary {
-                if !was_primary || owners.epoch != was.epoch {
+                if !was_primary || other_epoch {
                     self.take_over(partition, topology.revision());
                 }
                 self.share(partition, owners, &old);
-            } else if let (Some(me), true) = (me, was.primary() != owners.primary()) {
-                // Another primary: its word counts where the last one's last
-                // words may not have reached everybody.
-                if owners.is_in_sync(me)
-                    && let Some(past) = was.primary()
-                {
-                    self.ask_about(partition, past);
+            } else if let Some(me) = me.filter(|_| holds.is_some()) {
+                if held.is_none() || began_anew {
+                    self.void.insert(partition);
                 }
+                if other_epoch && owners.is_in_sync(me) {
+                    led_by_others.insert(partition);
+                }
+            } else if !self.void.is_empty() {
+                self.void.remove(&partition);
             }
         }
-        self.ask_what_was_mine(&topology);
-        self.settle_promotion(shard, now, clock);
-        self.drop_lost_lanes();
+        self.sort_out(&led_by_others, &mut again);
+        self.lanes.values_mut().for_each(|lane| lane.unfinished = true);
+        self.append_again(again, shard, now);
         self.release();
+        self.drop_lost_lanes();
     }
 
     /// Nodes that started anew have lost what they held.
     fn forget_past_lives(&mut self, old: &Topology) {
+        let revision = self.topology.revision();
         for lane in self.lanes.values_mut() {
             let life = |topology: &Topology| {
                 topology.member(lane.peer.node).map(|member| member.node.incarnation)
             };
             if life(old) != life(&self.topology) {
-                lane.drop_all();
+                lane.reset_link();
+                lane.lose_all(revision);
                 lane.acked = Lsn(0);
-                lane.open = false;
             }
         }
     }
 
-    /// Another node is primary now, and this one may not have agreed.
-    fn step_down(&mut self, partition: Partition, epoch: Epoch, shard: &mut Shard, now: Now) {
+    /// This node is not primary any more, or anew. What it wrote and nobody
+    /// confirmed has an unknown outcome. The keys, and whether these are all.
+    fn step_down(&mut self, partition: Partition) -> (Vec<Again>, bool) {
         self.gained.remove(&partition);
         self.paused.remove(&partition);
         self.promoted.remove(&partition);
-        if !self.garbage.contains(&partition) {
-            self.reigned.insert(partition, epoch);
-        }
+        self.left.remove(&partition);
         let mut uncertain: Vec<Lsn> = Vec::new();
         let mut answers = Vec::new();
+        self.refused.retain(|(of, lsn)| {
+            if *of == partition {
+                uncertain.push(*lsn);
+            }
+            *of != partition
+        });
         for lane in self.lanes.values_mut() {
             lane.shares.remove(&partition);
             lane.waits.retain(|wait| {
@@ -432,18 +519,39 @@ impl Replicator {
                 false
             });
         }
-        uncertain.sort_unstable();
-        uncertain.dedup();
-        for lsn in uncertain {
-            let Some(entry) = self.log.get(lsn) else { continue };
-            let Some(key) = key_of(entry.bytes) else { continue };
-            // Until the new primary has said what it is.
-            shard.unlink_key(key, entry.hash, now);
-            self.asks.push((partition, key.into()));
-            self.asked.insert(entry.hash);
-        }
         for (ticket, number) in answers {
             self.confirm(ticket, number);
+        }
+        uncertain.sort_unstable();
+        uncertain.dedup();
+        let count = uncertain.len();
+        let entries = uncertain.into_iter().filter_map(|lsn| self.log.get(lsn));
+        let keys = entries.filter_map(|entry| Some((entry.hash, Box::from(key_of(entry.bytes)?))));
+        let keys: Vec<Again> = keys.collect();
+        let complete = keys.len() == count;
+        (keys, complete)
+    }
+
+    /// Another node is primary of what this one led until that epoch.
+    fn follow(
+        &mut self,
+        partition: Partition,
+        epoch: Epoch,
+        uncertain: Vec<Again>,
+        complete: bool,
+        shard: &mut Shard,
+        now: Now,
+    ) {
+        for (hash, key) in uncertain {
+            // Until the new primary has said what it is.
+            shard.unlink_key(&key, hash, now);
+            self.asks.add(partition, hash, key);
+        }
+        if complete && !self.garbage.contains(&partition) {
+            self.reigned.insert(partition, epoch);
+        } else {
+            self.reigned.remove(&partition);
+            self.void.insert(partition);
         }
     }
 
@@ -452,35 +560,48 @@ impl Replicator {
             self.gained.insert(partition, revision);
         }
         self.reigned.remove(&partition);
+        self.void.remove(&partition);
         self.promoted.insert(partition, self.log.next());
-        self.asks.retain(|ask| ask.0 != partition);
     }
 
     /// Which replicas take part in a partition of which this node is primary.
-    fn share(&mut self, partition: Partition, owners: &crate::topology::Owners, old: &Topology) {
-        let from = self.log.next();
+    fn share(&mut self, partition: Partition, owners: &Owners, old: &Topology) {
+        let (from, revision) = (self.log.next(), self.topology.revision());
         for (node, in_sync) in owners.replicas() {
             let fence = |topology: &Topology| topology.member(node).map(|member| member.fence);
             // Also what was said of it before comes too late now.
             let excluded = !in_sync && fence(old) != fence(&self.topology);
+            // In sync with the primary before, it is so with its heir.
+            let stage = if in_sync { Stage::InSync } else { Stage::Missing };
             for peer in self.peers_of(node) {
                 let lane = self.lanes.entry(peer).or_insert_with(|| Lane::new(peer, from));
-                let share = lane.shares.entry(partition).or_insert_with(|| Share {
-                    // In sync with the primary before, whose heir this node is.
-                    stage: if in_sync { Stage::InSync } else { Stage::Missing },
-                    from,
-                });
-                share.stage = match (share.stage, in_sync) {
-                    (Stage::InSync, false) => Stage::Behind,
-                    (Stage::Joining(_) | Stage::Joined, false) if excluded => Stage::Behind,
-                    (Stage::Joining(_) | Stage::Joined, true) => Stage::InSync,
-                    (stage, _) => stage,
-                };
+                let fresh = Share::new(stage, from, revision);
+                let share = lane.shares.entry(partition).or_insert(fresh);
+                if share.stage == Stage::Left {
+                    *share = Share { out: share.out, ..fresh };
+                }
+                if in_sync && share.stage != Stage::InSync {
+                    if !share.stage.is_required() {
+                        // It was believed too early. Everybody waits for it now.
+                        self.effects.push(Effect::Suspect(node));
+                    }
+                    share.stage = Stage::InSync;
+                } else if excluded || !in_sync && share.stage == Stage::InSync {
+                    share.exclude(revision);
+                }
             }
         }
         for lane in self.lanes.values_mut() {
-            if lane.shares.contains_key(&partition) && owners.position(lane.peer.node).is_none() {
+            if owners.position(lane.peer.node).is_some() {
+                continue;
+            }
+            let Some(share) = lane.shares.get_mut(&partition) else { continue };
+            share.exclude(revision);
+            if share.out <= self.settled {
                 lane.shares.remove(&partition);
+            } else if share.stage != Stage::Left {
+                share.stage = Stage::Left;
+                self.left.entry(partition).or_default().push(lane.peer);
             }
         }
     }
@@ -492,65 +613,77 @@ impl Replicator {
         range.map(move |core| Peer { node, core })
     }
 
-    /// What `past` sent last may not have reached every replica.
-    fn ask_about(&mut self, partition: Partition, past: NodeIndex) {
+    /// What primaries sent last may not have reached everybody. Where this node
+    /// leads now, its word counts and all get it once more. Where another one
+    /// does, that one is asked.
+    fn sort_out(&mut self, led_by_others: &Set<Partition>, again: &mut Vec<Again>) {
         let topology = Arc::clone(&self.topology);
-        let seed = engine::HashSeed::new(topology.seed());
+        let Some(me) = self.me else { return };
+        let leads = |partition: Partition| topology.owners(partition).primary() == Some(me);
+        let holds = |partition: Partition| topology.owners(partition).position(me).is_some();
+        let void = self.asks.take(|partition| !holds(partition));
+        drop(void);
+        again.extend(self.asks.take(leads));
+        self.asks.follow(&topology);
+        for (from, entry) in self.forget_uncertain(|peer, entry| {
+            let owners = topology.owners(entry.partition);
+            let other = owners.primary() != Some(peer.node);
+            !holds(entry.partition)
+                || other && led_by_others.contains(&entry.partition)
+                || leads(entry.partition)
+        }) {
+            let Uncertain { partition, hash, key, .. } = entry;
+            if leads(partition) {
+                again.push((hash, key));
+            } else if holds(partition) && topology.owners(partition).primary() != Some(from.node) {
+                self.asks.add(partition, hash, key);
+            }
+        }
+        let seed = HashSeed::new(topology.seed());
+        for lane in self.lanes.values_mut() {
+            for at in (0..lane.questions.len()).rev() {
+                if leads(lane.questions[at].0) {
+                    let (_, key) = lane.questions.swap_remove(at);
+                    again.push((KeyHash::of(&key, &seed), key));
+                }
+            }
+        }
+    }
+
+    /// Takes out what is not uncertain any more, or is so in another way.
+    pub(super) fn forget_uncertain(
+        &mut self,
+        is_out: impl Fn(Peer, &Uncertain) -> bool,
+    ) -> Vec<(Peer, Uncertain)> {
+        let mut taken = Vec::new();
         for (peer, source) in &mut self.sources {
-            if peer.node != past {
+            if !source.uncertain.iter().any(|entry| is_out(*peer, entry)) {
                 continue;
             }
-            source.uncertain.retain(|(_, of, key)| {
-                if *of != partition {
-                    return true;
+            for entry in core::mem::take(&mut source.uncertain) {
+                if is_out(*peer, &entry) {
+                    taken.push((*peer, entry));
+                } else {
+                    source.uncertain.push_back(entry);
                 }
-                self.asked.insert(KeyHash::of(key, &seed));
-                self.asks.push((partition, key.clone()));
-                false
-            });
-        }
-    }
-
-    /// Questions about partitions that this node no longer holds are void.
-    fn ask_what_was_mine(&mut self, topology: &Topology) {
-        let Some(me) = self.me else { return };
-        let seed = engine::HashSeed::new(topology.seed());
-        let asked = &mut self.asked;
-        self.asks.retain(|(partition, key)| {
-            let owners = topology.owners(*partition);
-            let holds = owners.position(me).is_some_and(|at| at > 0);
-            if !holds {
-                asked.remove(&KeyHash::of(key, &seed));
             }
-            holds
-        });
+        }
+        taken.iter().for_each(|(_, entry)| self.settle_key(entry.hash));
+        taken
     }
 
-    /// As a new primary: what came last from the one before is given to all
-    /// replicas once more, and not read before they have it.
-    fn settle_promotion(&mut self, shard: &mut Shard, now: Now, clock: Millis) {
-        let Some(me) = self.me else { return };
-        let topology = Arc::clone(&self.topology);
-        let seed = engine::HashSeed::new(topology.seed());
-        let mut mine = Vec::new();
-        for source in self.sources.values_mut() {
-            source.uncertain.retain(|(_, partition, key)| {
-                let keep = topology.owners(*partition).primary() != Some(me);
-                if !keep {
-                    mine.push(key.clone());
-                }
-                keep
-            });
+    /// One uncertain write less of a key.
+    pub(super) fn settle_key(&mut self, hash: KeyHash) {
+        if let Some(count) = self.unsettled.get_mut(&hash) {
+            *count -= 1;
+            if *count == 0 {
+                self.unsettled.remove(&hash);
+            }
         }
-        for key in mine {
-            self.wrote(&key, KeyHash::of(&key, &seed), 0, shard, now, clock);
-        }
-        // Nobody's answer waits for these, only later readers.
-        self.close_batch();
     }
 
     /// Nodes that left, or of which nothing is wanted.
-    fn drop_lost_lanes(&mut self) {
+    pub(super) fn drop_lost_lanes(&mut self) {
         self.lanes
             .retain(|_, lane| !lane.shares.is_empty() || !lane.waits.is_empty() || lane.connected);
     }
@@ -558,42 +691,40 @@ impl Replicator {
     /// Lets go of waits for replicas that are out, once nobody can believe
     /// otherwise.
     fn release(&mut self) {
-        if self.settled < self.topology.revision() {
-            return;
-        }
         let mut free = Vec::new();
+        let settled = self.settled;
         for lane in self.lanes.values_mut() {
-            if lane.waits.is_empty() {
-                continue;
-            }
-            let node = lane.peer.node;
-            let fence = self.topology.member(node).map(|member| member.fence);
-            // A join under way may still succeed, unless an exclusion came after.
-            let joining = match (lane.reported, fence) {
-                (Some(known), Some(fence)) => fence <= known,
-                _ => false,
-            };
-            if !joining {
-                lane.reported = None;
-            }
-            let topology = &self.topology;
             let shares = &lane.shares;
+            let holds_up = |wait: &Wait| {
+                shares.get(&wait.partition).is_some_and(|share| share.holds_up(settled))
+            };
             lane.waits.retain(|wait| {
-                let required = topology.owners(wait.partition).is_in_sync(node)
-                    || joining
-                    || shares.get(&wait.partition).is_some_and(|share| share.stage.is_required());
-                if !required {
+                let kept = holds_up(wait);
+                if !kept {
                     free.push(wait.ticket);
                 }
-                required
+                kept
             });
         }
         for ticket in free {
             self.confirm(ticket, None);
         }
+        if !self.left.is_empty() {
+            for lane in self.lanes.values_mut() {
+                lane.shares.retain(|_, share| share.stage != Stage::Left || share.out > settled);
+            }
+            let lanes = &self.lanes;
+            self.left.retain(|partition, peers| {
+                peers.retain(|peer| {
+                    let share = lanes.get(peer).and_then(|lane| lane.shares.get(partition));
+                    share.is_some_and(|share| share.stage == Stage::Left)
+                });
+                !peers.is_empty()
+            });
+        }
     }
 
-    fn confirm(&mut self, ticket: Ticket, unknown: Option<u32>) {
+    pub(super) fn confirm(&mut self, ticket: Ticket, unknown: Option<u32>) {
         self.counters.unknown += u64::from(unknown.is_some());
         if let Some(unknown) = self.tickets.confirm(ticket, unknown) {
             self.effects.push(Effect::Completed { ticket, unknown });
@@ -605,12 +736,20 @@ impl Replicator {
     /// Complains about replicas that do not confirm, and reports pauses. Call
     /// it every few milliseconds.
     pub fn tick(&mut self, clock: Millis) {
+        self.clock = clock;
+        let settled_lsn = self.settled_lsn();
         for lane in self.lanes.values_mut() {
-            let late = lane.broken
-                || lane
-                    .waits
-                    .front()
-                    .is_some_and(|wait| clock.since(wait.since) >= self.limits.confirm_ms);
+            lane.tell_settled = settled_lsn > lane.settled;
+            let required = |partition: &Partition| {
+                lane.shares.get(partition).is_some_and(|share| share.stage.is_required())
+            };
+            let old = |wait: &Wait| clock.since(wait.since) >= self.limits.confirm_ms;
+            let late = if lane.broken {
+                lane.shares.values().any(|share| share.stage.is_required())
+            } else {
+                lane.waits.front().is_some_and(old)
+                    && lane.waits.iter().any(|wait| old(wait) && required(&wait.partition))
+            };
             let said =
                 lane.suspected.is_some_and(|at| clock.since(at) < self.limits.confirm_ms.max(1));
             if late && !said {
@@ -644,19 +783,11 @@ impl Replicator {
     /// A lane whose replica lacks what the log has lost begins anew, once the
     /// replica is in no in-sync set.
     fn mend(&mut self) {
-        let next = self.log.next();
+        let (next, settled, revision) = (self.log.next(), self.settled, self.topology.revision());
         for lane in self.lanes.values_mut().filter(|lane| lane.broken) {
-            let node = lane.peer.node;
-            let fence = self.topology.member(node).map(|member| member.fence);
-            let joining = match (lane.reported, fence) {
-                (Some(known), Some(fence)) => fence <= known,
-                _ => false,
-            };
-            let in_sync = lane.shares.keys().any(|at| self.topology.owners(*at).is_in_sync(node));
-            if !joining && !in_sync && lane.waits.is_empty() {
+            if lane.waits.is_empty() && !lane.shares.values().any(|share| share.holds_up(settled)) {
                 lane.broken = false;
-                lane.reported = None;
-                lane.drop_all();
+                lane.lose_all(revision);
                 lane.cursor = next;
             }
         }
@@ -680,546 +811,5 @@ impl Replicator {
             self.garbage.retain(|partition| !covers.contains(partition));
         }
         !self.garbage.is_empty()
-    }
-
-    // ---- Links, as a primary.
-
-    /// Peers that this core has something for: there should be a link to each.
-    pub fn peers(&self) -> impl Iterator<Item = Peer> + '_ {
-        self.lanes.iter().filter(|(_, lane)| !lane.shares.is_empty()).map(|(peer, _)| *peer)
-    }
-
-    /// A link to a peer is there; what it must say first goes into `out`.
-    pub fn connected(&mut self, peer: Peer, out: &mut Vec<u8>) {
-        let next = self.log.next();
-        let lane = self.lanes.entry(peer).or_insert_with(|| Lane::new(peer, next));
-        lane.connected = true;
-        lane.open = false;
-        lane.held = Revision(0);
-        lane.answers.clear();
-        lane.drop_fill();
-        put(&Message::Open { incarnation: self.incarnation, core: self.core }, out);
-    }
-
-    /// The link to a peer is gone.
-    pub fn disconnected(&mut self, peer: Peer) {
-        if let Some(lane) = self.lanes.get_mut(&peer) {
-            lane.connected = false;
-            lane.open = false;
-            lane.answers.clear();
-            lane.drop_fill();
-        }
-        self.drop_lost_lanes();
-    }
-
-    /// Whether [`Replicator::poll`] has something for the peer.
-    pub fn has_news(&self, peer: Peer) -> bool {
-        let Some(lane) = self.lanes.get(&peer) else { return false };
-        lane.open
-            && !lane.broken
-            && (lane.cursor < self.log.next()
-                || !lane.answers.is_empty()
-                || lane.fill.as_ref().is_some_and(|fill| fill.ended.is_none())
-                || self.wants_fill(lane)
-                || lane.shares.values().any(|share| share.stage == Stage::Behind))
-    }
-
-    fn wants_fill(&self, lane: &Lane) -> bool {
-        lane.fill.is_none()
-            && lane.held >= self.topology.revision()
-            && lane.shares.values().any(|share| share.stage == Stage::Missing)
-    }
-
-    /// What goes out to a peer now. True: there is more.
-    pub fn poll(&mut self, peer: Peer, shard: &Shard, now: Now, out: &mut Vec<u8>) -> bool {
-        let Some(lane) = self.lanes.get_mut(&peer) else { return false };
-        if !lane.open || lane.broken {
-            return false;
-        }
-        let start = out.len();
-        out.append(&mut lane.answers);
-        let most = start + self.limits.send_bytes_max;
-        let their_cores =
-            u32::from(self.topology.member(peer.node).map_or(1, |member| member.node.cores.max(1)));
-        while lane.cursor < self.log.next() && out.len() < most {
-            let Some(entry) = self.log.get(lane.cursor) else {
-                // It has fallen too far behind.
-                lane.broken = true;
-                self.effects.push(Effect::Suspect(peer.node));
-                return false;
-            };
-            if lane.takes(entry.partition, entry.lsn)
-                && entry.hash.core(their_cores) == u32::from(peer.core)
-            {
-                out.extend_from_slice(&(entry.bytes.len() as u32).to_le_bytes());
-                out.extend_from_slice(entry.bytes);
-            }
-            lane.cursor = lane.cursor.next();
-        }
-        let caught_up = lane.cursor == self.log.next();
-        self.poll_fill(peer, their_cores, shard, now, out);
-        let settled = self.settled_lsn();
-        let Some(lane) = self.lanes.get_mut(&peer) else { return false };
-        let sent = Lsn(lane.cursor.0 - 1);
-        if sent > lane.marked || out.len() > start {
-            lane.marked = sent;
-            put(&Message::Mark { lsn: sent, settled: settled.min(sent) }, out);
-        }
-        if caught_up {
-            for share in lane.shares.values_mut().filter(|share| share.stage == Stage::Behind) {
-                // From the next write on, all wait for it.
-                share.stage = Stage::Joining(sent);
-            }
-        }
-        self.report_joined(peer);
-        self.has_news(peer)
-    }
-
-    /// Every in-sync replica has everything up to there.
-    fn settled_lsn(&self) -> Lsn {
-        let waits = self.lanes.values().filter_map(|lane| lane.waits.front());
-        waits.map(|wait| Lsn(wait.lsn.0 - 1)).min().unwrap_or(Lsn(self.log.next().0 - 1))
-    }
-
-    fn poll_fill(
-        &mut self,
-        peer: Peer,
-        their_cores: u32,
-        shard: &Shard,
-        now: Now,
-        out: &mut Vec<u8>,
-    ) {
-        let Some(lane) = self.lanes.get(&peer) else { return };
-        if self.wants_fill(lane) {
-            self.begin_fill(peer, shard, out);
-        }
-        let (ring, next) = (self.topology.ring(), self.log.next());
-        let Some(lane) = self.lanes.get_mut(&peer) else { return };
-        let Some(fill) = lane.fill.as_mut().filter(|fill| fill.ended.is_none()) else { return };
-        let bytes = self.limits.fill_bytes_max.min(self.fill_budget as usize);
-        if bytes == 0 {
-            return;
-        }
-        let shares = &lane.shares;
-        let number = fill.number;
-        let (mut sent, mut items) = (0, 0);
-        let mut wanted = |hash: KeyHash| {
-            hash.core(their_cores) == u32::from(peer.core)
-                && shares.get(&ring.of(hash)).is_some_and(|share| share.stage == Stage::Filling)
-        };
-        let limits = ScanLimits { items: 256, bytes };
-        shard.export_next(&mut fill.cursor, limits, now, &mut wanted, &mut |_, record| {
-            put(&Message::Fill { fill: number, record }, out);
-            sent += record.len();
-            items += 1;
-        });
-        self.fill_budget = self.fill_budget.saturating_sub(sent as u64);
-        self.counters.filled_items += items;
-        if fill.cursor.is_done() {
-            fill.ended = Some(Lsn(next.0 - 1));
-            put(&Message::End { fill: number }, out);
-        }
-    }
-
-    /// Everything that is missing on a peer is filled in one walk.
-    fn begin_fill(&mut self, peer: Peer, shard: &Shard, out: &mut Vec<u8>) {
-        let from = self.log.next();
-        let topology = Arc::clone(&self.topology);
-        let Some(lane) = self.lanes.get_mut(&peer) else { return };
-        lane.fills += 1;
-        let mut partitions = Vec::new();
-        for (partition, share) in &mut lane.shares {
-            if share.stage == Stage::Missing {
-                *share = Share { stage: Stage::Filling, from };
-                partitions.push((*partition, topology.owners(*partition).epoch));
-            }
-        }
-        partitions.sort_unstable();
-        lane.fill = Some(Fill { number: lane.fills, cursor: ScanCursor::default(), ended: None });
-        self.counters.fills += 1;
-        put(&Message::Generations(shard.generations()), out);
-        put(&Message::Begin { fill: lane.fills, partitions }, out);
-    }
-
-    /// Partitions whose last gap is closed.
-    fn report_joined(&mut self, peer: Peer) {
-        let Some(lane) = self.lanes.get_mut(&peer) else { return };
-        let mut joined = Vec::new();
-        for (partition, share) in &mut lane.shares {
-            if let Stage::Joining(need) = share.stage
-                && lane.acked >= need
-            {
-                share.stage = Stage::Joined;
-                joined.push((*partition, self.topology.owners(*partition).epoch));
-            }
-        }
-        if joined.is_empty() {
-            return;
-        }
-        joined.sort_unstable();
-        let revision = self.topology.revision();
-        lane.reported = Some(lane.reported.map_or(revision, |known| known.max(revision)));
-        let Peer { node, core } = peer;
-        self.effects.push(Effect::CaughtUp { node, core, partitions: joined });
-    }
-
-    /// What a replica answered. False: it makes no sense.
-    pub fn replied(&mut self, peer: Peer, mut bytes: &[u8], shard: &mut Shard, now: Now) -> bool {
-        while let Some((message, rest)) = take(bytes) {
-            bytes = rest;
-            let Some(message) = Message::read(message) else { return false };
-            match message {
-                Message::Opened { incarnation, lsn } => {
-                    if !self.opened(peer, incarnation, lsn) {
-                        return false;
-                    }
-                    // What was invalidated while it was away.
-                    let generations = shard.generations();
-                    if let Some(lane) =
-                        self.lanes.get_mut(&peer).filter(|_| !generations.is_empty())
-                    {
-                        put(&Message::Generations(generations), &mut lane.answers);
-                    }
-                }
-                Message::Ack { lsn } => self.acked(peer, lsn),
-                Message::Filled { fill } => {
-                    let Some(lane) = self.lanes.get_mut(&peer) else { continue };
-                    if lane.fill.as_ref().is_some_and(|own| own.number == fill) {
-                        lane.fill = None;
-                        for share in lane.shares.values_mut() {
-                            if share.stage == Stage::Filling {
-                                share.stage = Stage::Behind;
-                            }
-                        }
-                    }
-                }
-                Message::Fenced { lsn, partition, epoch } => {
-                    if epoch > self.topology.owners(partition).epoch {
-                        self.fenced(peer, lsn, partition);
-                    }
-                }
-                Message::Ask { partition, key } => self.answer(peer, partition, key, shard, now),
-                Message::Held { revision, partitions } => self.held(peer, revision, &partitions),
-                _ => return false,
-            }
-        }
-        bytes.is_empty()
-    }
-
-    fn opened(&mut self, peer: Peer, incarnation: Incarnation, lsn: Lsn) -> bool {
-        let life = self.topology.member(peer.node).map(|member| member.node.incarnation);
-        if life != Some(incarnation) {
-            return false;
-        }
-        let (first, next) = (self.log.first(), self.log.next());
-        let Some(lane) = self.lanes.get_mut(&peer) else { return false };
-        lane.open = true;
-        let wanted = lane.shares.values().filter(|share| share.stage != Stage::Missing);
-        let from = wanted.map(|share| share.from).min();
-        lane.cursor = from.map_or(next, |from| from.max(lsn.next())).min(next);
-        lane.marked = Lsn(lane.cursor.0 - 1);
-        if from.is_some() && lane.cursor < first {
-            lane.broken = true;
-            self.effects.push(Effect::Suspect(peer.node));
-        } else if from.is_some() {
-            self.counters.resumed += 1;
-        }
-        self.acked(peer, lsn);
-        true
-    }
-
-    fn acked(&mut self, peer: Peer, lsn: Lsn) {
-        let Some(lane) = self.lanes.get_mut(&peer) else { return };
-        lane.acked = lane.acked.max(lsn);
-        if lane.broken {
-            // It confirms a log in which something is missing.
-            return;
-        }
-        while let Some(wait) = lane.waits.front().copied().filter(|wait| wait.lsn <= lane.acked) {
-            lane.waits.pop_front();
-            if let Some(unknown) = self.tickets.confirm(wait.ticket, None) {
-                self.effects.push(Effect::Completed { ticket: wait.ticket, unknown });
-            }
-        }
-        self.report_joined(peer);
-    }
-
-    /// A replica knows a later owner of the partition.
-    fn fenced(&mut self, peer: Peer, lsn: Lsn, partition: Partition) {
-        let Some(lane) = self.lanes.get_mut(&peer) else { return };
-        let mut answers = Vec::new();
-        lane.waits.retain(|wait| {
-            let refused = wait.partition == partition && wait.lsn == lsn;
-            if refused {
-                answers.push((wait.ticket, wait.number));
-            }
-            !refused
-        });
-        for (ticket, number) in answers {
-            self.confirm(ticket, number);
-        }
-    }
-
-    fn answer(
-        &mut self,
-        peer: Peer,
-        partition: Partition,
-        key: &[u8],
-        shard: &mut Shard,
-        now: Now,
-    ) {
-        if partition.0 as usize >= self.topology.owners.len() {
-            return;
-        }
-        let owners = self.topology.owners(partition);
-        if owners.primary() != self.me || self.me.is_none() {
-            return;
-        }
-        let hash = shard.hash_of(key);
-        let epoch = owners.epoch;
-        let mut record = Vec::new();
-        let found = shard.export(key, hash, now, &mut record);
-        let change = if found { Change::Item(&record) } else { Change::Gone(key) };
-        if let Some(lane) = self.lanes.get_mut(&peer) {
-            put(&Message::Repair { partition, epoch, change }, &mut lane.answers);
-        }
-    }
-
-    /// A replica was primary of these before this node: it has all that this
-    /// one had when it took over.
-    fn held(&mut self, peer: Peer, revision: Revision, partitions: &[(Partition, Epoch)]) {
-        let (first, topology) = (self.log.first(), &self.topology);
-        let Some(lane) = self.lanes.get_mut(&peer) else { return };
-        lane.held = lane.held.max(revision);
-        for (partition, epoch) in partitions {
-            let Some(share) = lane.shares.get_mut(partition) else { continue };
-            let (Some(from), Stage::Missing) = (self.promoted.get(partition), share.stage) else {
-                continue;
-            };
-            if topology.owners(*partition).epoch.0 == epoch.0 + 1 && *from >= first {
-                *share = Share { stage: Stage::Behind, from: *from };
-                lane.cursor = lane.cursor.min(*from);
-                lane.marked = lane.marked.min(Lsn(lane.cursor.0 - 1));
-                self.counters.resumed += 1;
-            }
-        }
-    }
-
-    // ---- Links, as a replica.
-
-    /// What a primary sent. Returns how many bytes are done with; the rest is
-    /// to be offered again after the next change of the topology, or in a
-    /// moment. What goes back is put into `out`.
-    pub fn receive(
-        &mut self,
-        peer: Peer,
-        bytes: &[u8],
-        shard: &mut Shard,
-        now: Now,
-        out: &mut Vec<u8>,
-    ) -> usize {
-        let mut used = 0;
-        while let Some((message, rest)) = take(&bytes[used..]) {
-            let Some(message) = Message::read(message) else {
-                self.effects.push(Effect::Garbage(peer));
-                return bytes.len();
-            };
-            match self.apply(peer, &message, shard, now, out) {
-                Some(true) => used = bytes.len() - rest.len(),
-                Some(false) => return used,
-                None => {
-                    self.effects.push(Effect::Garbage(peer));
-                    return bytes.len();
-                }
-            }
-        }
-        used
-    }
-
-    /// Applies one message; false: not yet; none: it makes no sense.
-    fn apply(
-        &mut self,
-        peer: Peer,
-        message: &Message<'_>,
-        shard: &mut Shard,
-        now: Now,
-        out: &mut Vec<u8>,
-    ) -> Option<bool> {
-        match message {
-            Message::Open { incarnation, core } => {
-                let member = self.topology.member(peer.node);
-                if member.is_none_or(|member| member.node.incarnation != *incarnation) {
-                    return Some(false);
-                }
-                if *core != peer.core {
-                    return None;
-                }
-                let source = self.sources.entry(peer).or_insert_with(|| Source::new(*incarnation));
-                if source.incarnation != *incarnation {
-                    *source = Source::new(*incarnation);
-                }
-                source.filling = None;
-                source.told = Revision(0);
-                let lsn = source.applied;
-                put(&Message::Opened { incarnation: self.incarnation, lsn }, out);
-            }
-            Message::Write { lsn, partition, epoch, change } => {
-                if partition.0 as usize >= self.topology.owners.len() {
-                    return if self.topology.revision() == Revision(0) {
-                        Some(false)
-                    } else {
-                        None
-                    };
-                }
-                let owners = *self.topology.owners(*partition);
-                if *epoch > owners.epoch {
-                    // This core has not heard of that yet.
-                    return Some(false);
-                }
-                if *epoch < owners.epoch || owners.primary() != Some(peer.node) {
-                    self.counters.fenced += 1;
-                    let (lsn, partition, epoch) = (*lsn, *partition, owners.epoch);
-                    put(&Message::Fenced { lsn, partition, epoch }, out);
-                    return Some(true);
-                }
-                if self.me.is_some_and(|me| owners.position(me).is_some()) {
-                    let key = self.store(change, shard, now)?;
-                    self.reigned.remove(partition);
-                    let source = self.sources.get_mut(&peer)?;
-                    source.uncertain.push_back((*lsn, *partition, key));
-                    self.counters.applied += 1;
-                }
-            }
-            Message::Mark { lsn, settled } => {
-                let source = self.sources.get_mut(&peer)?;
-                source.applied = source.applied.max(*lsn);
-                source.settle(*settled);
-                put(&Message::Ack { lsn: *lsn }, out);
-            }
-            Message::Begin { fill, partitions } => {
-                let source = self.sources.get_mut(&peer)?;
-                if source.filling != Some(*fill) {
-                    source.filling = Some(*fill);
-                    for (partition, epoch) in partitions {
-                        let known = (partition.0 as usize) < self.topology.owners.len();
-                        if known && self.topology.owners(*partition).epoch <= *epoch {
-                            self.garbage.insert(*partition);
-                            self.reigned.remove(partition);
-                        }
-                    }
-                    self.purge = None;
-                }
-                if partitions.iter().any(|(partition, _)| self.garbage.contains(partition)) {
-                    return Some(false);
-                }
-            }
-            Message::Fill { fill, record } => {
-                if self.sources.get(&peer)?.filling == Some(*fill) {
-                    self.store(&Change::Item(record), shard, now)?;
-                }
-            }
-            Message::End { fill } => put(&Message::Filled { fill: *fill }, out),
-            Message::Repair { partition, epoch, change } => {
-                if partition.0 as usize >= self.topology.owners.len() {
-                    return None;
-                }
-                let owners = self.topology.owners(*partition);
-                if owners.epoch == *epoch && owners.primary() == Some(peer.node) {
-                    let key = self.store(change, shard, now)?;
-                    self.asked.remove(&shard.hash_of(&key));
-                }
-            }
-            Message::Generations(generations) => {
-                for generation in generations {
-                    shard.merge_generation(*generation);
-                }
-            }
-            _ => return None,
-        }
-        Some(true)
-    }
-
-    /// Takes over the state of a key, which it returns.
-    fn store(&mut self, change: &Change<'_>, shard: &mut Shard, now: Now) -> Option<Box<[u8]>> {
-        match change {
-            Change::Gone(key) => {
-                shard.unlink_key(key, shard.hash_of(key), now);
-                Some((*key).into())
-            }
-            Change::Item(bytes) => {
-                let record = snapshot::records(bytes).next()??;
-                if shard.adopt(&record, now).is_err() {
-                    self.counters.unstored += 1;
-                }
-                Some(record.key.into())
-            }
-        }
-    }
-
-    /// What this replica has to say to a primary without being asked.
-    pub fn poll_back(&mut self, peer: Peer, out: &mut Vec<u8>) {
-        let revision = self.topology.revision();
-        let Some(source) = self.sources.get_mut(&peer) else { return };
-        let topology = &self.topology;
-        let seed = engine::HashSeed::new(topology.seed());
-        let their_cores =
-            u32::from(topology.member(peer.node).map_or(1, |member| member.node.cores.max(1)));
-        self.asks.retain(|(partition, key)| {
-            let goes = topology.owners(*partition).primary() == Some(peer.node)
-                && KeyHash::of(key, &seed).core(their_cores) == u32::from(peer.core);
-            if goes {
-                put(&Message::Ask { partition: *partition, key }, out);
-            }
-            !goes
-        });
-        if source.told < revision {
-            source.told = revision;
-            let mut partitions = Vec::new();
-            if their_cores == u32::from(self.cores) {
-                for (partition, epoch) in &self.reigned {
-                    let owners = topology.owners(*partition);
-                    if owners.primary() == Some(peer.node) && owners.epoch.0 == epoch.0 + 1 {
-                        partitions.push((*partition, *epoch));
-                    }
-                }
-            }
-            partitions.sort_unstable();
-            put(&Message::Held { revision, partitions }, out);
-        }
-    }
-
-    /// Peers whose [`Replicator::poll_back`] has something to say.
-    pub fn wants_to_tell(&self, peer: Peer) -> bool {
-        self.sources.get(&peer).is_some_and(|source| source.told < self.topology.revision())
-            || self
-                .asks
-                .iter()
-                .any(|(at, _)| self.topology.owners(*at).primary() == Some(peer.node))
-    }
-}
-
-/// Appends a message behind its length.
-fn put(message: &Message<'_>, out: &mut Vec<u8>) {
-    let start = out.len();
-    out.extend_from_slice(&[0; 4]);
-    message.write(out);
-    let length = (out.len() - start - 4) as u32;
-    out[start..start + 4].copy_from_slice(&length.to_le_bytes());
-}
-
-/// The first message, and what follows it; `None` if it is not all there.
-fn take(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = bytes.split_first_chunk::<4>()?;
-    rest.split_at_checked(u32::from_le_bytes(*length) as usize)
-}
-
-/// The key in the bytes of a write.
-fn key_of(bytes: &[u8]) -> Option<&[u8]> {
-    match Message::read(bytes)? {
-        Message::Write { change: Change::Gone(key), .. } => Some(key),
-        Message::Write { change: Change::Item(record), .. } => {
-            Some(snapshot::records(record).next()??.key)
-        }
-        _ => None,
     }
 }

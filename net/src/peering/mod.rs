@@ -75,8 +75,10 @@ pub trait Peering: Debug + Send {
     /// A request has changed the key. `number` names it in the completion.
     fn wrote(&mut self, key: &[u8], hash: KeyHash, number: u32, shard: &mut Shard, now: Now);
 
-    /// A request has read a key that is pending: its answer waits along.
-    fn reads(&mut self, hash: KeyHash);
+    /// A request has read a key that is pending: its answer waits along. `number`
+    /// names it in the completion: if nobody knows whether the change will last,
+    /// nobody may be told of it.
+    fn reads(&mut self, hash: KeyHash, number: u32);
 
     /// The requests since the last call are complete. A ticket if answers wait.
     fn close_batch(&mut self) -> Option<u64>;

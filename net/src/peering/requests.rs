@@ -262,7 +262,7 @@ impl Peers {
         if changed {
             self.peering.wrote(request.key, hop.hash, number, &mut core.shard, core.now);
         } else if pending {
-            self.peering.reads(hop.hash);
+            self.peering.reads(hop.hash, number);
         }
         let (tail, lent) = match held {
             Some(held) => (held.tail, Some(Lent::Pin(held.pin))),

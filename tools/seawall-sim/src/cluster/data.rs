@@ -633,7 +633,7 @@ impl Core {
             let (shard, now, clock) = (&mut self.shard, turn.now, turn.clock);
             self.replicator.wrote(key, hash, number, shard, now, clock);
         } else if pending {
-            self.replicator.reads(hash, turn.clock);
+            self.replicator.reads(hash, number, turn.clock);
         }
         self.pass.push(Done { origin, answer, acknowledges });
     }
@@ -736,7 +736,9 @@ impl Core {
             let mut bytes = Vec::new();
             wire::put_frame(wire::REQUESTS, &std::mem::take(&mut out.requests), &mut bytes);
             let mut news = Vec::new();
-            self.replicator.poll(*peer, &self.shard, turn.now, &mut news);
+            if self.replicator.has_news(*peer) {
+                self.replicator.poll(*peer, &self.shard, turn.now, &mut news);
+            }
             wire::put_frame(wire::PEERING, &news, &mut bytes);
             if !bytes.is_empty() {
                 turn.net.write(link, End::Opener, bytes, turn.hub);
@@ -744,7 +746,9 @@ impl Core {
         }
         for (peer, own) in &mut self.ins {
             let mut told = Vec::new();
-            self.replicator.poll_back(*peer, &mut told);
+            if self.replicator.wants_to_tell(*peer) {
+                self.replicator.poll_back(*peer, &mut told);
+            }
             wire::put_frame(wire::PEERING, &told, &mut own.out);
             if !own.out.is_empty() {
                 let bytes = std::mem::take(&mut own.out);

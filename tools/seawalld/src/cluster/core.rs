@@ -257,8 +257,8 @@ impl Peering for CorePeering {
         self.replicator.wrote(key, hash, number, shard, now, self.now);
     }
 
-    fn reads(&mut self, hash: KeyHash) {
-        self.replicator.reads(hash, self.now);
+    fn reads(&mut self, hash: KeyHash, number: u32) {
+        self.replicator.reads(hash, number, self.now);
     }
 
     fn close_batch(&mut self) -> Option<u64> {

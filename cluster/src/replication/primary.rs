@@ -1,0 +1,396 @@
+//! A core's replication: the links to its replicas.
+
+use super::lane::{Fill, Lane, Share, Stage, Wait};
+use super::message::Message;
+use super::replicator::Replicator;
+use super::wire::{put, take};
+use super::{Effect, Lsn, Peer};
+use crate::ring::Partition;
+use crate::topology::{Epoch, Incarnation, Revision};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use engine::{KeyHash, Now, ScanCursor, ScanLimits, Shard};
+
+/// Most questions of a replica that are kept until this node leads.
+const QUESTIONS_MAX: usize = 1 << 20;
+/// No key belongs to it.
+const NO_PARTITION: Partition = Partition(u32::MAX);
+
+impl Replicator {
+    /// Peers that this core has something for: there should be a link to each.
+    pub fn peers(&self) -> impl Iterator<Item = Peer> + '_ {
+        self.lanes.iter().filter(|(_, lane)| !lane.shares.is_empty()).map(|(peer, _)| *peer)
+    }
+
+    /// A link to a peer is there; what it must say first goes into `out`.
+    pub fn connected(&mut self, peer: Peer, out: &mut Vec<u8>) {
+        let next = self.log.next();
+        let lane = self.lanes.entry(peer).or_insert_with(|| Lane::new(peer, next));
+        lane.reset_link();
+        lane.connected = true;
+        put(&Message::Open { incarnation: self.incarnation, core: self.core }, out);
+    }
+
+    /// The link to a peer is gone.
+    pub fn disconnected(&mut self, peer: Peer) {
+        if let Some(lane) = self.lanes.get_mut(&peer) {
+            lane.reset_link();
+            lane.connected = false;
+        }
+        self.drop_lost_lanes();
+    }
+
+    /// Whether [`Replicator::poll`] has something for the peer.
+    pub fn has_news(&self, peer: Peer) -> bool {
+        let Some(lane) = self.lanes.get(&peer) else { return false };
+        lane.open
+            && !lane.broken
+            && (lane.cursor < self.log.next()
+                || lane.tell_settled
+                || lane.tell_generations
+                || lane.fill.as_ref().is_some_and(|fill| fill.ended.is_none())
+                || self.wants_fill(lane)
+                || lane.unfinished && lane.shares.values().any(|share| may_join(share, lane.held)))
+    }
+
+    fn wants_fill(&self, lane: &Lane) -> bool {
+        lane.unfinished
+            && lane.fill.is_none()
+            && lane.held >= self.topology.revision()
+            && lane.shares.values().any(|share| share.stage == Stage::Missing)
+    }
+
+    /// What goes out to a peer now. True: there is more.
+    pub fn poll(&mut self, peer: Peer, shard: &Shard, now: Now, out: &mut Vec<u8>) -> bool {
+        let Some(lane) = self.lanes.get_mut(&peer) else { return false };
+        if !lane.open || lane.broken {
+            return false;
+        }
+        let start = out.len();
+        if core::mem::take(&mut lane.tell_generations) {
+            put(&Message::Generations(shard.generations()), out);
+        }
+        let most = start + self.limits.send_bytes_max;
+        let their_cores =
+            u32::from(self.topology.member(peer.node).map_or(1, |member| member.node.cores.max(1)));
+        while lane.cursor < self.log.next() && out.len() < most {
+            let Some(entry) = self.log.get(lane.cursor) else {
+                // It has fallen too far behind.
+                lane.broken = true;
+                return false;
+            };
+            if lane.takes(entry.partition, entry.lsn)
+                && entry.hash.core(their_cores) == u32::from(peer.core)
+            {
+                out.extend_from_slice(&(entry.bytes.len() as u32).to_le_bytes());
+                out.extend_from_slice(entry.bytes);
+            }
+            lane.cursor = lane.cursor.next();
+        }
+        let caught_up = lane.cursor == self.log.next();
+        self.poll_fill(peer, their_cores, shard, now, out);
+        let settled = self.settled_lsn();
+        let Some(lane) = self.lanes.get_mut(&peer) else { return false };
+        let sent = Lsn(lane.cursor.0 - 1);
+        let settled = settled.min(sent);
+        lane.tell_settled &= settled > lane.settled;
+        if sent > lane.marked || out.len() > start || lane.tell_settled {
+            lane.marked = sent;
+            lane.settled = settled;
+            lane.tell_settled = false;
+            put(&Message::Mark { lsn: sent, settled }, out);
+        }
+        if caught_up && lane.unfinished {
+            let held = lane.held;
+            for share in lane.shares.values_mut().filter(|share| may_join(share, held)) {
+                // From the next write on, all wait for it.
+                share.stage = Stage::Joining(sent);
+            }
+        }
+        self.report_joined(peer);
+        if let Some(lane) = self.lanes.get_mut(&peer) {
+            lane.look();
+        }
+        self.has_news(peer)
+    }
+
+    /// Every in-sync replica has everything up to there.
+    pub(super) fn settled_lsn(&self) -> Lsn {
+        let waits = self.lanes.values().filter_map(|lane| lane.waits.front());
+        let refused = self.refused.iter().map(|(_, lsn)| *lsn);
+        let first = waits.map(|wait| wait.lsn).chain(refused).min();
+        Lsn(first.unwrap_or(self.log.next()).0 - 1)
+    }
+
+    fn poll_fill(
+        &mut self,
+        peer: Peer,
+        their_cores: u32,
+        shard: &Shard,
+        now: Now,
+        out: &mut Vec<u8>,
+    ) {
+        let Some(lane) = self.lanes.get(&peer) else { return };
+        if self.wants_fill(lane) {
+            self.begin_fill(peer, shard, out);
+        }
+        let (ring, next) = (self.topology.ring(), self.log.next());
+        let Some(lane) = self.lanes.get_mut(&peer) else { return };
+        let Some(fill) = lane.fill.as_mut().filter(|fill| fill.ended.is_none()) else { return };
+        let bytes = self.limits.fill_bytes_max.min(self.fill_budget as usize);
+        if bytes == 0 {
+            return;
+        }
+        let shares = &lane.shares;
+        let number = fill.number;
+        let (mut sent, mut items) = (0, 0);
+        let mut wanted = |hash: KeyHash| {
+            hash.core(their_cores) == u32::from(peer.core)
+                && shares.get(&ring.of(hash)).is_some_and(|share| share.stage == Stage::Filling)
+        };
+        let limits = ScanLimits { items: 256, bytes };
+        shard.export_next(&mut fill.cursor, limits, now, &mut wanted, &mut |_, record| {
+            put(&Message::Fill { fill: number, record }, out);
+            sent += record.len();
+            items += 1;
+        });
+        self.fill_budget = self.fill_budget.saturating_sub(sent as u64);
+        self.counters.filled_items += items;
+        if fill.cursor.is_done() {
+            fill.ended = Some(Lsn(next.0 - 1));
+            put(&Message::End { fill: number }, out);
+        }
+    }
+
+    /// Everything that is missing on a peer is filled in one walk.
+    fn begin_fill(&mut self, peer: Peer, shard: &Shard, out: &mut Vec<u8>) {
+        let from = self.log.next();
+        let topology = Arc::clone(&self.topology);
+        let Some(lane) = self.lanes.get_mut(&peer) else { return };
+        lane.fills += 1;
+        let mut partitions = Vec::new();
+        for (partition, share) in &mut lane.shares {
+            if share.stage == Stage::Missing {
+                (share.stage, share.from, share.rewound) = (Stage::Filling, from, false);
+                partitions.push((*partition, topology.owners(*partition).epoch));
+            }
+        }
+        partitions.sort_unstable();
+        lane.fill = Some(Fill { number: lane.fills, cursor: ScanCursor::default(), ended: None });
+        self.counters.fills += 1;
+        put(&Message::Generations(shard.generations()), out);
+        put(&Message::Begin { fill: lane.fills, partitions }, out);
+    }
+
+    /// Partitions whose last gap is closed.
+    fn report_joined(&mut self, peer: Peer) {
+        let Some(lane) = self.lanes.get_mut(&peer).filter(|lane| lane.unfinished) else { return };
+        let mut joined = Vec::new();
+        for (partition, share) in &mut lane.shares {
+            if let Stage::Joining(need) = share.stage
+                && lane.acked >= need
+            {
+                (share.stage, share.rewound) = (Stage::Joined, false);
+                joined.push((*partition, self.topology.owners(*partition).epoch));
+            }
+        }
+        if joined.is_empty() {
+            return;
+        }
+        joined.sort_unstable();
+        let Peer { node, core } = peer;
+        self.effects.push(Effect::CaughtUp { node, core, partitions: joined });
+    }
+
+    /// What a replica answered. False: it makes no sense.
+    pub fn replied(&mut self, peer: Peer, mut bytes: &[u8], shard: &mut Shard, now: Now) -> bool {
+        while let Some((message, rest)) = take(bytes) {
+            bytes = rest;
+            let Some(message) = Message::read(message) else { return false };
+            match message {
+                Message::Opened { incarnation, lsn } => {
+                    if !self.opened(peer, incarnation, lsn) {
+                        return false;
+                    }
+                }
+                Message::Ack { lsn } => self.acked(peer, lsn),
+                Message::Filled { fill } => {
+                    let Some(lane) = self.lanes.get_mut(&peer) else { continue };
+                    if lane.fill.as_ref().is_some_and(|own| own.number == fill) {
+                        lane.fill = None;
+                        lane.unfinished = true;
+                        for share in lane.shares.values_mut() {
+                            if share.stage == Stage::Filling {
+                                share.stage = Stage::Behind;
+                            }
+                        }
+                    }
+                }
+                Message::Fenced { lsn, partition, epoch } => {
+                    let Some(owners) = self.topology.owners.get(partition.0 as usize) else {
+                        return false;
+                    };
+                    if epoch > owners.epoch {
+                        self.fenced(peer, lsn, partition);
+                    }
+                }
+                Message::Ask { partition, key } => {
+                    if !self.asked(peer, partition, key, shard, now) {
+                        return false;
+                    }
+                }
+                Message::Held { revision, partitions } => self.held(peer, revision, &partitions),
+                Message::Lacks(partitions) => self.lacks(peer, &partitions),
+                _ => return false,
+            }
+        }
+        bytes.is_empty()
+    }
+
+    fn opened(&mut self, peer: Peer, incarnation: Incarnation, lsn: Lsn) -> bool {
+        let life = self.topology.member(peer.node).map(|member| member.node.incarnation);
+        if life != Some(incarnation) {
+            return false;
+        }
+        let (first, next) = (self.log.first(), self.log.next());
+        let Some(lane) = self.lanes.get_mut(&peer) else { return false };
+        lane.open = true;
+        lane.unfinished = true;
+        lane.tell_generations = true;
+        let needs = |share: &Share| {
+            if share.rewound { share.from } else { share.from.max(lsn.next()) }
+        };
+        let followers = lane.shares.values().filter(|share| share.follows());
+        let from = followers.map(needs).min();
+        lane.cursor = from.unwrap_or(next).min(next);
+        lane.marked = Lsn(lane.cursor.0 - 1);
+        if from.is_some() && lane.cursor < first {
+            lane.broken = true;
+        } else if from.is_some() {
+            self.counters.resumed += 1;
+        }
+        self.acked(peer, lsn);
+        true
+    }
+
+    fn acked(&mut self, peer: Peer, lsn: Lsn) {
+        let Some(lane) = self.lanes.get_mut(&peer) else { return };
+        lane.acked = lane.acked.max(lsn);
+        if lane.broken {
+            // It confirms a log in which something is missing.
+            return;
+        }
+        let (acked, shares) = (lane.acked, &lane.shares);
+        // Where a replica has lost what it had, its next life confirms nothing
+        // for the one before.
+        let stays = |wait: &Wait| {
+            shares.get(&wait.partition).is_some_and(|share| share.stage == Stage::Missing)
+        };
+        let mut done = Vec::new();
+        while let Some(wait) = lane.waits.front().filter(|wait| wait.lsn <= acked && !stays(wait)) {
+            done.push(wait.ticket);
+            lane.waits.pop_front();
+        }
+        if lane.waits.front().is_some_and(|wait| wait.lsn <= acked) {
+            lane.waits.retain(|wait| {
+                let kept = wait.lsn > acked || stays(wait);
+                if !kept {
+                    done.push(wait.ticket);
+                }
+                kept
+            });
+        }
+        done.into_iter().for_each(|ticket| self.confirm(ticket, None));
+        self.report_joined(peer);
+    }
+
+    /// A replica knows a later owner of the partition.
+    fn fenced(&mut self, peer: Peer, lsn: Lsn, partition: Partition) {
+        let Some(lane) = self.lanes.get_mut(&peer) else { return };
+        let mut answers = Vec::new();
+        lane.waits.retain(|wait| {
+            let refused = wait.partition == partition && wait.lsn == lsn;
+            if refused {
+                answers.push((wait.ticket, wait.number));
+            }
+            !refused
+        });
+        if !answers.is_empty() {
+            self.refused.push((partition, lsn));
+        }
+        for (ticket, number) in answers {
+            self.confirm(ticket, number);
+        }
+    }
+
+    /// A replica is not sure of a key. False: it asks too much.
+    fn asked(
+        &mut self,
+        peer: Peer,
+        partition: Partition,
+        key: &[u8],
+        shard: &mut Shard,
+        now: Now,
+    ) -> bool {
+        let Some(owners) = self.topology.owners.get(partition.0 as usize) else { return false };
+        if self.me.is_some() && owners.primary() == self.me {
+            let hash = shard.hash_of(key);
+            self.append_again(alloc::vec![(hash, key.into())], shard, now);
+            return true;
+        }
+        // It may have heard earlier than this core that this node leads.
+        let Some(lane) = self.lanes.get_mut(&peer) else { return true };
+        lane.questions.push((partition, key.into()));
+        lane.questions.len() <= QUESTIONS_MAX
+    }
+
+    /// A replica was primary of these before this node: it has all that this
+    /// one had when it took over.
+    fn held(&mut self, peer: Peer, revision: Revision, partitions: &[(Partition, Epoch)]) {
+        let (first, topology) = (self.log.first(), &self.topology);
+        let Some(lane) = self.lanes.get_mut(&peer) else { return };
+        lane.held = lane.held.max(revision);
+        lane.unfinished = true;
+        let mut went_back = false;
+        for (partition, epoch) in partitions {
+            let Some(share) = lane.shares.get_mut(partition) else { continue };
+            let (Some(from), Stage::Missing) = (self.promoted.get(partition), share.stage) else {
+                continue;
+            };
+            if topology.owners(*partition).epoch.0 == epoch.0 + 1 && *from >= first {
+                (share.stage, share.from, share.rewound) = (Stage::Behind, *from, true);
+                lane.cursor = lane.cursor.min(*from);
+                lane.marked = lane.marked.min(Lsn(lane.cursor.0 - 1));
+                self.counters.resumed += 1;
+                went_back = true;
+            }
+        }
+        if went_back {
+            // What it has confirmed so far was without these. This gives it
+            // something new to confirm.
+            self.log.append(NO_PARTITION, KeyHash(0), |_, _| {});
+        }
+    }
+
+    /// A replica has nothing of these, as it knows them.
+    fn lacks(&mut self, peer: Peer, partitions: &[Partition]) {
+        let revision = self.topology.revision();
+        let Some(lane) = self.lanes.get_mut(&peer) else { return };
+        lane.unfinished = true;
+        for partition in partitions {
+            let Some(share) = lane.shares.get_mut(partition) else { continue };
+            match share.stage {
+                Stage::Behind | Stage::Joining(_) | Stage::Joined => share.lose(revision),
+                // It must be taken out first.
+                Stage::InSync => self.effects.push(Effect::Suspect(peer.node)),
+                Stage::Missing | Stage::Filling | Stage::Left => {}
+            }
+        }
+    }
+}
+
+/// Whether writes may wait for the replica from now on: it follows the log, and
+/// has said on this link what it has, by a topology in which that counts.
+fn may_join(share: &Share, held: Revision) -> bool {
+    share.stage == Stage::Behind && held > Revision(0) && held >= share.since
+}

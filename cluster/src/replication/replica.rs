@@ -1,0 +1,247 @@
+//! A core's replication: the links from its primaries.
+
+use super::message::{Change, Message};
+use super::replicator::Replicator;
+use super::source::{Source, Uncertain};
+use super::wire::{put, take};
+use super::{Effect, Lsn, Peer};
+use crate::ring::Partition;
+use crate::topology::Revision;
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use engine::{KeyHash, Now, Shard, snapshot};
+
+impl Replicator {
+    /// What a primary sent. Returns how many bytes are done with; the rest is
+    /// to be offered again after the next change of the topology, or in a
+    /// moment. What goes back is put into `out`.
+    pub fn receive(
+        &mut self,
+        peer: Peer,
+        bytes: &[u8],
+        shard: &mut Shard,
+        now: Now,
+        out: &mut Vec<u8>,
+    ) -> usize {
+        let mut used = 0;
+        while let Some((message, rest)) = take(&bytes[used..]) {
+            let Some(message) = Message::read(message) else {
+                self.effects.push(Effect::Garbage(peer));
+                return bytes.len();
+            };
+            match self.apply(peer, &message, shard, now, out) {
+                Some(true) => used = bytes.len() - rest.len(),
+                Some(false) => return used,
+                None => {
+                    self.effects.push(Effect::Garbage(peer));
+                    return bytes.len();
+                }
+            }
+        }
+        used
+    }
+
+    /// Applies one message; false: not yet; none: it makes no sense.
+    fn apply(
+        &mut self,
+        peer: Peer,
+        message: &Message<'_>,
+        shard: &mut Shard,
+        now: Now,
+        out: &mut Vec<u8>,
+    ) -> Option<bool> {
+        match message {
+            Message::Open { incarnation, core } => {
+                let member = self.topology.member(peer.node);
+                if member.is_none_or(|member| member.node.incarnation != *incarnation) {
+                    return Some(false);
+                }
+                if *core != peer.core {
+                    return None;
+                }
+                let past = self.sources.get(&peer);
+                if past.is_some_and(|source| source.incarnation != *incarnation) {
+                    self.forget_uncertain(|from, _| from == peer);
+                    self.sources.remove(&peer);
+                }
+                let source = self.sources.entry(peer).or_insert_with(|| Source::new(*incarnation));
+                source.filling = None;
+                source.told = Revision(0);
+                source.marked = None;
+                let lsn = source.applied;
+                // What was asked over the last link may be lost.
+                self.asks.reopen(peer);
+                put(&Message::Opened { incarnation: self.incarnation, lsn }, out);
+            }
+            Message::Write { lsn, partition, epoch, change } => {
+                if partition.0 as usize >= self.topology.owners.len() {
+                    return if self.topology.revision() == Revision(0) {
+                        Some(false)
+                    } else {
+                        None
+                    };
+                }
+                let owners = *self.topology.owners(*partition);
+                if *epoch > owners.epoch {
+                    // This core has not heard of that yet.
+                    return Some(false);
+                }
+                if *epoch < owners.epoch || owners.primary() != Some(peer.node) {
+                    self.counters.fenced += 1;
+                    let (lsn, partition, epoch) = (*lsn, *partition, owners.epoch);
+                    put(&Message::Fenced { lsn, partition, epoch }, out);
+                    return Some(true);
+                }
+                if self.me.is_some_and(|me| owners.position(me).is_some()) {
+                    let (hash, key) = self.store(change, shard, now)?;
+                    self.reigned.remove(partition);
+                    self.asks.answered(hash);
+                    let source = self.sources.get_mut(&peer)?;
+                    let (lsn, partition) = (*lsn, *partition);
+                    source.uncertain.push_back(Uncertain { lsn, partition, hash, key });
+                    *self.unsettled.entry(hash).or_default() += 1;
+                    self.counters.applied += 1;
+                }
+            }
+            Message::Mark { lsn, settled } => {
+                let source = self.sources.get_mut(&peer)?;
+                source.applied = source.applied.max(*lsn);
+                if source.marked != Some(*lsn) {
+                    source.marked = Some(*lsn);
+                    put(&Message::Ack { lsn: *lsn }, out);
+                }
+                self.settle(peer, *settled);
+            }
+            Message::Begin { fill, partitions } => {
+                let source = self.sources.get_mut(&peer)?;
+                if !source.is_filling(*fill) {
+                    let mut covers = Vec::new();
+                    for (partition, epoch) in partitions {
+                        let owners = self.topology.owners.get(partition.0 as usize);
+                        if owners.is_some_and(|owners| owners.epoch <= *epoch) {
+                            covers.push(*partition);
+                        }
+                    }
+                    covers.sort_unstable();
+                    source.filling = Some((*fill, covers.clone()));
+                    self.begin_anew(&covers);
+                }
+                if partitions.iter().any(|(partition, _)| self.garbage.contains(partition)) {
+                    return Some(false);
+                }
+            }
+            Message::Fill { fill, record } => {
+                let covers = self.sources.get(&peer)?.filling.as_ref();
+                let covers = covers.filter(|(number, _)| number == fill);
+                let key = snapshot::records(record).next()??.key;
+                let partition = self.topology.ring().of(shard.hash_of(key));
+                let covered = covers.is_some_and(|(_, all)| all.binary_search(&partition).is_ok());
+                // The topology may have changed since.
+                if covered && self.topology.owners(partition).primary() == Some(peer.node) {
+                    self.store(&Change::Item(record), shard, now)?;
+                }
+            }
+            Message::End { fill } => {
+                let source = self.sources.get_mut(&peer)?;
+                let covers = source.filling.take_if(|(number, _)| number == fill);
+                for partition in covers.into_iter().flat_map(|(_, covers)| covers) {
+                    if self.topology.owners(partition).primary() == Some(peer.node) {
+                        self.void.remove(&partition);
+                    }
+                }
+                put(&Message::Filled { fill: *fill }, out);
+            }
+            Message::Generations(generations) => {
+                for generation in generations {
+                    shard.merge_generation(*generation);
+                }
+            }
+            _ => return None,
+        }
+        Some(true)
+    }
+
+    /// What this node has of some partitions is worth nothing.
+    fn begin_anew(&mut self, partitions: &[Partition]) {
+        for partition in partitions {
+            self.garbage.insert(*partition);
+            self.void.insert(*partition);
+            self.reigned.remove(partition);
+        }
+        self.purge = None;
+        let covered = |partition: Partition| partitions.binary_search(&partition).is_ok();
+        self.asks.take(covered);
+        self.forget_uncertain(|_, entry| covered(entry.partition));
+    }
+
+    /// Everything up to `lsn` of a primary's log is where it must be.
+    fn settle(&mut self, peer: Peer, lsn: Lsn) {
+        while let Some(source) = self.sources.get_mut(&peer)
+            && let Some(entry) = source.uncertain.pop_front_if(|entry| entry.lsn <= lsn)
+        {
+            self.settle_key(entry.hash);
+        }
+    }
+
+    /// Takes over the state of a key, which it returns.
+    fn store(
+        &mut self,
+        change: &Change<'_>,
+        shard: &mut Shard,
+        now: Now,
+    ) -> Option<(KeyHash, Box<[u8]>)> {
+        let key = match change {
+            Change::Gone(key) => {
+                shard.unlink_key(key, shard.hash_of(key), now);
+                *key
+            }
+            Change::Item(bytes) => {
+                let record = snapshot::records(bytes).next()??;
+                if shard.adopt(&record, now).is_err() {
+                    self.counters.unstored += 1;
+                }
+                record.key
+            }
+        };
+        Some((shard.hash_of(key), key.into()))
+    }
+
+    /// What this replica has to say to a primary without being asked.
+    pub fn poll_back(&mut self, peer: Peer, out: &mut Vec<u8>) {
+        let revision = self.topology.revision();
+        let Some(source) = self.sources.get_mut(&peer) else { return };
+        let topology = &self.topology;
+        let their_cores = topology.member(peer.node).map_or(1, |member| member.node.cores.max(1));
+        // The questions come before it is said what is held: where the primary
+        // builds on that, it has read them.
+        self.asks.send(peer, u32::from(their_cores), topology, |partition, key| {
+            put(&Message::Ask { partition, key }, out);
+        });
+        if source.told < revision {
+            source.told = revision;
+            let mut partitions = Vec::new();
+            if their_cores == self.cores {
+                for (partition, epoch) in &self.reigned {
+                    let owners = topology.owners(*partition);
+                    if owners.primary() == Some(peer.node) && owners.epoch.0 == epoch.0 + 1 {
+                        partitions.push((*partition, *epoch));
+                    }
+                }
+            }
+            partitions.sort_unstable();
+            let led = |at: &&Partition| topology.owners(**at).primary() == Some(peer.node);
+            let mut lacks: Vec<Partition> = self.void.iter().filter(led).copied().collect();
+            lacks.sort_unstable();
+            if !lacks.is_empty() {
+                put(&Message::Lacks(lacks), out);
+            }
+            put(&Message::Held { revision, partitions }, out);
+        }
+    }
+
+    /// Peers whose [`Replicator::poll_back`] has something to say.
+    pub fn wants_to_tell(&self, peer: Peer) -> bool {
+        self.sources.get(&peer).is_some_and(|source| source.told < self.topology.revision())
+            || self.asks.wants(peer.node, &self.topology)
+    }
+}
