@@ -79,6 +79,13 @@ pub enum Command {
         /// Empty it.
         on: bool,
     },
+    /// A node is about to end, and comes back soon.
+    Leaving {
+        /// Which.
+        node: NodeIndex,
+        /// Which life of it.
+        incarnation: Incarnation,
+    },
     /// Nobody waits any longer for the copies of a node that is down: partitions
     /// that only it held begin anew, empty, elsewhere.
     Abandon {
@@ -152,6 +159,7 @@ impl Topology {
             }
             Command::Steps(steps) => self.steps(steps, next),
             Command::Drain { node, on } => self.drain(*node, *on),
+            Command::Leaving { node, incarnation } => self.leaving(*node, *incarnation),
             Command::Abandon { node } => self.abandon(*node, next),
             Command::Leave { node } => self.leave(*node),
             Command::Copies(copies) => self.set_copies(*copies),
@@ -186,7 +194,13 @@ impl Topology {
     }
 
     fn join(&mut self, node: &Introduction, next: Revision) -> Result<(), Refusal> {
-        let member = |fence, draining| Member { node: node.clone(), up: true, draining, fence };
+        let member = |fence, draining| Member {
+            node: node.clone(),
+            up: true,
+            leaving: false,
+            draining,
+            fence,
+        };
         let known = self.named(&node.name).map(|(index, member)| (index, member.clone()));
         if let Some((index, old)) = known {
             if old.node == *node && old.up || node.incarnation < old.node.incarnation {
@@ -434,6 +448,15 @@ impl Topology {
         // When it went down it kept what only it had; should it return, it must
         // not lead that again before it knows.
         self.slot(node)?.fence = next;
+        Ok(())
+    }
+
+    fn leaving(&mut self, node: NodeIndex, incarnation: Incarnation) -> Result<(), Refusal> {
+        let member = self.life(node, incarnation)?;
+        if member.leaving {
+            return Err(Refusal::Superseded);
+        }
+        member.leaving = true;
         Ok(())
     }
 

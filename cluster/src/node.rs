@@ -347,7 +347,8 @@ impl Control {
                 if let Some(hand_over) = self.hand_overs.get_mut(&partition) {
                     hand_over.paused.insert(core);
                 }
-                self.drive_hand_overs(now, effects);
+                // Many of these come together; what follows from them is for the
+                // next tick.
             }
             Report::Broken(node) => self.member.on_suspect(node),
             Report::Stands(node) => self.member.on_trust(node),

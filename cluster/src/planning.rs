@@ -14,7 +14,7 @@ use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
 /// Most partitions that one primary is asked to hand over at a time: their writes
 /// pause together.
-pub const HAND_OVERS_PER_PRIMARY_MAX: usize = 32;
+pub const HAND_OVERS_PER_PRIMARY_MAX: usize = 256;
 
 /// Asks a primary to pause the partitions, drain them, and propose
 /// [`Step::HandOver`](crate::change::Step::HandOver) itself.
@@ -156,7 +156,10 @@ impl Planning {
         plan: &Plan,
         timing: &Timing,
     ) -> Vec<HandOverRequest> {
-        let wanted: BTreeMap<Partition, NodeIndex> = plan.hand_overs.iter().copied().collect();
+        // Who is about to end is made primary of nothing.
+        let stays = |node: NodeIndex| topology.member(node).is_some_and(|member| !member.leaving);
+        let wanted: BTreeMap<Partition, NodeIndex> =
+            plan.hand_overs.iter().copied().filter(|(_, to)| stays(*to)).collect();
         self.asked.retain(|partition, (to, at)| {
             wanted.get(partition) == Some(to) && now.since(*at) < timing.down_after_ms
         });

@@ -81,6 +81,9 @@ pub struct Member {
     pub node: Introduction,
     /// It is alive, as far as the keeper knows.
     pub up: bool,
+    /// It is about to end, to come back soon: it hands over what it leads, keeps
+    /// its copies, and is made primary of nothing.
+    pub leaving: bool,
     /// It is being emptied: it gets no partitions, and gives away those it has.
     pub draining: bool,
     /// The last revision that took something from it which it might still

@@ -55,6 +55,18 @@ pub enum ControlOp {
     Run(RunOnCore),
 }
 
+impl ControlOp {
+    /// Whether it is about the items of a whole cluster, if there is one.
+    pub fn concerns_cluster(&self) -> bool {
+        matches!(
+            self,
+            ControlOp::Flush { .. }
+                | ControlOp::InvalidateTags(_)
+                | ControlOp::InvalidateNamespaces(_)
+        )
+    }
+}
+
 /// A function to be run on every core.
 #[derive(Clone)]
 pub struct RunOnCore(pub Arc<CoreFunction>);
@@ -98,6 +110,8 @@ pub enum ControlAnswer {
     Prefixes(Vec<(Box<[u8]>, PrefixCounts)>),
     /// Text of a dump, and where it goes on, unless it is over.
     Dump(Vec<u8>, Option<ScanCursor>),
+    /// It was not done, or not everywhere: why.
+    Failed(String),
     /// What the function returned.
     Ran(Box<dyn Any + Send>),
 }

@@ -1,6 +1,7 @@
 //! What a data core owns, and the little that all cores share.
 
 use crate::auth::Users;
+use crate::control::ControlCall;
 use crate::detail::Detail;
 use crate::hop::Outbox;
 use crate::lend::{Lenders, Seat};
@@ -234,6 +235,28 @@ pub struct ClusterText {
     pub topology: String,
 }
 
+/// The same, made when the first client asks for it.
+pub struct LazyText {
+    make: Box<dyn Fn() -> ClusterText + Send + Sync>,
+    made: OnceLock<ClusterText>,
+}
+
+impl LazyText {
+    /// Will be what `make` returns.
+    pub fn new(make: impl Fn() -> ClusterText + Send + Sync + 'static) -> LazyText {
+        LazyText { make: Box::new(make), made: OnceLock::new() }
+    }
+
+    /// The text.
+    pub fn get(&self) -> &ClusterText {
+        self.made.get_or_init(&self.make)
+    }
+}
+
+/// Called for what concerns the whole cluster. The call comes back, answered, to
+/// the core that it is from ([`crate::node::NodeHandle::answer`]).
+pub type ClusterHook = Box<dyn Fn(Box<ControlCall>) + Send + Sync>;
+
 /// Called when a client sends `shutdown`.
 pub type ShutdownHook = Box<dyn Fn(Shutdown) + Send + Sync>;
 
@@ -276,8 +299,10 @@ pub struct Shared {
     pub users: RwLock<Arc<Users>>,
     /// What to do on `shutdown`.
     pub on_shutdown: OnceLock<ShutdownHook>,
+    /// In a cluster: who does what concerns all of its nodes.
+    pub on_cluster: OnceLock<ClusterHook>,
     /// In a cluster: what clients are told of it. Read when they ask only.
-    pub cluster: RwLock<Option<Arc<ClusterText>>>,
+    pub cluster: RwLock<Option<Arc<LazyText>>>,
 }
 
 impl std::fmt::Debug for Shared {
@@ -354,6 +379,7 @@ impl Shared {
             tunables: Tunables::default(),
             users: RwLock::new(Arc::new(users)),
             on_shutdown: OnceLock::new(),
+            on_cluster: OnceLock::new(),
             cluster: RwLock::new(None),
             settings,
         }

@@ -34,7 +34,7 @@ use crossbeam::queue::ArrayQueue;
 use crossbeam::utils::CachePadded;
 use rtrb::{Consumer, Producer, RingBuffer};
 
-use crate::control::{ControlAnswer, ControlOp};
+use crate::control::{ControlAnswer, ControlCall, ControlOp};
 use crate::core::Core;
 use crate::hop::Message;
 use crate::peering::PeerId;
@@ -72,6 +72,8 @@ pub enum NodeCall {
     },
     /// Anything else (a slice of a snapshot): it answers by itself.
     Task(Box<dyn FnOnce(&mut Core) + Send>),
+    /// A call of this core that the control thread has answered.
+    Answered(Box<ControlCall>),
     /// A connection to or from a core of another node.
     Link {
         /// The connection; nothing is read from it but the link's frames.
@@ -90,6 +92,7 @@ impl std::fmt::Debug for NodeCall {
         match self {
             NodeCall::Op { op, .. } => formatter.debug_tuple("Op").field(op).finish(),
             NodeCall::Task(_) => formatter.write_str("Task"),
+            NodeCall::Answered(call) => formatter.debug_tuple("Answered").field(call).finish(),
             NodeCall::Link { peer, end, .. } => {
                 formatter.debug_tuple("Link").field(peer).field(end).finish()
             }

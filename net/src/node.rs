@@ -21,7 +21,7 @@ use engine::{Arena, HashSeed, Shard, ShardConfig};
 
 use crate::auth::Users;
 use crate::clock::Clock;
-use crate::control::{ControlAnswer, ControlOp};
+use crate::control::{ControlAnswer, ControlCall, ControlOp};
 use crate::core::{Core, Settings, Shared};
 use crate::listener::{self, ListenAddress, ListenError, plain};
 use crate::mesh::{self, Doors, Life, NodeCall, Post};
@@ -631,6 +631,18 @@ impl NodeHandle {
     /// queue is full or the core has ended.
     pub fn tell(&self, core: u32, task: Box<dyn FnOnce(&mut Core) + Send>) -> Result<(), NodeCall> {
         self.doors.call(core, NodeCall::Task(task))
+    }
+
+    /// Gives a core's call back to it, answered.
+    pub fn answer(&self, mut call: Box<ControlCall>) {
+        let core = call.from;
+        while self.is_running() {
+            match self.doors.call(core, NodeCall::Answered(call)) {
+                Err(NodeCall::Answered(back)) => call = back,
+                _ => return,
+            }
+            std::thread::sleep(CALL_RETRY);
+        }
     }
 
     /// Whether the cores turn their loops.

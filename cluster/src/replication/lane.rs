@@ -144,6 +144,8 @@ pub(super) struct Lane {
     pub held: Revision,
     /// What the replica asks about partitions that this node does not lead yet.
     pub questions: Vec<(Partition, Box<[u8]>)>,
+    /// To be sent before all else.
+    pub answers: Vec<u8>,
     /// It was told that everything up to there is where it must be.
     pub settled: Lsn,
     /// It is time to tell it.
@@ -167,6 +169,7 @@ impl Lane {
             broken: false,
             held: Revision(0),
             questions: Vec::new(),
+            answers: Vec::new(),
             settled: Lsn(0),
             tell_settled: false,
         }
@@ -188,6 +191,7 @@ impl Lane {
         self.open = false;
         self.held = Revision(0);
         self.questions.clear();
+        self.answers.clear();
         self.settled = Lsn(0);
         if self.fill.take().is_some() {
             for share in self.shares.values_mut() {

@@ -47,6 +47,7 @@ impl Replicator {
             && !lane.broken
             && (lane.cursor < self.log.next()
                 || lane.tell_settled
+                || !lane.answers.is_empty()
                 || lane.fill.as_ref().is_some_and(|fill| fill.ended.is_none())
                 || self.wants_fill(lane)
                 || lane.shares.values().any(|share| may_join(share, lane.held)))
@@ -65,6 +66,7 @@ impl Replicator {
             return false;
         }
         let start = out.len();
+        out.append(&mut lane.answers);
         let most = start + self.limits.send_bytes_max;
         let their_cores =
             u32::from(self.topology.member(peer.node).map_or(1, |member| member.node.cores.max(1)));
@@ -203,6 +205,12 @@ impl Replicator {
                 Message::Opened { incarnation, lsn } => {
                     if !self.opened(peer, incarnation, lsn) {
                         return false;
+                    }
+                    // What was invalidated while it was away.
+                    let generations = shard.generations();
+                    let lane = self.lanes.get_mut(&peer).filter(|_| !generations.is_empty());
+                    if let Some(lane) = lane {
+                        put(&Message::Generations(generations), &mut lane.answers);
                     }
                 }
                 Message::Ack { lsn } => self.acked(peer, lsn),

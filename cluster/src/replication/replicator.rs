@@ -112,6 +112,8 @@ pub struct Replicator {
     lease_until: Millis,
     /// The clock when it was last read.
     clock: Millis,
+    /// Before that only primaries answer reads: an invalidation is under way.
+    near_from: Millis,
     /// Partitions whose primary this node became by a revision that is not settled.
     gained: Map<Partition, Revision>,
     /// What lies here of these is not to be read, and is being dropped.
@@ -157,6 +159,7 @@ impl Replicator {
             settled: Revision(0),
             lease_until: Millis(0),
             clock: Millis(0),
+            near_from: Millis(0),
             gained: Map::default(),
             garbage: Set::default(),
             void: Set::default(),
@@ -225,6 +228,7 @@ impl Replicator {
         // What it has is everywhere, but for what came last.
         let near = access == Access::Read
             && self.limits.read_nearest
+            && now >= self.near_from
             && leased
             && owners.is_in_sync(me)
             && !self.garbage.contains(&partition)
@@ -378,6 +382,12 @@ impl Replicator {
     /// The node's lease runs until then, by its own clock.
     pub fn set_lease(&mut self, until: Millis) {
         self.lease_until = until;
+    }
+
+    /// Until then replicas send readers to the primary: an invalidation reaches
+    /// one node after the other, and no reader may see it undone.
+    pub fn suspend_near_reads(&mut self, until: Millis) {
+        self.near_from = until;
     }
 
     /// Nobody acts by a revision before this one any more.

@@ -186,9 +186,8 @@ impl Shard {
         let hash = self.hash_of(record.key);
         let found = self.lookup(record.key, hash);
         let newer = found.as_ref().is_some_and(|(_, view)| {
-            view.version(&self.store.slab).is_some_and(|version| {
-                record.version != Version::ZERO && version >= record.version
-            })
+            view.version(&self.store.slab)
+                .is_some_and(|version| record.version != Version::ZERO && version >= record.version)
         });
         self.take_over(record, value, hash, found, newer)
     }
@@ -347,6 +346,6 @@ impl Shard {
 }
 
 /// A namespace by number, the same on every node.
-pub(crate) fn namespace_id(name: &[u8]) -> u64 {
+pub fn namespace_id(name: &[u8]) -> u64 {
     KeyHash::of(name, &HashSeed::new(0)).0
 }

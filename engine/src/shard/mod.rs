@@ -18,8 +18,7 @@ mod space;
 mod upkeep;
 mod write;
 
-pub(crate) use exchange::namespace_id;
-pub use exchange::{ScanCursor, ScanItem, ScanLimits};
+pub use exchange::{ScanCursor, ScanItem, ScanLimits, namespace_id};
 pub use read::Inspection;
 
 use crate::clock::HybridClock;

@@ -404,7 +404,7 @@ fn lru(tokens: &Tokens<'_>, core: &Core) -> &'static str {
 /// `host|ip|port` of every node.
 fn cluster_config(core: &Core) -> String {
     if let Some(text) = core.shared.cluster.read().ok().and_then(|text| text.clone()) {
-        let body = &text.config;
+        let body = &text.get().config;
         return format!("CONFIG cluster 0 {}\r\n{body}\r\nEND\r\n", body.len());
     }
     let settings = &core.shared.settings;
@@ -417,7 +417,7 @@ fn cluster_config(core: &Core) -> String {
 /// The topology as one line of JSON.
 fn topology(core: &Core) -> String {
     if let Some(text) = core.shared.cluster.read().ok().and_then(|text| text.clone()) {
-        return text.topology.clone();
+        return text.get().topology.clone();
     }
     let settings = &core.shared.settings;
     format!(

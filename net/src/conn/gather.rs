@@ -8,7 +8,7 @@ use crate::control::{ControlAnswer, ControlCall, ControlOp, CoreReport, DumpForm
 use crate::core::Core;
 use crate::detail::PrefixCounts;
 use crate::hop::Message;
-use crate::proto::binary::{Frame, Status, put_error, put_header, put_stat};
+use crate::proto::binary::{Frame, Status, put_error, put_header, put_message, put_stat};
 use crate::proto::number;
 use crate::stats::{self, Kind, Stat};
 use crate::watch::{Events, Watcher};
@@ -25,6 +25,8 @@ pub(super) struct Gather {
     prefixes: BTreeMap<Box<[u8]>, PrefixCounts>,
     sizes: BTreeMap<u64, u64>,
     count: u64,
+    /// Why it was not done.
+    failed: Option<String>,
 }
 
 /// How the answer looks.
@@ -60,12 +62,22 @@ impl Conn {
             self.wait = Wait::Empty;
             return Flow::Stop(Next::Blocked);
         }
-        for peer in 0..core.cores {
-            self.ask(peer, op.clone(), core);
-        }
+        let outstanding = match core.shared.on_cluster.get() {
+            Some(hook) if op.concerns_cluster() => {
+                hook(Box::new(self.call(op, core)));
+                1
+            }
+            _ => {
+                for peer in 0..core.cores {
+                    self.ask(peer, op.clone(), core);
+                }
+                core.cores
+            }
+        };
         self.phase = Phase::Gathering(Box::new(Gather {
             then,
-            outstanding: core.cores,
+            outstanding,
+            failed: None,
             reports: Vec::new(),
             pairs: Vec::new(),
             prefixes: BTreeMap::new(),
@@ -75,14 +87,18 @@ impl Conn {
         Flow::On
     }
 
-    fn ask(&self, peer: u32, op: ControlOp, core: &mut Core) {
-        let call = ControlCall {
+    fn call(&self, op: ControlOp, core: &Core) -> ControlCall {
+        ControlCall {
             from: core.id,
             conn: Some(self.token),
             id: 0,
             op,
             answer: ControlAnswer::None,
-        };
+        }
+    }
+
+    fn ask(&self, peer: u32, op: ControlOp, core: &mut Core) {
+        let call = self.call(op, core);
         core.outbox.post(peer, Message::Control(Box::new(call)));
     }
 
@@ -117,6 +133,16 @@ impl Conn {
     }
 
     fn finish(&mut self, gather: Gather, core: &mut Core, out: &mut Vec<u8>) {
+        if let Some(why) = &gather.failed {
+            return match gather.then {
+                Then::Frame(frame) | Then::Invalidated(Some(frame)) => {
+                    put_message(out, frame, Status::Temporary, why.as_bytes());
+                }
+                // Whoever wants no answer gets none.
+                Then::Line("") => {}
+                _ => self.write_line(out, &format!("SERVER_ERROR {why}")),
+            };
+        }
         match gather.then {
             Then::Line(line) => self.write_line(out, line),
             Then::Frame(frame) if frame.quiet => {}
@@ -240,6 +266,7 @@ impl Gather {
                     *self.sizes.entry(size).or_default() += count;
                 }
             }
+            ControlAnswer::Failed(why) => self.failed = Some(why),
             // The same on every core.
             ControlAnswer::Count(count) => self.count = self.count.max(count),
             _ => {}

@@ -45,6 +45,7 @@ impl<B: Backend> Reactor<B> {
             match call {
                 NodeCall::Op { op, reply } => reply(self.execute_control(&op)),
                 NodeCall::Task(task) => task(&mut self.core),
+                NodeCall::Answered(call) => self.on_control_done(call),
                 NodeCall::Link { socket, peer, end, cipher } => {
                     self.admit_link(socket, peer, end, cipher);
                 }

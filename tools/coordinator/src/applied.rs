@@ -82,12 +82,23 @@ impl Applied {
         self.recent().changed.map(|at| at.elapsed())
     }
 
-    /// Applies commands in their order. Whoever watches sees the last result only.
+    /// Applies commands in their order. Whoever watches sees the last result only:
+    /// what belongs together should come together, since the first command of
+    /// each call copies the topology.
     pub fn apply<'a>(&self, commands: impl IntoIterator<Item = &'a Command>) -> Vec<Outcome> {
+        self.apply_after(commands, |_, _| {})
+    }
+
+    /// The same, with a look at each command and the topology before it.
+    pub(crate) fn apply_after<'a>(
+        &self,
+        commands: impl IntoIterator<Item = &'a Command>,
+        mut look: impl FnMut(&Topology, &Command),
+    ) -> Vec<Outcome> {
         let mut outcomes = Vec::new();
         let mut recent = self.recent();
         for command in commands {
-            // The first one copies what others still look at.
+            look(&recent.current, command);
             let outcome = Arc::make_mut(&mut recent.current).apply(command);
             if let Outcome::Applied(revision) = outcome {
                 recent.push(revision, command);

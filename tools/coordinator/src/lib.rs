@@ -9,6 +9,26 @@
 //!
 //! [`Coordinator`] is what the daemon sees of it. Everything runs on its one
 //! control thread; what waits for the disk has a thread of its own.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use cluster::topology::Incarnation;
+//! use coordinator::embedded::{Embedded, EmbeddedOptions};
+//! use coordinator::wire::{Peers, Server, WireSettings};
+//!
+//! # async fn example(log: coordinator::Log) -> Result<(), Box<dyn std::error::Error>> {
+//! let settings = Arc::new(WireSettings::new("tide", "a", Incarnation(7), log));
+//! let peers = Peers::new(settings.clone());
+//! let others = ["10.0.0.2:11212".to_owned(), "10.0.0.3:11212".to_owned()];
+//! let options = EmbeddedOptions::new("state".into(), "a", "10.0.0.1:11212", &others);
+//! let coordinator = Embedded::start(options, peers).await?;
+//! let server = Server::new(settings, vec![coordinator.handler()], None);
+//! let listener = tokio::net::TcpListener::bind("10.0.0.1:11212").await?;
+//! server.serve(listener).await;
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod applied;
 pub mod embedded;

@@ -22,6 +22,8 @@ use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
+use engine::Now;
+use net::control::ControlOp;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -142,11 +144,30 @@ async fn invalidate(
         return Err((StatusCode::NOT_FOUND, text).into_response());
     }
     let invalidated = tags.len() + namespaces.len();
-    waiting(&server, move |server| server.invalidate(tags, namespaces)).await?;
+    if server.is_clustered() {
+        let ops = [ControlOp::InvalidateTags(tags), ControlOp::InvalidateNamespaces(namespaces)];
+        everywhere(&server, &ops).await?;
+    } else {
+        waiting(&server, move |server| server.invalidate(tags, namespaces)).await?;
+    }
     Ok(Json(json!({ "invalidated": invalidated })))
 }
 
 async fn flush(State(server): Shared) -> Result<Json<Value>, Response> {
-    waiting(&server, Server::flush).await?;
+    if server.is_clustered() {
+        everywhere(&server, &[ControlOp::Flush { at: Now(0) }]).await?;
+    } else {
+        waiting(&server, Server::flush).await?;
+    }
     Ok(Json(json!({ "flushed": true })))
+}
+
+/// Does it on every node of the cluster.
+async fn everywhere(server: &Arc<Server>, ops: &[ControlOp]) -> Result<(), Response> {
+    for op in ops {
+        if let Err(why) = server.everywhere(op).await {
+            return Err((StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response());
+        }
+    }
+    Ok(())
 }

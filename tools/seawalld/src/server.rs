@@ -184,6 +184,11 @@ impl Server {
             }
         }
         process::notify("STOPPING=1");
+        self.draining.store(true, Ordering::Release);
+        if let Some(cluster) = self.cluster.get() {
+            say("handing over to other nodes");
+            cluster.step_aside(Duration::from_secs(self.config.drain_seconds)).await;
+        }
         let server = self.clone();
         tokio::task::spawn_blocking(move || server.end()).await?
     }
@@ -209,7 +214,9 @@ impl Server {
             config.name, config.node, config.advertise
         ));
         let (node, seed, ports) = (self.node.clone(), self.seed_number, self.config.core_ports);
-        let cluster = Cluster::start(config, starting, node, seed, address, ports).await?;
+        let namespaces = self.config.namespaces.clone();
+        let cluster =
+            Cluster::start(config, starting, node, seed, address, ports, namespaces).await?;
         let _ = self.cluster.set(cluster);
         Ok(())
     }
@@ -219,6 +226,22 @@ impl Server {
         match self.cluster.get() {
             Some(cluster) => cluster.superseded().await,
             None => std::future::pending().await,
+        }
+    }
+
+    /// Whether the node belongs to a cluster.
+    pub fn is_clustered(&self) -> bool {
+        self.config.cluster.is_some()
+    }
+
+    /// Does on every node of the cluster what concerns all, or says why not.
+    pub async fn everywhere(&self, op: &ControlOp) -> Result<(), String> {
+        let Some(cluster) = self.cluster.get() else {
+            return Err("the node has not found its cluster yet".into());
+        };
+        match crate::cluster::run_everywhere(cluster.shared(), op).await {
+            ControlAnswer::Failed(why) => Err(why),
+            _ => Ok(()),
         }
     }
 

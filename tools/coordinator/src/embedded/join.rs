@@ -174,7 +174,7 @@ async fn begin(node: &Arc<Node>, engine: &Engine, known: &[Known]) -> Result<(),
     let mut nodes: Vec<Introduce> = known.iter().map(|known| known.node.clone()).collect();
     nodes.push(node.introduce());
     nodes.sort_by(|a, b| a.address.cmp(&b.address));
-    let count = odd_floor(nodes.len().min(node.options.keepers_wanted));
+    let count = odd_floor(nodes.len().min(node.options.keepers_wanted.max(1)));
     let keepers: BTreeMap<u64, Keeper> = nodes
         .into_iter()
         .take(count)

@@ -90,36 +90,23 @@ impl Machine {
         self.applied.replace(topology);
         Ok(())
     }
-
-    /// Applies commands that follow each other.
-    fn apply_commands(&self, state: &mut State, commands: &[Command]) -> Vec<Option<Outcome>> {
-        let mut outcomes = Vec::with_capacity(commands.len());
-        for command in commands {
-            // Whose number it is can only be known before it is free.
-            let leaving = match command {
-                Command::Leave { node } => {
-                    let topology = self.applied.topology();
-                    topology.member(*node).map(|member| member.node.name.clone())
-                }
-                _ => None,
-            };
-            let outcome = self.applied.apply([command]).pop();
-            if matches!(outcome, Some(Outcome::Applied(_))) {
-                if let Some(name) = leaving {
-                    state.left.insert(name);
-                }
-                if let Command::Join(node) = command {
-                    state.left.remove(&node.name);
-                }
-            }
-            outcomes.push(outcome);
-        }
-        state.forget_strangers();
-        outcomes
-    }
 }
 
 impl State {
+    /// Who left, and who came back.
+    fn note(&mut self, command: &Command, outcome: Outcome, leaving: Option<String>) {
+        if !matches!(outcome, Outcome::Applied(_)) {
+            return;
+        }
+        if let Some(name) = leaving {
+            self.left.insert(name);
+            self.forget_strangers();
+        }
+        if let Command::Join(node) = command {
+            self.left.remove(&node.name);
+        }
+    }
+
     /// Who is not a keeper needs no replacement.
     fn forget_strangers(&mut self) {
         let State { membership, left, .. } = self;
@@ -140,23 +127,38 @@ impl RaftStateMachine<Types> for Machine {
         I: IntoIterator<Item = Entry> + OptionalSend,
         I::IntoIter: OptionalSend,
     {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let commands = entries.iter().filter_map(|entry| match &entry.payload {
+            EntryPayload::Normal(Order(command)) => Some(command),
+            EntryPayload::Blank | EntryPayload::Membership(_) => None,
+        });
         let mut state = self.state();
-        let mut outcomes = Vec::new();
-        for entry in entries {
-            state.last = Some(entry.log_id);
-            match entry.payload {
-                EntryPayload::Blank => outcomes.push(None),
-                EntryPayload::Membership(membership) => {
-                    state.membership = Membership::new(Some(entry.log_id), membership);
-                    state.forget_strangers();
-                    outcomes.push(None);
+        let mut leaving = Vec::new();
+        let outcomes = self.applied.apply_after(commands, |topology, command| {
+            // Whose number it is can only be known before it is free.
+            let Command::Leave { node } = command else { return leaving.push(None) };
+            leaving.push(topology.member(*node).map(|member| member.node.name.clone()));
+        });
+        let mut results = outcomes.into_iter().zip(leaving);
+        Ok(entries
+            .into_iter()
+            .map(|entry| {
+                state.last = Some(entry.log_id);
+                match entry.payload {
+                    EntryPayload::Blank => None,
+                    EntryPayload::Membership(membership) => {
+                        state.membership = Membership::new(Some(entry.log_id), membership);
+                        state.forget_strangers();
+                        None
+                    }
+                    EntryPayload::Normal(Order(command)) => {
+                        let (outcome, leaving) = results.next()?;
+                        state.note(&command, outcome, leaving);
+                        Some(outcome)
+                    }
                 }
-                EntryPayload::Normal(Order(command)) => {
-                    outcomes.extend(self.apply_commands(&mut state, &[command]));
-                }
-            }
-        }
-        Ok(outcomes)
+            })
+            .collect())
     }
 
     async fn get_snapshot_builder(&mut self) -> Machine {

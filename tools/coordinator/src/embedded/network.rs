@@ -62,7 +62,10 @@ impl Line {
         let answer = answer.map_err(NoAnswer::Unreachable)?;
         let answer: Result<A, String> = postcard::from_bytes(&answer)
             .map_err(|error| NoAnswer::Refused(std::io::Error::other(error)))?;
-        answer.map_err(|why| NoAnswer::Refused(std::io::Error::other(why)))
+        answer.map_err(|why| {
+            self.node.note_refusal(self.target, &format!("{address} refuses: {why}"));
+            NoAnswer::Refused(std::io::Error::other(why))
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the tasks of a keeper share.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,6 +17,9 @@ use super::types::{Beginning, Introduce, Keeper, Metrics, Raft, encode};
 use crate::applied::Applied;
 use crate::wire::Peers;
 use crate::{Log as Lines, Role};
+
+/// Refusals of the same node are logged no more often than this.
+const REFUSED_EVERY: Duration = Duration::from_secs(10);
 
 /// One node's part in the order of commands.
 pub(super) struct Node {
@@ -36,6 +40,8 @@ struct Inner {
     heard: Instant,
     /// Addresses that nodes told, which may be newer than the membership.
     addresses: HashMap<u64, String>,
+    /// When a node's refusal was logged.
+    refused: HashMap<u64, Instant>,
     disk_error: Option<String>,
     waits_for: Option<String>,
     beginning: Option<Beginning>,
@@ -63,6 +69,7 @@ impl Node {
             engine: None,
             heard: Instant::now(),
             addresses: HashMap::new(),
+            refused: HashMap::new(),
             disk_error: None,
             waits_for: None,
             beginning: None,
@@ -138,6 +145,17 @@ impl Node {
         let bound = cluster::topology::MEMBERS_MAX * 2;
         if inner.addresses.len() < bound || inner.addresses.contains_key(&id) {
             inner.addresses.insert(id, address.to_owned());
+        }
+    }
+
+    /// Raft tries again and again: the same refusal is worth a line now and then.
+    pub fn note_refusal(&self, id: u64, line: &str) {
+        let mut inner = self.inner();
+        inner.refused.retain(|_, at| at.elapsed() < REFUSED_EVERY);
+        if let Entry::Vacant(vacant) = inner.refused.entry(id) {
+            vacant.insert(Instant::now());
+            drop(inner);
+            self.log(line);
         }
     }
 

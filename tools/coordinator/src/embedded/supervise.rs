@@ -141,7 +141,7 @@ fn config(node: &Node) -> Config {
         install_snapshot_timeout: 10_000,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(node.options.snapshot_every),
         max_in_snapshot_log_to_keep: node.options.snapshot_every / 2,
-        purge_batch_size: 64,
+        purge_batch_size: (node.options.snapshot_every / 4).max(1),
         ..Config::default()
     }
 }

@@ -88,7 +88,7 @@ impl View {
         };
         View {
             me: node.id(),
-            wanted: node.options.keepers_wanted,
+            wanted: node.options.keepers_wanted.max(1),
             voters: configs.last().cloned().unwrap_or_default(),
             half_done: configs.len() > 1,
             learners: membership.learner_ids().collect(),

@@ -8,9 +8,8 @@
 //! been heard.
 
 use std::fmt;
-use std::sync::Mutex;
-use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use base64::Engine;
@@ -33,6 +32,8 @@ const IDLE_MAX: usize = 8;
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// Longest line of a watch: etcd's own bound of a request, in base64, and room.
 const LINE_BYTES_MAX: usize = 16 << 20;
+/// How long etcd may check a password.
+const AUTHENTICATE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why there is no answer.
 #[derive(Clone, Debug)]
@@ -57,22 +58,23 @@ pub(super) struct Gateway {
     current: AtomicUsize,
     /// Which server, and a connection to it.
     idle: Mutex<Vec<(usize, Sender)>>,
-    token: Mutex<Option<String>>,
+    /// What shows who we are. Whoever gets a new one holds the lock meanwhile.
+    token: tokio::sync::Mutex<Option<String>>,
 }
 
 impl Gateway {
-    pub fn new(options: EtcdOptions) -> Gateway {
-        Gateway {
+    pub fn new(options: EtcdOptions) -> Arc<Gateway> {
+        Arc::new(Gateway {
             options,
             current: AtomicUsize::new(0),
             idle: Mutex::default(),
-            token: Mutex::default(),
-        }
+            token: tokio::sync::Mutex::default(),
+        })
     }
 
     /// Asks one of the servers.
     pub async fn call(
-        &self,
+        self: &Arc<Self>,
         path: &str,
         body: Value,
         within: Duration,
@@ -101,8 +103,34 @@ impl Gateway {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn ask(&self, at: usize, path: &str, body: &Value) -> Result<Value, GatewayError> {
-        let (sender, answer) = self.send(at, path, body).await?;
+    async fn ask(
+        self: &Arc<Self>,
+        at: usize,
+        path: &str,
+        body: &Value,
+    ) -> Result<Value, GatewayError> {
+        let token = self.token(at).await?;
+        let answer = self.ask_as(token.as_deref(), at, path, body).await;
+        if let (Some(old), Err(error)) = (token, &answer)
+            && error.why.contains("auth")
+        {
+            // It has expired, or the users have changed.
+            let mut token = self.token.lock().await;
+            if token.as_deref() == Some(&*old) {
+                *token = None;
+            }
+        }
+        answer
+    }
+
+    async fn ask_as(
+        &self,
+        token: Option<&str>,
+        at: usize,
+        path: &str,
+        body: &Value,
+    ) -> Result<Value, GatewayError> {
+        let (sender, answer) = self.send(token, at, path, body).await?;
         let status = answer.status();
         let lost = |why: String| GatewayError { perhaps_done: true, why };
         let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
@@ -116,10 +144,6 @@ impl Gateway {
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|error| lost(error.to_string()));
         }
-        if status.is_client_error() {
-            // Perhaps the token is too old.
-            *self.token.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        }
         let text: Value = serde_json::from_slice(&body).unwrap_or_default();
         let text = text["error"].as_str().unwrap_or("an error without a text");
         // "etcdserver: request timed out" may yet be carried out.
@@ -131,14 +155,11 @@ impl Gateway {
     /// Sends a request, and waits until its answer begins.
     async fn send(
         &self,
+        token: Option<&str>,
         at: usize,
         path: &str,
         body: &Value,
     ) -> Result<(Sender, Response<Incoming>), GatewayError> {
-        let token = match path {
-            "/v3/auth/authenticate" => None,
-            _ => self.token(at).await?,
-        };
         let server = &self.options.endpoints[at];
         let unheard = |why: String| GatewayError {
             perhaps_done: false,
@@ -163,19 +184,39 @@ impl Gateway {
         Ok((sender, answer))
     }
 
-    /// What shows who we are, if etcd wants to know.
-    async fn token(&self, at: usize) -> Result<Option<String>, GatewayError> {
-        let Some((user, password)) = &self.options.user else { return Ok(None) };
-        if let Some(token) = &*self.token.lock().unwrap_or_else(PoisonError::into_inner) {
-            return Ok(Some(token.clone()));
+    /// What shows who we are, if etcd wants to know. etcd takes its time to check
+    /// a password, on purpose: one check at a time, and whoever cannot wait for
+    /// it leaves it going.
+    async fn token(self: &Arc<Self>, at: usize) -> Result<Option<String>, GatewayError> {
+        if self.options.user.is_none() {
+            return Ok(None);
         }
-        let body = json!({ "name": user, "password": password });
-        let answer = Box::pin(self.ask(at, "/v3/auth/authenticate", &body)).await;
-        // Whatever became of this: the request itself was not heard.
-        let answer = answer.map_err(|error| GatewayError { perhaps_done: false, ..error })?;
-        let token = answer["token"].as_str().map(str::to_owned);
-        self.token.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&token);
-        Ok(token)
+        if let Ok(token) = self.token.try_lock()
+            && token.is_some()
+        {
+            return Ok(token.clone());
+        }
+        let gateway = self.clone();
+        let checking = tokio::spawn(async move { gateway.authenticate(at).await });
+        let unheard = |why: String| GatewayError { perhaps_done: false, why };
+        checking
+            .await
+            .map_err(|error| unheard(error.to_string()))?
+            .map_err(|error| unheard(error.why))
+    }
+
+    async fn authenticate(&self, at: usize) -> Result<Option<String>, GatewayError> {
+        let mut token = self.token.lock().await;
+        if let (None, Some((user, password))) = (&*token, &self.options.user) {
+            let body = json!({ "name": user, "password": password });
+            let asking = self.ask_as(None, at, "/v3/auth/authenticate", &body);
+            let answer = timeout(AUTHENTICATE_TIMEOUT, asking).await.unwrap_or_else(|_| {
+                let why = format!("etcd at {} checks no password", self.options.endpoints[at]);
+                Err(GatewayError { perhaps_done: false, why })
+            })?;
+            *token = answer["token"].as_str().map(str::to_owned);
+        }
+        Ok(token.clone())
     }
 
     /// A connection that is open from before.
@@ -211,7 +252,11 @@ impl Gateway {
     }
 
     /// Watches keys from a revision on.
-    pub async fn watch(&self, key: &str, from_revision: i64) -> Result<Watch, GatewayError> {
+    pub async fn watch(
+        self: &Arc<Self>,
+        key: &str,
+        from_revision: i64,
+    ) -> Result<Watch, GatewayError> {
         let at = self.current.load(Ordering::Relaxed) % self.options.endpoints.len();
         let body = json!({ "create_request": {
             "key": encode(key.as_bytes()),
@@ -219,7 +264,11 @@ impl Gateway {
             "start_revision": from_revision.to_string(),
         }});
         let patience = self.options.timing.silence_max;
-        let opened = timeout(patience, self.send(at, "/v3/watch", &body)).await;
+        let opened = timeout(patience, async {
+            let token = self.token(at).await?;
+            self.send(token.as_deref(), at, "/v3/watch", &body).await
+        });
+        let opened = opened.await;
         let opened = opened.unwrap_or_else(|_| {
             let why = format!("no watch from etcd at {} in time", self.options.endpoints[at]);
             Err(GatewayError { perhaps_done: false, why })

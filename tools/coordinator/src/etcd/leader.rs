@@ -146,8 +146,10 @@ pub(super) async fn run(node: Arc<Node>) {
                 }
                 timing.refresh
             }
-            // etcd was not read yet.
+            // etcd was not read yet, or cannot be followed: no leader knows less
+            // than those it leads.
             None => timing.refresh / 4,
+            Some(_) if node.state().stuck.is_some() => timing.refresh,
             Some(silence) if silence >= patience => match write(&node, true).await {
                 Ok(true) => {
                     (node.options.log)("this node leads the cluster");

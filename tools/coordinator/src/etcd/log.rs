@@ -135,6 +135,7 @@ pub(super) async fn follow(node: Arc<Node>) {
     loop {
         if let Err(why) = follow_once(&node).await {
             node.trouble(&why);
+            node.state().stuck = Some(why);
             node.gateway.distrust();
         }
         sleep(RETRY_EVERY).await;
@@ -146,6 +147,7 @@ async fn follow_once(node: &Arc<Node>) -> Result<(), String> {
     let mut watch =
         node.gateway.watch(&node.key(""), from + 1).await.map_err(|error| error.to_string())?;
     node.fine();
+    node.state().stuck = None;
     loop {
         // A leader writes ten times a second, so that silence is a sign. Without
         // one, catching up again costs little.
@@ -201,26 +203,30 @@ async fn catch_up(node: &Arc<Node>) -> Result<i64, String> {
     let from = revision(&answer);
     leader::seen(node, pairs(&answer).first(), from);
     loop {
+        // The last one that is applied must still be there: the log is only cut
+        // behind a snapshot, and never to its end.
         let last = *node.number.borrow();
         let body = json!({
-            "key": encode(key(node, last + 1).as_bytes()),
+            "key": encode(key(node, last.max(1)).as_bytes()),
             "range_end": encode(&prefix_end(&node.key("log/"))),
             "limit": PAGE.to_string(),
         });
         let answer = node.gateway.call("/v3/kv/range", body, within).await.map_err(text)?;
         let page = pairs(&answer);
-        let follows = page.first().is_none_or(|pair| log_number(node, &pair.key) == Some(last + 1));
-        // A node that has applied nothing may also be a late one whose log is
-        // gone as a whole but for what a snapshot stands for.
-        if !follows || page.is_empty() && last == 0 {
+        let first = page.first().and_then(|pair| log_number(node, &pair.key));
+        if first != Some(last.max(1)) {
             if snapshot::load(node).await? {
                 continue;
             }
-            if !follows {
-                return Err(format!("etcd has no command {} and no snapshot of it", last + 1));
+            if last == 0 && page.is_empty() {
+                return Ok(from);
             }
+            return Err(format!(
+                "etcd has neither command {} nor a later snapshot: was it restored, or emptied?",
+                last.max(1)
+            ));
         }
-        apply(node, &page)?;
+        apply(node, if last == 0 { &page } else { &page[1..] })?;
         if number(&answer["count"]) <= page.len() as i64 {
             return Ok(from);
         }
@@ -229,19 +235,26 @@ async fn catch_up(node: &Arc<Node>) -> Result<i64, String> {
 
 /// Applies commands that follow each other and what is applied.
 fn apply(node: &Arc<Node>, page: &[Pair]) -> Result<(), String> {
+    let mut last = *node.number.borrow();
+    let (mut tags, mut commands) = (Vec::new(), Vec::new());
     for pair in page {
-        let next = *node.number.borrow() + 1;
-        if log_number(node, &pair.key) != Some(next) {
-            return Err(format!("{} comes where command {next} belongs", pair.key));
+        last += 1;
+        if log_number(node, &pair.key) != Some(last) {
+            return Err(format!("{} comes where command {last} belongs", pair.key));
         }
         let Entry { tag, command } = postcard::from_bytes(&pair.value)
             .map_err(|_| format!("{} in etcd holds no command of this version", pair.key))?;
-        let outcome = {
-            let _both = node.both();
-            node.number.send_replace(next);
-            node.applied.apply([&command]).pop()
-        };
-        if let (Some(outcome), Some(tell)) = (outcome, node.waiting.lock().remove(&tag)) {
+        tags.push(tag);
+        commands.push(command);
+    }
+    let outcomes = {
+        let _both = node.both();
+        node.number.send_replace(last);
+        node.applied.apply(&commands)
+    };
+    let mut waiting = node.waiting.lock();
+    for (tag, outcome) in tags.iter().zip(outcomes) {
+        if let Some(tell) = waiting.remove(tag) {
             // Whoever gave up does not care.
             let _ = tell.send(outcome);
         }

@@ -171,7 +171,7 @@ fn parse(url: &str) -> Result<(User, Vec<String>), String> {
 /// What the tasks of a node share.
 struct Node {
     options: EtcdOptions,
-    gateway: Gateway,
+    gateway: Arc<Gateway>,
     applied: Arc<Applied>,
     /// Commands applied here, those a snapshot stands for included.
     number: watch::Sender<u64>,
@@ -188,6 +188,8 @@ struct State {
     /// When etcd answered last.
     answered: Option<Instant>,
     trouble: Option<String>,
+    /// Why the order cannot be followed, while it cannot.
+    stuck: Option<String>,
     logged: Option<Instant>,
 }
 
@@ -309,7 +311,7 @@ impl Coordinator for Etcd {
             commands_applied: *node.number.borrow(),
             changed_ms_ago: node.applied.changed().map(|ago| ago.as_millis() as u64),
             disk_error: None,
-            waits_for: state.trouble.clone(),
+            waits_for: state.stuck.clone().or_else(|| state.trouble.clone()),
         }
     }
 }

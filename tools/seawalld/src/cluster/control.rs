@@ -18,9 +18,11 @@ use cluster::replication::Limits;
 use cluster::time::Millis;
 use cluster::topology::{Incarnation, Introduction, NodeIndex, Revision, Topology};
 use coordinator::embedded::{Embedded, EmbeddedOptions};
+use coordinator::etcd::{Etcd, EtcdOptions};
 use coordinator::wire::{Peers, Server, Tls, TlsFiles, WireSettings};
 use coordinator::{Coordinator, Health, Role};
-use net::core::Core;
+use net::control::ControlCall;
+use net::core::{Core, LazyText};
 use net::mesh::NodeCall;
 use net::node::{NodeHandle, PeeringFactory};
 use net::peering::PeeringLimits;
@@ -33,6 +35,10 @@ use tokio::task::JoinHandle;
 
 /// How often the control looks at the time.
 const TICK: Duration = Duration::from_millis(5);
+/// Partitions that are handed over together when the node ends.
+const HAND_OVERS_AT_ONCE: usize = 4096;
+/// Reports of cores that are taken before the time is looked at.
+const REPORTS_AT_ONCE: usize = 1024;
 /// How long a beat may be under way.
 const BEAT_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -94,10 +100,12 @@ pub struct Shared {
     pub config: ClusterConfig,
     pub seed: u64,
     pub cores: u16,
+    pub incarnation: Incarnation,
     pub clock: NodeClock,
     pub coordinator: Arc<dyn Coordinator>,
     pub peers: Arc<Peers>,
     pub links: Links,
+    pub namespaces: Vec<String>,
     pub leading: Mutex<Option<Leading>>,
     /// A beat is due now.
     pub beat: Notify,
@@ -128,6 +136,7 @@ impl Cluster {
         seed: u64,
         client_address: String,
         core_ports: Option<u16>,
+        namespaces: Vec<String>,
     ) -> Result<Cluster> {
         let log: coordinator::Log = Arc::new(|line: &str| say(line));
         let incarnation = starting.incarnation;
@@ -165,8 +174,12 @@ impl Cluster {
                 let handler = embedded.handler();
                 (embedded as Arc<dyn Coordinator>, Some(handler))
             }
-            Choice::Etcd(hosts) => {
-                anyhow::bail!("no etcd coordinator yet (asked for {})", hosts.join(","))
+            Choice::Etcd(url) => {
+                let log = settings.log.clone();
+                let options =
+                    EtcdOptions::new(url, &config.name, &config.node, &config.advertise, log)
+                        .map_err(|why| anyhow::anyhow!("cannot use {url}: {why}"))?;
+                (Etcd::start(options) as Arc<dyn Coordinator>, None)
             }
         };
         let cores = node.cores().len() as u16;
@@ -186,10 +199,12 @@ impl Cluster {
             config,
             seed,
             cores,
+            incarnation,
             clock,
             coordinator,
             peers,
             links: Links::default(),
+            namespaces,
             leading: Mutex::new(None),
             beat: Notify::new(),
             control: Mutex::new(control),
@@ -197,6 +212,9 @@ impl Cluster {
             node: OnceLock::from(node),
             superseded: Notify::new(),
         });
+        let spread = shared.clone();
+        let hook = move |call| super::spread::begin(&spread, call);
+        let _ = shared.node().shared().on_cluster.set(on_this_runtime(hook));
         let take = shared.clone();
         let take_link = Arc::new(move |socket, core| links::take(&take, socket, core));
         let mut handlers: Vec<Arc<dyn coordinator::wire::Handler>> =
@@ -214,6 +232,48 @@ impl Cluster {
     /// What the tasks share, for those who show it.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// Before the node ends: others take over what it leads, without a failed
+    /// request; then it is gone for all.
+    pub async fn step_aside(&self, patience: Duration) {
+        let shared = &self.shared;
+        let Some(node) = shared.me() else { return };
+        let incarnation = shared.incarnation;
+        let deadline = tokio::time::Instant::now() + patience;
+        let _ = shared.coordinator.append(Command::Leaving { node, incarnation }).await;
+        let mut sole = 0;
+        while tokio::time::Instant::now() < deadline {
+            let topology = shared.topology();
+            let mut requests: std::collections::BTreeMap<NodeIndex, Vec<_>> = Default::default();
+            sole = 0;
+            for (partition, owners) in topology.partitions() {
+                if owners.primary() != Some(node) {
+                    continue;
+                }
+                let heir = owners.replicas().find(|(heir, in_sync)| {
+                    let stays = topology.member(*heir).is_some_and(|m| m.up && !m.leaving);
+                    *in_sync && stays
+                });
+                match heir {
+                    Some((heir, _)) => requests.entry(heir).or_default().push(partition),
+                    None => sole += 1,
+                }
+            }
+            if requests.is_empty() && sole == 0 {
+                break;
+            }
+            for (to, mut partitions) in requests {
+                // Their writes pause together.
+                partitions.truncate(HAND_OVERS_AT_ONCE);
+                shared.hand_over(&HandOverRequest { primary: node, to, partitions });
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        if sole > 0 {
+            say(&format!("{sole} partitions have no other copy; what they hold is lost"));
+        }
+        let _ = shared.coordinator.append(Command::Down { node, incarnation }).await;
     }
 
     /// Resolves when a later process of this node's name is in the cluster.
@@ -293,7 +353,8 @@ impl Shared {
                 if let Tell::Topology { topology, .. } = &tell
                     && let Ok(mut text) = self.node().shared().cluster.write()
                 {
-                    *text = Some(Arc::new(super::shown::texts(topology)));
+                    let topology = topology.clone();
+                    *text = Some(Arc::new(LazyText::new(move || super::shown::texts(&topology))));
                 }
                 self.tell_cores(&tell);
             }
@@ -310,17 +371,28 @@ impl Shared {
     fn tell_cores(self: &Arc<Shared>, tell: &Tell) {
         for core in 0..self.cores {
             let tell = tell.clone();
-            let mut task: Box<dyn FnOnce(&mut Core) + Send> =
-                Box::new(move |core| on_core(core, tell));
-            // The queue holds dozens of tasks, and the core takes them each turn.
-            while let Err(NodeCall::Task(back)) = self.node().tell(u32::from(core), task) {
-                if !self.node().is_running() {
-                    return;
-                }
-                task = back;
-                std::thread::sleep(Duration::from_micros(200));
+            if self.tell(core, Box::new(move |core| on_core(core, tell))).is_none() {
+                return;
             }
         }
+    }
+
+    /// Runs something on a core, some time soon; none if the node is ending.
+    pub fn tell(&self, core: u16, mut task: Box<dyn FnOnce(&mut Core) + Send>) -> Option<()> {
+        // The queue holds dozens of tasks, and the core takes them each turn.
+        while let Err(NodeCall::Task(back)) = self.node().tell(u32::from(core), task) {
+            if !self.node().is_running() {
+                return None;
+            }
+            task = back;
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        Some(())
+    }
+
+    /// Whether a namespace of that name is configured.
+    pub fn knows_namespace(&self, name: &[u8]) -> bool {
+        self.namespaces.iter().any(|known| known.as_bytes() == name)
     }
 
     /// Puts a command into the coordinator's order. It may fail: whoever wants it
@@ -360,6 +432,17 @@ impl Shared {
         let (now, acts) = (self.clock.now(), self.standing.acts(core));
         self.with_control(|control, effects| control.on_report(now, core, acts, report, effects));
     }
+}
+
+/// A hook that cores call: what it starts runs on this thread.
+fn on_this_runtime(
+    hook: impl Fn(Box<ControlCall>) + Send + Sync + 'static,
+) -> net::core::ClusterHook {
+    let runtime = tokio::runtime::Handle::current();
+    Box::new(move |call| {
+        let _here = runtime.enter();
+        hook(call);
+    })
 }
 
 /// A core is told something, on its own thread.
@@ -421,37 +504,40 @@ async fn tick(shared: Arc<Shared>) {
 }
 
 async fn take_reports(shared: Arc<Shared>, mut reports: UnboundedReceiver<Report>) {
-    while let Some(report) = reports.recv().await {
-        let (core, acts, report) = match report {
-            Report::CaughtUp { core, peer, known, partitions } => {
-                (core, known, NodeReport::CaughtUp { node: peer.node, core: peer.core, partitions })
-            }
-            Report::Suspect { core, node } => {
-                (core, shared.standing.acts(core), NodeReport::Suspect(node))
-            }
-            Report::Paused { core, partition } => {
-                (core, shared.standing.acts(core), NodeReport::Paused(partition))
-            }
-            Report::Acts { core } => (core, shared.standing.acts(core), NodeReport::Alive),
-            Report::LinkLost { core, peer } => {
-                shared.links.lost(core, peer);
-                (core, shared.standing.acts(core), NodeReport::Broken(peer.node))
-            }
-            Report::Garbage(peer) => {
-                say(&format!(
-                    "{} sent on a link what makes no sense; the link was closed",
-                    shared.name_of(peer.node)
-                ));
-                continue;
-            }
-        };
+    let mut together = Vec::new();
+    while reports.recv_many(&mut together, REPORTS_AT_ONCE).await > 0 {
+        for report in together.drain(..) {
+            take_report(&shared, report);
+        }
+        // What became confirmed is told to the keeper at once.
         let now = shared.clock.now();
-        shared.with_control(|control, effects| {
-            control.on_report(now, core, acts, report, effects);
-            // What became confirmed is told to the keeper at once.
-            control.tick(now, effects);
-        });
+        shared.with_control(|control, effects| control.tick(now, effects));
     }
+}
+
+fn take_report(shared: &Arc<Shared>, report: Report) {
+    let acts = |core| shared.standing.acts(core);
+    let (core, acts, report) = match report {
+        Report::CaughtUp { core, peer, known, partitions } => {
+            let report = NodeReport::CaughtUp { node: peer.node, core: peer.core, partitions };
+            (core, known, report)
+        }
+        Report::Suspect { core, node } => (core, acts(core), NodeReport::Suspect(node)),
+        Report::Paused { core, partition } => (core, acts(core), NodeReport::Paused(partition)),
+        Report::Acts { core } => (core, acts(core), NodeReport::Alive),
+        Report::LinkLost { core, peer } => {
+            shared.links.lost(core, peer);
+            (core, acts(core), NodeReport::Broken(peer.node))
+        }
+        Report::Garbage(peer) => {
+            return say(&format!(
+                "{} sent on a link what makes no sense; the link was closed",
+                shared.name_of(peer.node)
+            ));
+        }
+    };
+    let now = shared.clock.now();
+    shared.with_control(|control, effects| control.on_report(now, core, acts, report, effects));
 }
 
 async fn send_beat(shared: &Arc<Shared>, beat: Beat) {

@@ -22,8 +22,10 @@ pub mod kind {
     pub const BEAT: u8 = 0x40;
     /// A request to hand partitions over; answered by nothing.
     pub const HAND_OVER: u8 = 0x41;
+    /// One round of an invalidation; answered by a number, or nothing if it failed.
+    pub const SPREAD: u8 = 0x42;
     /// The last of them.
-    pub const LAST: u8 = 0x42;
+    pub const LAST: u8 = SPREAD;
 }
 
 /// How often the keeper looks at the time.
@@ -246,6 +248,7 @@ impl Handler for Answers {
                     }
                     Vec::new()
                 }
+                kind::SPREAD => super::spread::answer(&self.0, &body).await,
                 _ => Vec::new(),
             }
         })

@@ -8,6 +8,7 @@
 //! | `keeper.rs` | the keeper, while this node leads the coordinator |
 //! | `links.rs` | links to and from other nodes' cores |
 //! | `cipher.rs` | TLS on such a link |
+//! | `spread.rs` | invalidations of the whole cluster |
 //! | `shown.rs` | what clients and operators see of it |
 
 mod cipher;
@@ -16,6 +17,8 @@ mod core;
 mod keeper;
 mod links;
 mod shown;
+mod spread;
 
 pub use control::{Cluster, Starting};
 pub use shown::ring;
+pub use spread::run as run_everywhere;

@@ -11,8 +11,8 @@ use std::path::PathBuf;
 pub enum Coordinator {
     /// The nodes themselves.
     Embedded,
-    /// etcd, at these `host:port`.
-    Etcd(Vec<String>),
+    /// etcd: `etcd://[user:password@]host:port,...`.
+    Etcd(String),
 }
 
 /// Certificates between nodes.
@@ -113,9 +113,7 @@ impl ClusterConfig {
         let coordinator = match rows.text("cluster.coordinator") {
             "embedded" => Coordinator::Embedded,
             text => match text.strip_prefix("etcd://") {
-                Some(hosts) if !hosts.is_empty() => {
-                    Coordinator::Etcd(hosts.split(',').map(str::to_owned).collect())
-                }
+                Some(hosts) if !hosts.is_empty() => Coordinator::Etcd(text.to_owned()),
                 _ => {
                     problems.push(rows.problem(
                         "cluster.coordinator",
