@@ -452,7 +452,7 @@ impl Replicator {
                 if is_primary {
                     again.append(&mut keys);
                 } else {
-                    self.follow(partition, was.epoch, keys, complete, shard, now);
+                    self.follow(partition, was.epoch, keys, complete);
                 }
             }
             if is_primary {
@@ -538,12 +538,10 @@ impl Replicator {
         epoch: Epoch,
         uncertain: Vec<Again>,
         complete: bool,
-        shard: &mut Shard,
-        now: Now,
     ) {
         for (hash, key) in uncertain {
-            // Until the new primary has said what it is.
-            shard.unlink_key(&key, hash, now);
+            // Nobody reads it here until the new primary has said what it is. If
+            // this node leads again before, it has nothing better.
             self.asks.add(partition, hash, key);
         }
         if complete && !self.garbage.contains(&partition) {

@@ -724,6 +724,11 @@ impl Core {
                 }
                 continue;
             };
+            if life != member.node.incarnation.0 {
+                // The greeting says so: another life than the one that is meant.
+                out.retry_at = at.at + RECONNECT_US;
+                continue;
+            }
             let acceptor = Place { who: Who { machine, life }, core: peer.core };
             let opener_peer = Peer { node: me, core: self.core };
             out.connecting = Some(turn.net.open(own, opener_peer, acceptor, *peer, at));
