@@ -210,7 +210,7 @@ impl Topology {
             if old.node.incarnation != node.incarnation {
                 // Its memory is gone, but the process before may still believe
                 // in its lease.
-                self.depose(index, true, next);
+                self.depose(index, true);
                 self.forget_content(index);
                 self.members[usize::from(index.0)] = Some(member(next, old.draining));
             } else {
@@ -230,15 +230,15 @@ impl Topology {
     }
 
     /// Where the node is primary, another in-sync copy takes over: the first that
-    /// is up, or if `lost`, the first there is. Only that the node is silent does
-    /// not take it out of an in-sync set in which it is a replica: the primary
-    /// does that itself, before it acknowledges a write without it. Else, if the
-    /// primary were dead and nobody knew yet, a copy that has everything would be
-    /// thrown away for one that is gone.
-    fn depose(&mut self, node: NodeIndex, lost: bool, next: Revision) {
+    /// is up, or if the node's content is `lost`, the first there is.
+    ///
+    /// That a node is silent does not take it out of in-sync sets, not even where
+    /// another one leads now. A primary does that itself, before it acknowledges
+    /// a write without the node. Else, if the heir were dead and nobody knew yet, a
+    /// copy that has everything would be thrown away for one that is gone.
+    fn depose(&mut self, node: NodeIndex, lost: bool) {
         let up: Vec<bool> =
             self.members.iter().map(|member| member.as_ref().is_some_and(|m| m.up)).collect();
-        let mut taken = false;
         for owners in &mut self.owners {
             let Some(at) = owners.position(node) else { continue };
             if at == 0 {
@@ -248,15 +248,11 @@ impl Topology {
                 let heir = heirs.clone().find(is_up).or_else(|| heirs.next().filter(|_| lost));
                 let Some(heir) = heir else { continue };
                 owners.promote(heir);
-            } else if !lost {
-                continue;
             }
-            let at = owners.position(node).expect("it is a copy");
-            taken |= owners.in_sync & 1 << at != 0;
-            owners.set_in_sync(at, false);
-        }
-        if taken && let Some(member) = &mut self.members[usize::from(node.0)] {
-            member.fence = next;
+            if lost {
+                let at = owners.position(node).expect("it is a copy");
+                owners.set_in_sync(at, false);
+            }
         }
     }
 
@@ -286,7 +282,7 @@ impl Topology {
         // It may believe in its lease even where it holds nothing now: what it
         // was told before counts.
         member.fence = next;
-        self.depose(node, false, next);
+        self.depose(node, false);
         Ok(())
     }
 
@@ -548,6 +544,20 @@ mod tests {
         topology.apply(&Command::Abandon { node: b });
         let owners = *topology.owners(Partition(0));
         assert_eq!((owners.primary(), owners.born), (Some(a), owners.epoch));
+    }
+
+    #[test]
+    fn a_silent_primary_is_not_thrown_away_for_an_heir_that_is_dead() {
+        let (mut topology, a, b) = pair();
+        // The replica has died. Nobody knows, and the primary is silent for a moment.
+        topology.apply(&Command::Down { node: a, incarnation: Incarnation(1) });
+        let owners = *topology.owners(Partition(0));
+        assert_eq!((owners.primary(), owners.in_sync()), (Some(b), 2));
+        // The heir starts again, empty, before it ever led.
+        let again = Introduction { incarnation: Incarnation(2), ..introduction("b") };
+        topology.apply(&Command::Join(again));
+        let owners = *topology.owners(Partition(0));
+        assert_eq!((owners.primary(), owners.in_sync(), owners.born), (Some(a), 1, Epoch(1)));
     }
 
     #[test]

@@ -131,6 +131,8 @@ pub fn next_steps(
     let mut missing: [Vec<(Partition, NodeIndex)>; COPIES_MAX + 1] = Default::default();
     for ((partition, owners), wish) in topology.partitions().zip(wishes) {
         let up = |node: &NodeIndex| topology.is_up(*node);
+        // One that is down is in sync until its primary says otherwise.
+        let live = |node: &NodeIndex| owners.is_in_sync(*node) && up(node);
         let Some(primary) = owners.primary() else {
             // Nobody holds it: there is nothing to fill it with, and no limit.
             let first = wish.copies().iter().copied().filter(|node| up(node));
@@ -140,33 +142,33 @@ pub fn next_steps(
         if !up(&primary) {
             // The others cannot be filled without it. One that became in sync
             // just before leads now.
-            let heir = owners.copies().iter().find(|node| owners.is_in_sync(**node) && up(node));
+            let heir = owners.copies().iter().find(|node| live(node));
             plan.now.extend(heir.map(|node| (partition, Step::HandOver(*node))));
             continue;
         }
         if let Some(wished) = wish.primary().filter(|wished| *wished != primary)
-            && owners.is_in_sync(wished)
-            && up(&wished)
+            && live(&wished)
         {
             plan.hand_overs.push((partition, wished));
         }
         let wished = |node: &NodeIndex| wish.copies().contains(node);
         let superfluous = || owners.copies()[1..].iter().copied().filter(|node| !wished(node));
         let lacking = wish.copies().iter().filter(|node| owners.position(**node).is_none());
+        let all_live = owners.copies().iter().filter(|node| live(node)).count();
         let mut room = COPIES_MAX - owners.copies().len();
         for node in lacking.filter(|node| up(node)) {
             if room == 0 {
-                let spare = owners.in_sync() > u32::from(topology.copies_wanted());
+                let spare = all_live > usize::from(topology.copies_wanted());
                 let gone = superfluous()
                     .filter(|node| spare || !owners.is_in_sync(*node))
-                    .min_by_key(|node| (owners.is_in_sync(*node), counted(*node)));
+                    .min_by_key(|node| (live(node), counted(*node)));
                 plan.now.extend(gone.map(|node| (partition, Step::Drop(node))));
                 break;
             }
             room -= 1;
-            missing[owners.in_sync() as usize].push((partition, *node));
+            missing[all_live].push((partition, *node));
         }
-        let all_in_sync = wish.copies().iter().all(|node| owners.is_in_sync(*node));
+        let all_in_sync = wish.copies().iter().all(live);
         let enough = wish.copies().len() == usize::from(topology.copies_wanted());
         if all_in_sync && enough {
             plan.now.extend(superfluous().map(|node| (partition, Step::Drop(node))));

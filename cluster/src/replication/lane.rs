@@ -23,6 +23,9 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use engine::ScanCursor;
 
+/// A place that no log comes to.
+const NEVER: Lsn = Lsn(u64::MAX);
+
 /// How far a replica is with a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -71,9 +74,10 @@ impl Share {
         Share { stage, from, rewound: false, since, out: Revision(0) }
     }
 
-    /// Whether it gets writes from the log.
+    /// Whether it gets writes from the log, so that what it confirms counts. One
+    /// that has left does too, until it is known to know that.
     pub fn follows(&self) -> bool {
-        !matches!(self.stage, Stage::Missing | Stage::Left)
+        self.stage != Stage::Missing && self.from < NEVER
     }
 
     /// Whether writes wait on account of the replica.
@@ -91,7 +95,9 @@ impl Share {
     /// It has nothing to build on.
     pub fn lose(&mut self, revision: Revision) {
         self.exclude(revision);
-        if self.stage != Stage::Left {
+        if self.stage == Stage::Left {
+            self.from = NEVER;
+        } else {
             (self.stage, self.rewound) = (Stage::Missing, false);
         }
     }

@@ -283,9 +283,7 @@ impl Replicator {
         let (acked, shares) = (lane.acked, &lane.shares);
         // Where a replica has lost what it had, its next life confirms nothing
         // for the one before.
-        let stays = |wait: &Wait| {
-            shares.get(&wait.partition).is_some_and(|share| share.stage == Stage::Missing)
-        };
+        let stays = |wait: &Wait| shares.get(&wait.partition).is_some_and(|share| !share.follows());
         let mut done = Vec::new();
         while let Some(wait) = lane.waits.front().filter(|wait| wait.lsn <= acked && !stays(wait)) {
             done.push(wait.ticket);

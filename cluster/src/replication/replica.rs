@@ -137,7 +137,9 @@ impl Replicator {
                 let partition = self.topology.ring().of(shard.hash_of(key));
                 let covered = covers.is_some_and(|(_, all)| all.binary_search(&partition).is_ok());
                 // The topology may have changed since.
-                if covered && self.topology.owners(partition).primary() == Some(peer.node) {
+                let owners = self.topology.owners(partition);
+                let holds = self.me.is_some_and(|me| owners.position(me).is_some());
+                if covered && holds && owners.primary() == Some(peer.node) {
                     self.store(&Change::Item(record), shard, now)?;
                 }
             }

@@ -110,10 +110,10 @@ pub struct Replicator {
     pub(super) topology: Arc<Topology>,
     pub(super) settled: Revision,
     lease_until: Millis,
-    /// Before that only primaries answer reads: an invalidation is under way.
-    near_from: Millis,
     /// The clock when it was last read.
     clock: Millis,
+    /// Before that only primaries answer reads: an invalidation is under way.
+    near_from: Millis,
     /// Partitions whose primary this node became by a revision that is not settled.
     gained: Map<Partition, Revision>,
     /// What lies here of these is not to be read, and is being dropped.
@@ -158,8 +158,8 @@ impl Replicator {
             topology: Arc::new(Topology::default()),
             settled: Revision(0),
             lease_until: Millis(0),
-            near_from: Millis(0),
             clock: Millis(0),
+            near_from: Millis(0),
             gained: Map::default(),
             garbage: Set::default(),
             void: Set::default(),
@@ -452,7 +452,7 @@ impl Replicator {
                 if is_primary {
                     again.append(&mut keys);
                 } else {
-                    self.follow(partition, was.epoch, keys, complete, shard, now);
+                    self.follow(partition, was.epoch, keys, complete);
                 }
             }
             if is_primary {
@@ -539,12 +539,10 @@ impl Replicator {
         epoch: Epoch,
         uncertain: Vec<Again>,
         complete: bool,
-        shard: &mut Shard,
-        now: Now,
     ) {
         for (hash, key) in uncertain {
-            // Until the new primary has said what it is.
-            shard.unlink_key(&key, hash, now);
+            // Nobody reads it here until the new primary has said what it is. If
+            // this node leads again before, it has nothing better.
             self.asks.add(partition, hash, key);
         }
         if complete && !self.garbage.contains(&partition) {

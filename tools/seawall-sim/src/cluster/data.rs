@@ -178,6 +178,8 @@ pub struct Core {
     pub stale: Option<(Millis, Now)>,
     /// It does nothing until then.
     pub stalled_until: u64,
+    /// It drops what the node no longer holds.
+    purging: bool,
     reported: Revision,
     reported_at: u64,
     /// What it last held of the key that is watched.
@@ -216,6 +218,7 @@ impl Core {
             due: u64::MAX,
             stale: None,
             stalled_until: 0,
+            purging: false,
             reported: Revision(0),
             reported_at: 0,
             watched: None,
@@ -229,7 +232,7 @@ impl Core {
 
     /// Whether anything is still under way.
     pub fn is_idle(&self) -> bool {
-        self.waiting.is_empty() && self.away.is_empty() && self.tickets.is_empty()
+        self.waiting.is_empty() && self.away.is_empty() && self.tickets.is_empty() && !self.purging
     }
 
     /// In a word, for whoever looks why nothing moves.
@@ -360,7 +363,7 @@ impl Core {
             self.drop_answers(ticket);
         }
         self.replicator.tick(turn.clock_at_end);
-        self.replicator.upkeep(&mut self.shard, turn.now);
+        self.purging = self.replicator.upkeep(&mut self.shard, turn.now);
         self.take_effects(turn);
         self.answer(turn);
         self.connect(turn);
@@ -724,6 +727,11 @@ impl Core {
                 }
                 continue;
             };
+            if life != member.node.incarnation.0 {
+                // The greeting says so: another life than the one that is meant.
+                out.retry_at = at.at + RECONNECT_US;
+                continue;
+            }
             let acceptor = Place { who: Who { machine, life }, core: peer.core };
             let opener_peer = Peer { node: me, core: self.core };
             out.connecting = Some(turn.net.open(own, opener_peer, acceptor, *peer, at));

@@ -63,6 +63,9 @@ pub fn judge(mut world: World) -> Verdict {
         faults: world.faults.iter().map(ToString::to_string).collect(),
         violations: Vec::new(),
     };
+    if verdict.garbage > 0 {
+        violations.push(format!("{} links brought what makes no sense", verdict.garbage));
+    }
     if counters.unstored > 0 {
         violations.push(format!("{} records found no room", counters.unstored));
     }

@@ -549,6 +549,10 @@ impl World {
         if self.setup.log {
             eprintln!("{:>9} us  {command:?}: {outcome:?}", self.hub.at);
         }
+        if matches!(command, Command::Exclude { .. }) {
+            // A primary wanted to go on alone, and died: its word came late.
+            self.exempt_lost();
+        }
         let after = Arc::clone(self.coordinator.latest());
         for ((_, was), (_, is)) in before.partitions().zip(after.partitions()) {
             self.failovers += u64::from(was.primary().is_some() && was.primary() != is.primary());
@@ -792,7 +796,11 @@ impl World {
         for link in self.net.between(machine, machine) {
             self.net.reset(link, 20 * MS, &mut self.hub);
         }
-        // Which partitions have no living copy any more?
+        self.exempt_lost();
+    }
+
+    /// Partitions of which no copy lives that has everything, are not judged.
+    fn exempt_lost(&mut self) {
         let topology = Arc::clone(self.coordinator.latest());
         for (partition, owners) in topology.partitions() {
             let lives = |node: &NodeIndex| {
