@@ -356,6 +356,7 @@ fn a_refused_write_is_forgotten_when_its_node_hears_why() {
         cluster.turn();
     }
     assert!(cluster.nodes[1].replicator.counters().fenced > 0);
+    assert_eq!(cluster.route(0, &key, Access::Read), Route::Wait, "it knows as much by now");
     cluster.change(&up(0));
     cluster.settle();
     assert_eq!(cluster.value_at(0, &key).as_deref(), Some("old"));

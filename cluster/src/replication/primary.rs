@@ -117,7 +117,7 @@ impl Replicator {
     /// Every in-sync replica has everything up to there.
     pub(super) fn settled_lsn(&self) -> Lsn {
         let waits = self.lanes.values().filter_map(|lane| lane.waits.front());
-        let refused = self.refused.iter().map(|(_, lsn)| *lsn);
+        let refused = self.refused.values().flatten().copied();
         let first = waits.map(|wait| wait.lsn).chain(refused).min();
         Lsn(first.unwrap_or(self.log.next()).0 - 1)
     }
@@ -314,7 +314,7 @@ impl Replicator {
             !refused
         });
         if !answers.is_empty() {
-            self.refused.push((partition, lsn));
+            self.refused.entry(partition).or_default().push(lsn);
         }
         for (ticket, number) in answers {
             self.confirm(ticket, number);

@@ -133,8 +133,8 @@ pub struct Replicator {
     /// Replicas that are no copies any more, and may not know it.
     left: Map<Partition, Vec<Peer>>,
     /// Writes that a replica refused, as it knows a later owner. This core has
-    /// them, and who else does is not known.
-    pub(super) refused: Vec<(Partition, Lsn)>,
+    /// them, and who else does is not known: the partition is not served any more.
+    pub(super) refused: BTreeMap<Partition, Vec<Lsn>>,
     pub(super) sources: BTreeMap<Peer, Source>,
     /// Writes from primaries that are perhaps not everywhere, by key.
     pub(super) unsettled: Map<KeyHash, u32>,
@@ -170,7 +170,7 @@ impl Replicator {
             reigned: Map::default(),
             lanes: BTreeMap::new(),
             left: Map::default(),
-            refused: Vec::new(),
+            refused: BTreeMap::new(),
             sources: BTreeMap::new(),
             unsettled: Map::default(),
             asks: Asks::default(),
@@ -220,6 +220,7 @@ impl Replicator {
         if primary == me {
             let taking_over = !self.gained.is_empty() && self.gained.contains_key(&partition)
                 || !self.garbage.is_empty() && self.garbage.contains(&partition)
+                || !self.refused.is_empty() && self.refused.contains_key(&partition)
                 || access == Access::Write
                     && !self.paused.is_empty()
                     && self.paused.contains_key(&partition);
@@ -502,12 +503,7 @@ impl Replicator {
         self.left.remove(&partition);
         let mut uncertain: Vec<Lsn> = Vec::new();
         let mut answers = Vec::new();
-        self.refused.retain(|(of, lsn)| {
-            if *of == partition {
-                uncertain.push(*lsn);
-            }
-            *of != partition
-        });
+        uncertain.extend(self.refused.remove(&partition).into_iter().flatten());
         for lane in self.lanes.values_mut() {
             lane.shares.remove(&partition);
             lane.waits.retain(|wait| {

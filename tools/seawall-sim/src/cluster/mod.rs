@@ -16,6 +16,7 @@
 //! | [`faults`] | what goes wrong |
 //! | [`clients`] | who asks, and what they saw |
 //! | [`judge`] | whether that may be |
+//! | [`scale`] | the control plane of a thousand nodes |
 
 mod clients;
 mod coordinator;
@@ -26,6 +27,7 @@ mod judge;
 mod machine;
 mod network;
 mod random;
+mod scale;
 mod wire;
 mod world;
 
@@ -65,6 +67,10 @@ pub struct ClusterOptions {
     /// What goes wrong.
     #[arg(long, value_enum, value_delimiter = ',', default_value = "all", value_name = "KIND,...")]
     faults: Vec<FaultKind>,
+    /// Instead: the control plane of so many nodes and 65,536 partitions, without
+    /// data. How large, how chatty, and how fast when nodes die or join.
+    #[arg(long, value_name = "NODES", value_parser = clap::value_parser!(u64).range(4..=4096))]
+    scale: Option<u64>,
     /// Write the verdict of every seed to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -127,6 +133,9 @@ fn run(options: &ClusterOptions, seed: u64) -> Verdict {
 
 /// Runs all seeds; true if nothing is violated.
 pub fn simulate(options: &ClusterOptions) -> Result<bool> {
+    if let Some(nodes) = options.scale {
+        return scale::run(nodes as usize, options.copies);
+    }
     ensure!(u64::from(options.copies) <= options.nodes, "there are fewer nodes than copies");
     let seeds = if options.seed.is_some() && options.seeds == 100 { 1 } else { options.seeds };
     let first = options.seed.unwrap_or(1);
@@ -192,4 +201,82 @@ fn print_totals(verdicts: &[Verdict]) {
     );
     println!("whole again after        {} ms at most", thousands(whole.unwrap_or(0)));
     println!("seeds with violations    {}", failed.count());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Command {
+        #[command(flatten)]
+        options: ClusterOptions,
+    }
+
+    fn options(line: &str) -> ClusterOptions {
+        Command::parse_from(std::iter::once("test").chain(line.split_whitespace())).options
+    }
+
+    fn assert_good(line: &str, seeds: std::ops::Range<u64>) {
+        let options = options(line);
+        for seed in seeds {
+            let verdict = run(&options, seed);
+            let violations = verdict.violations.join("\n");
+            assert!(verdict.violations.is_empty(), "seed {seed} with {line}:\n{violations}");
+        }
+    }
+
+    #[test]
+    fn a_seed_is_one_run() {
+        for line in ["", "--nodes 5 --copies 3 --cores 2"] {
+            let options = options(line);
+            let (once, again, other) = (run(&options, 7), run(&options, 7), run(&options, 8));
+            assert_eq!(once.trace, again.trace);
+            assert_eq!(once.operations, again.operations);
+            assert_ne!(once.trace, other.trace);
+        }
+    }
+
+    #[test]
+    fn nothing_is_lost_or_unknown_without_faults() {
+        let options = options("--faults none --duration-ms 1500");
+        for seed in 0..10 {
+            let verdict = run(&options, seed);
+            assert!(verdict.violations.is_empty(), "{}", verdict.violations.join("\n"));
+            assert_eq!((verdict.unknown, verdict.refused, verdict.exempt), (0, 0, 0));
+            assert!(verdict.acknowledged > 50);
+        }
+    }
+
+    #[test]
+    fn two_copies_keep_every_promise() {
+        assert_good("--duration-ms 2500", 0..120);
+    }
+
+    #[test]
+    fn three_copies_keep_every_promise() {
+        assert_good("--duration-ms 2500 --copies 3", 1_000..1_060);
+    }
+
+    #[test]
+    fn several_cores_keep_every_promise() {
+        assert_good("--duration-ms 2500 --cores 2 --nodes 4", 2_000..2_060);
+    }
+
+    /// Each of these seeds once showed a bug.
+    #[test]
+    fn what_was_found_stays_found() {
+        for (line, seed) in [
+            ("", 1_007),
+            ("", 1_141),
+            ("", 1_244),
+            ("--cores 2", 8_003),
+            ("--cores 2", 8_072),
+            ("--cores 2", 8_164),
+            ("--nodes 5", 6_335),
+        ] {
+            assert_good(line, seed..seed + 1);
+        }
+    }
 }
