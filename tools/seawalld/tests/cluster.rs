@@ -49,6 +49,11 @@ impl Cluster {
             PARTITIONS,
             "--pin-cores",
             "no",
+            // A busy machine may take its time to notice a death.
+            "--cluster-patience-ms",
+            "30000",
+            "--drain-seconds",
+            "30",
         ];
         args.extend(self.extra.iter().map(String::as_str));
         self.nodes[node] = Some(Daemon::start(&args));

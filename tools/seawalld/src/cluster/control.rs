@@ -79,6 +79,7 @@ impl Starting {
             link_bytes_max: config.link_bytes_max,
             frame_bytes_max: config.frame_bytes_max,
         };
+        let patience = config.patience_ms;
         let make = move |core: u32, cores: u32| {
             let limits = Limits {
                 log_bytes_max: (config.log_bytes_max as usize / cores as usize).min(64 << 20),
@@ -88,7 +89,8 @@ impl Starting {
                 ..Limits::default()
             };
             let (standing, sender) = (standing.clone(), sender.clone());
-            let peering = CorePeering::new(limits, incarnation, core, cores, standing, sender);
+            let peering =
+                CorePeering::new(limits, incarnation, core, cores, patience, standing, sender);
             Box::new(peering) as Box<dyn net::peering::Peering>
         };
         PeeringFactory { make: Arc::new(make), limits }

@@ -17,9 +17,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::sync::mpsc::UnboundedSender;
 
-/// A node without a lease for so long refuses at once instead of waiting.
-const LEASELESS_MS_MAX: u64 = 1_000;
-/// What clients are told then.
+/// What clients are told when the node has been without a lease for longer than a
+/// request would wait.
 const NO_MAJORITY: &str = "this node cannot reach the cluster's majority";
 
 /// The node's clock, the same for all of its threads: the time since the machine
@@ -145,18 +144,21 @@ pub struct CorePeering {
     used: Cell<bool>,
     /// Since when there has been no lease.
     leaseless_since: Millis,
+    /// How long a request waits for a node, in milliseconds.
+    patience_ms: u64,
     completed: VecDeque<(u64, Vec<u32>)>,
     /// What a link brought made no sense.
     garbage: bool,
 }
 
 impl CorePeering {
-    /// For one core.
+    /// For one core. Requests wait at most `patience_ms` for a node.
     pub fn new(
         limits: Limits,
         incarnation: Incarnation,
         core: u32,
         cores: u32,
+        patience_ms: u64,
         standing: Arc<Standing>,
         reports: UnboundedSender<Report>,
     ) -> CorePeering {
@@ -169,6 +171,7 @@ impl CorePeering {
             now,
             used: Cell::new(false),
             leaseless_since: now,
+            patience_ms,
             completed: VecDeque::new(),
             garbage: false,
         }
@@ -234,7 +237,7 @@ impl Peering for CorePeering {
                 self.used.set(true);
                 NetRoute::Here
             }
-            _ if self.now.since(self.leaseless_since) > LEASELESS_MS_MAX => {
+            _ if self.now.since(self.leaseless_since) > self.patience_ms => {
                 NetRoute::Refuse(NO_MAJORITY)
             }
             Route::At(node) => {
