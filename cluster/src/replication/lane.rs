@@ -150,12 +150,15 @@ pub(super) struct Lane {
     pub held: Revision,
     /// What the replica asks about partitions that this node does not lead yet.
     pub questions: Vec<(Partition, Box<[u8]>)>,
-    /// To be sent before all else.
-    pub answers: Vec<u8>,
     /// It was told that everything up to there is where it must be.
     pub settled: Lsn,
     /// It is time to tell it.
     pub tell_settled: bool,
+    /// The link is new: the replica is told what was invalidated meanwhile.
+    pub tell_generations: bool,
+    /// Some partition may be on its way to be in sync. Whatever may set one on
+    /// this way raises it, so that all need not be looked at in every turn.
+    pub unfinished: bool,
 }
 
 impl Lane {
@@ -175,10 +178,20 @@ impl Lane {
             broken: false,
             held: Revision(0),
             questions: Vec::new(),
-            answers: Vec::new(),
             settled: Lsn(0),
             tell_settled: false,
+            tell_generations: false,
+            unfinished: true,
         }
+    }
+
+    /// Looks whether some partition is on its way to be in sync.
+    pub fn look(&mut self) {
+        let way = |share: &Share| {
+            let stage = share.stage;
+            matches!(stage, Stage::Missing | Stage::Filling | Stage::Behind | Stage::Joining(_))
+        };
+        self.unfinished = self.unfinished && self.shares.values().any(way);
     }
 
     /// Whether a write at `lsn` goes to this replica.
@@ -194,10 +207,10 @@ impl Lane {
 
     /// The link begins or ends: what was under way on it is lost.
     pub fn reset_link(&mut self) {
+        self.unfinished = true;
         self.open = false;
         self.held = Revision(0);
         self.questions.clear();
-        self.answers.clear();
         self.settled = Lsn(0);
         if self.fill.take().is_some() {
             for share in self.shares.values_mut() {
@@ -211,6 +224,7 @@ impl Lane {
     /// The log no longer holds what the replica has not got, or the replica has
     /// lost what it had: all that builds on it is missing.
     pub fn lose_all(&mut self, revision: Revision) {
+        self.unfinished = true;
         self.fill = None;
         self.shares.values_mut().for_each(|share| share.lose(revision));
     }

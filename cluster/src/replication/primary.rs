@@ -47,14 +47,15 @@ impl Replicator {
             && !lane.broken
             && (lane.cursor < self.log.next()
                 || lane.tell_settled
-                || !lane.answers.is_empty()
+                || lane.tell_generations
                 || lane.fill.as_ref().is_some_and(|fill| fill.ended.is_none())
                 || self.wants_fill(lane)
-                || lane.shares.values().any(|share| may_join(share, lane.held)))
+                || lane.unfinished && lane.shares.values().any(|share| may_join(share, lane.held)))
     }
 
     fn wants_fill(&self, lane: &Lane) -> bool {
-        lane.fill.is_none()
+        lane.unfinished
+            && lane.fill.is_none()
             && lane.held >= self.topology.revision()
             && lane.shares.values().any(|share| share.stage == Stage::Missing)
     }
@@ -66,7 +67,9 @@ impl Replicator {
             return false;
         }
         let start = out.len();
-        out.append(&mut lane.answers);
+        if core::mem::take(&mut lane.tell_generations) {
+            put(&Message::Generations(shard.generations()), out);
+        }
         let most = start + self.limits.send_bytes_max;
         let their_cores =
             u32::from(self.topology.member(peer.node).map_or(1, |member| member.node.cores.max(1)));
@@ -97,7 +100,7 @@ impl Replicator {
             lane.tell_settled = false;
             put(&Message::Mark { lsn: sent, settled }, out);
         }
-        if caught_up {
+        if caught_up && lane.unfinished {
             let held = lane.held;
             for share in lane.shares.values_mut().filter(|share| may_join(share, held)) {
                 // From the next write on, all wait for it.
@@ -105,6 +108,9 @@ impl Replicator {
             }
         }
         self.report_joined(peer);
+        if let Some(lane) = self.lanes.get_mut(&peer) {
+            lane.look();
+        }
         self.has_news(peer)
     }
 
@@ -180,7 +186,7 @@ impl Replicator {
 
     /// Partitions whose last gap is closed.
     fn report_joined(&mut self, peer: Peer) {
-        let Some(lane) = self.lanes.get_mut(&peer) else { return };
+        let Some(lane) = self.lanes.get_mut(&peer).filter(|lane| lane.unfinished) else { return };
         let mut joined = Vec::new();
         for (partition, share) in &mut lane.shares {
             if let Stage::Joining(need) = share.stage
@@ -208,18 +214,13 @@ impl Replicator {
                     if !self.opened(peer, incarnation, lsn) {
                         return false;
                     }
-                    // What was invalidated while it was away.
-                    let generations = shard.generations();
-                    let lane = self.lanes.get_mut(&peer).filter(|_| !generations.is_empty());
-                    if let Some(lane) = lane {
-                        put(&Message::Generations(generations), &mut lane.answers);
-                    }
                 }
                 Message::Ack { lsn } => self.acked(peer, lsn),
                 Message::Filled { fill } => {
                     let Some(lane) = self.lanes.get_mut(&peer) else { continue };
                     if lane.fill.as_ref().is_some_and(|own| own.number == fill) {
                         lane.fill = None;
+                        lane.unfinished = true;
                         for share in lane.shares.values_mut() {
                             if share.stage == Stage::Filling {
                                 share.stage = Stage::Behind;
@@ -256,6 +257,8 @@ impl Replicator {
         let (first, next) = (self.log.first(), self.log.next());
         let Some(lane) = self.lanes.get_mut(&peer) else { return false };
         lane.open = true;
+        lane.unfinished = true;
+        lane.tell_generations = true;
         let needs = |share: &Share| {
             if share.rewound { share.from } else { share.from.max(lsn.next()) }
         };
@@ -347,6 +350,7 @@ impl Replicator {
         let (first, topology) = (self.log.first(), &self.topology);
         let Some(lane) = self.lanes.get_mut(&peer) else { return };
         lane.held = lane.held.max(revision);
+        lane.unfinished = true;
         let mut went_back = false;
         for (partition, epoch) in partitions {
             let Some(share) = lane.shares.get_mut(partition) else { continue };
@@ -372,6 +376,7 @@ impl Replicator {
     fn lacks(&mut self, peer: Peer, partitions: &[Partition]) {
         let revision = self.topology.revision();
         let Some(lane) = self.lanes.get_mut(&peer) else { return };
+        lane.unfinished = true;
         for partition in partitions {
             let Some(share) = lane.shares.get_mut(partition) else { continue };
             match share.stage {

@@ -473,6 +473,7 @@ impl Replicator {
             }
         }
         self.sort_out(&led_by_others, &mut again);
+        self.lanes.values_mut().for_each(|lane| lane.unfinished = true);
         self.append_again(again, shard, now);
         self.release();
         self.drop_lost_lanes();

@@ -116,6 +116,8 @@ pub struct Peers {
     pass: Vec<Place>,
     tickets: HashMap<u64, Vec<Place>>,
     finished: Vec<Finished>,
+    // Boxes, because they travel as such.
+    #[allow(clippy::vec_box)]
     spare: Vec<Box<Batch>>,
 }
 

@@ -113,8 +113,11 @@ pub fn put_request(id: u64, hash: KeyHash, request: &Request<'_>, out: &mut Vec<
     out.extend_from_slice(request.value);
 }
 
-/// Takes the first request; what follows it comes with it. `None`: garbage.
-pub fn take_request(input: &[u8]) -> Option<((u64, KeyHash, Request<'_>), &[u8])> {
+/// What was taken from the front, and what follows it. `None`: garbage.
+pub type Taken<'a, T> = Option<(T, &'a [u8])>;
+
+/// Takes the first request.
+pub fn take_request(input: &[u8]) -> Taken<'_, (u64, KeyHash, Request<'_>)> {
     let (head, rest): (Head, _) = postcard::take_from_bytes(input).ok()?;
     let (key, rest) = rest.split_at_checked(head.key_bytes as usize)?;
     let (flags, rest) = rest.split_at_checked(head.flags_bytes as usize)?;
@@ -133,8 +136,8 @@ pub fn put_answer(id: u64, status: Status, bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
-/// Takes the first answer. `None`: garbage.
-pub fn take_answer(input: &[u8]) -> Option<((u64, Status, &[u8]), &[u8])> {
+/// Takes the first answer.
+pub fn take_answer(input: &[u8]) -> Taken<'_, (u64, Status, &[u8])> {
     let (id, rest) = input.split_first_chunk::<8>()?;
     let (status, rest) = rest.split_first()?;
     let (length, rest) = rest.split_first_chunk::<4>()?;

@@ -193,6 +193,8 @@ impl<B: Backend> Reactor<B> {
             End::Accepted => peers.accepted(peer, token),
         };
         self.core.peers = Some(peers);
+        // With a cipher the first frames may have come with the handshake.
+        self.run_backlog(token.index);
         self.note_output(token.index);
         // A peer has one link each way; a new one means that the old is dead.
         if let Some(before) = before

@@ -91,6 +91,27 @@ pub enum Command {
         #[arg(long)]
         read_only: bool,
     },
+    /// Show the cluster: its nodes, and how the partitions stand.
+    Ring,
+    /// Empty a node of the cluster: others take over its copies while it serves.
+    Drain {
+        /// Its name, as `ring` shows it.
+        node: String,
+        /// Give it partitions again.
+        #[arg(long)]
+        undo: bool,
+        /// Do not wait until it is empty.
+        #[arg(long)]
+        no_wait: bool,
+        /// How long to wait, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
+        patience: u64,
+    },
+    /// Take an empty node out of the cluster for good.
+    Forget {
+        /// Its name, as `ring` shows it.
+        node: String,
+    },
     /// Write a snapshot now and wait for it.
     Snapshot {
         /// Do not wait.

@@ -22,6 +22,8 @@ use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
+use cluster::change::Command;
+use cluster::topology::NodeIndex;
 use engine::Now;
 use net::control::ControlOp;
 use serde_json::{Value, json};
@@ -40,6 +42,8 @@ pub fn router(server: Arc<Server>) -> Router {
         .route("/hot", get(hot))
         .route("/topology", get(topology))
         .route("/ring", get(ring))
+        .route("/drain", post(drain))
+        .route("/forget", post(forget))
         .route("/snapshot", get(snapshot).post(start_snapshot))
         .route("/invalidate", post(invalidate))
         .route("/flush", post(flush))
@@ -95,11 +99,47 @@ async fn hot(State(server): Shared) -> Result<Json<Value>, Response> {
     waiting(&server, Server::hot_json).await.map(Json)
 }
 
-async fn ring(State(server): State<Arc<Server>>) -> Response {
+async fn ring(State(server): Shared) -> Response {
     match server.ring_json() {
         Some(ring) => Json(ring).into_response(),
         None => (StatusCode::NOT_FOUND, "this node belongs to no cluster\n").into_response(),
     }
+}
+
+/// A node of the cluster, and what else was given.
+async fn change(
+    server: &Arc<Server>,
+    query: Option<String>,
+    command: impl FnOnce(NodeIndex, bool) -> Command,
+) -> Result<Json<Value>, Response> {
+    let refuse = |status, text: String| (status, text).into_response();
+    let (mut name, mut on) = (None, true);
+    for (key, value) in form_urlencoded::parse(query.unwrap_or_default().as_bytes()) {
+        match (&*key, &*value) {
+            ("node", node) => name = Some(node.to_owned()),
+            ("on", "true") => on = true,
+            ("on", "false") => on = false,
+            (other, _) => {
+                let text = format!("unknown parameter {other:?}; there are node and on\n");
+                return Err(refuse(StatusCode::BAD_REQUEST, text));
+            }
+        }
+    }
+    let Some(name) = name else {
+        return Err(refuse(StatusCode::BAD_REQUEST, "which node? give ?node=NAME\n".into()));
+    };
+    match server.change_node(&name, |node| command(node, on)).await {
+        Ok(()) => Ok(Json(json!({ "node": name, "done": true }))),
+        Err(why) => Err(refuse(StatusCode::CONFLICT, format!("{why}\n"))),
+    }
+}
+
+async fn drain(State(server): Shared, RawQuery(query): RawQuery) -> Result<Json<Value>, Response> {
+    change(&server, query, |node, on| Command::Drain { node, on }).await
+}
+
+async fn forget(State(server): Shared, RawQuery(query): RawQuery) -> Result<Json<Value>, Response> {
+    change(&server, query, |node, _| Command::Leave { node }).await
 }
 
 async fn topology(State(server): Shared) -> Json<Value> {

@@ -12,6 +12,8 @@ use crate::settings::{Config, Effective, value};
 use crate::storage::snapshot::{self, Progress, Report, Shards, State};
 use crate::storage::{Mode, Storage};
 use anyhow::{Context, Result, bail};
+use cluster::change::Command;
+use cluster::topology::NodeIndex;
 use engine::{Eviction, HashSeed, KeyHash, Now, Shard, ShardConfig, ShardStats};
 use net::auth::Users;
 use net::control::{ControlAnswer, ControlOp};
@@ -243,6 +245,18 @@ impl Server {
             ControlAnswer::Failed(why) => Err(why),
             _ => Ok(()),
         }
+    }
+
+    /// Changes what the cluster does with a node, or says why not.
+    pub async fn change_node(
+        &self,
+        name: &str,
+        command: impl FnOnce(NodeIndex) -> Command,
+    ) -> Result<(), String> {
+        let Some(cluster) = self.cluster.get() else {
+            return Err("this node belongs to no cluster".into());
+        };
+        cluster.shared().change_node(name, command).await
     }
 
     /// `GET /ring`; none without a cluster.
@@ -612,6 +626,9 @@ impl Server {
             ("version", env!("CARGO_PKG_VERSION")),
             ("backend", self.node.cores()[0].backend.name()),
         ];
+        if let Some(cluster) = self.cluster.get() {
+            crate::cluster::add_metrics(cluster.shared(), &mut page)?;
+        }
         page.add("seawall_info", Type::Gauge, "What runs here.", &info, 1);
         Ok(page.finish())
     }

@@ -5,11 +5,13 @@ mod config;
 mod dump;
 mod hot;
 mod invalidate;
+mod ring;
 mod snapshot;
 mod stats;
 mod top;
 
 use std::io::Write;
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -34,6 +36,12 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<u8, CtlError> {
             config::run(&admin, *changed, filter.as_deref(), cli.json, out)?;
         }
         Command::Check { read_only } => return check::run(cli, &admin, *read_only, out),
+        Command::Ring => ring::run(&admin, cli.json, out)?,
+        Command::Drain { node, undo, no_wait, patience } => {
+            let wait = (!no_wait).then(|| Duration::from_secs(*patience));
+            return ring::drain(&admin, node, *undo, wait, cli.json, out);
+        }
+        Command::Forget { node } => ring::forget(&admin, node, cli.json, out)?,
         Command::Snapshot { no_wait, status } => {
             return snapshot::run(&admin, !no_wait, *status, cli.json, out);
         }

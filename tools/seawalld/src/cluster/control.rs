@@ -10,7 +10,7 @@ use super::links::{self, Links};
 use crate::server::say;
 use crate::settings::{ClusterConfig, Coordinator as Choice};
 use anyhow::{Context, Result};
-use cluster::change::Command;
+use cluster::change::{Command, Outcome, Refusal};
 use cluster::member::Beat;
 use cluster::node::{Control, Effect, Report as NodeReport, Tell};
 use cluster::planning::HandOverRequest;
@@ -402,6 +402,26 @@ impl Shared {
         spawn(async move {
             let _ = shared.coordinator.append(command).await;
         });
+    }
+
+    /// Changes what the cluster does with a node, or says why not.
+    pub async fn change_node(
+        &self,
+        name: &str,
+        command: impl FnOnce(NodeIndex) -> Command,
+    ) -> Result<(), String> {
+        let Some((node, _)) = self.topology().named(name).map(|(node, member)| (node, member.up))
+        else {
+            return Err(format!("the cluster has no node {name:?}"));
+        };
+        match self.coordinator.append(command(node)).await {
+            Ok(Outcome::Applied(_) | Outcome::Refused(Refusal::Superseded)) => Ok(()),
+            Ok(Outcome::Refused(Refusal::NotEmpty)) => {
+                Err(format!("{name} still holds partitions: drain it first"))
+            }
+            Ok(Outcome::Refused(refusal)) => Err(format!("refused: {refusal:?}")),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     /// The keeper asks this node to hand partitions over.

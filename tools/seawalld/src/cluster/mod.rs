@@ -9,16 +9,19 @@
 //! | `links.rs` | links to and from other nodes' cores |
 //! | `cipher.rs` | TLS on such a link |
 //! | `spread.rs` | invalidations of the whole cluster |
+//! | `counted.rs` | its metrics |
 //! | `shown.rs` | what clients and operators see of it |
 
 mod cipher;
 mod control;
 mod core;
+mod counted;
 mod keeper;
 mod links;
 mod shown;
 mod spread;
 
 pub use control::{Cluster, Starting};
+pub use counted::add as add_metrics;
 pub use shown::ring;
 pub use spread::run as run_everywhere;

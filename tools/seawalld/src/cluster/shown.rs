@@ -7,6 +7,9 @@ use net::core::ClusterText;
 use serde_json::{Value, json};
 use std::net::ToSocketAddrs;
 
+/// Pieces of the ring that are shown one by one.
+const ARCS: usize = 64;
+
 /// What `config get cluster` and `topology` answer.
 pub fn texts(topology: &Topology) -> ClusterText {
     let mut nodes = String::new();
@@ -41,19 +44,28 @@ pub fn ring(shared: &Shared) -> Value {
     let (mut primaries, mut copies, mut filling) =
         (vec![0u32; slots], vec![0u32; slots], vec![0u32; slots]);
     let (mut whole, mut lacking, mut without) = (0u32, 0u32, 0u32);
-    for (_, owners) in topology.partitions() {
+    let all = topology.partitions().count();
+    let mut arcs = vec!["whole"; ARCS];
+    for (partition, owners) in topology.partitions() {
+        let arc = &mut arcs[partition.0 as usize * ARCS / all];
         let live = owners.copies().iter().filter(|node| topology.is_up(**node)).count();
+        let wanted = usize::from(topology.copies_wanted());
         match owners.primary() {
-            Some(primary) if topology.is_up(primary) => {
-                if owners.in_sync() >= u32::from(topology.copies_wanted())
-                    && live >= usize::from(topology.copies_wanted())
-                {
-                    whole += 1;
-                } else {
-                    lacking += 1;
+            Some(primary) if !topology.is_up(primary) => {
+                without += 1;
+                *arc = "unavailable";
+            }
+            None => {
+                without += 1;
+                *arc = "unavailable";
+            }
+            Some(_) if owners.in_sync() as usize >= wanted && live >= wanted => whole += 1,
+            Some(_) => {
+                lacking += 1;
+                if *arc == "whole" {
+                    *arc = "lacking";
                 }
             }
-            _ => without += 1,
         }
         for (at, node) in owners.copies().iter().enumerate() {
             let slot = usize::from(node.0);
@@ -92,7 +104,8 @@ pub fn ring(shared: &Shared) -> Value {
         "settled": settled.0,
         "leased": leased,
         "copies": topology.copies_wanted(),
-        "partitions": { "all": topology.partitions().count(), "whole": whole, "lacking": lacking, "unavailable": without },
+        "arcs": arcs,
+        "partitions": { "all": all, "whole": whole, "lacking": lacking, "unavailable": without },
         "nodes": nodes,
         "links": links,
         "links_wanted": links_wanted,

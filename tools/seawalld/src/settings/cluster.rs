@@ -124,7 +124,7 @@ impl ClusterConfig {
             },
         };
         let keepers = rows.number("cluster.keepers");
-        if keepers % 2 == 0 {
+        if keepers.is_multiple_of(2) {
             problems.push(rows.problem(
                 "cluster.keepers",
                 format!(

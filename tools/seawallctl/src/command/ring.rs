@@ -1,0 +1,183 @@
+//! `seawallctl ring`, `drain`, `forget`: the cluster as this node sees it.
+
+use std::io::Write;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::print_json;
+use crate::admin::{Admin, count, list, text};
+use crate::error::CtlError;
+use crate::format;
+use crate::table::{Align, Table};
+
+/// Between two looks at a node that is being emptied.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// Shows the nodes, and how the partitions stand around the ring.
+pub(super) fn run(admin: &Admin, json: bool, out: &mut dyn Write) -> Result<(), CtlError> {
+    let ring = admin.get_json("/ring")?;
+    if json {
+        return print_json(&ring, out);
+    }
+    let coordinator = &ring["coordinator"];
+    writeln!(
+        out,
+        "cluster {}, revision {}, {} copies, seen from {}",
+        text(&ring, "cluster"),
+        text(&ring, "revision"),
+        text(&ring, "copies"),
+        text(&ring, "node")
+    )?;
+    let leader = text(coordinator, "leader");
+    writeln!(
+        out,
+        "coordinator {}: {}, {}",
+        text(coordinator, "kind"),
+        if leader.is_empty() { "nobody leads".into() } else { format!("{leader} leads") },
+        if coordinator["quorum"] == true { "a majority answers" } else { "NO MAJORITY" },
+    )?;
+    for (name, words) in [("disk_error", "disk"), ("waits_for", "waiting for")] {
+        let value = text(coordinator, name);
+        if !value.is_empty() {
+            writeln!(out, "{words}: {value}")?;
+        }
+    }
+    if ring["leased"] != true {
+        writeln!(out, "this node has no lease: it answers no request")?;
+    }
+    writeln!(out)?;
+    picture(&ring, out)?;
+    writeln!(out)?;
+    let mut table = Table::new([
+        ("node", Align::Left),
+        ("state", Align::Left),
+        ("leads", Align::Right),
+        ("in sync", Align::Right),
+        ("filling", Align::Right),
+        ("weight", Align::Right),
+        ("cores", Align::Right),
+        ("zone", Align::Left),
+        ("address", Align::Left),
+    ]);
+    for node in list(&ring, "nodes") {
+        let state = match (node["up"] == true, node["draining"] == true) {
+            (true, false) => "up",
+            (true, true) => "up, emptied",
+            (false, false) => "DOWN",
+            (false, true) => "DOWN, emptied",
+        };
+        let number = |name| format::grouped(count(node, name));
+        table.row(vec![
+            text(node, "name"),
+            state.into(),
+            number("primaries"),
+            number("in_sync"),
+            number("filling"),
+            number("weight"),
+            number("cores"),
+            text(node, "zone"),
+            text(node, "address"),
+        ]);
+    }
+    Ok(table.write(out)?)
+}
+
+/// One cell an arc of the ring: whole, lacking copies, or without a live one.
+fn picture(ring: &Value, out: &mut dyn Write) -> Result<(), CtlError> {
+    let partitions = &ring["partitions"];
+    let arcs: String = list(ring, "arcs")
+        .iter()
+        .map(|arc| match arc.as_str() {
+            Some("whole") => '█',
+            Some("lacking") => '▒',
+            _ => '·',
+        })
+        .collect();
+    let number = |name| format::grouped(count(partitions, name));
+    writeln!(out, "ring  {arcs}")?;
+    writeln!(
+        out,
+        "      █ {} of {} partitions whole   ▒ {} lack copies   · {} without a live node",
+        number("whole"),
+        number("all"),
+        number("lacking"),
+        number("unavailable")
+    )?;
+    Ok(())
+}
+
+/// Empties a node, or no longer, and waits for it if asked.
+pub(super) fn drain(
+    admin: &Admin,
+    node: &str,
+    undo: bool,
+    wait: Option<Duration>,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<u8, CtlError> {
+    let answer = admin.post_json(&format!("/drain?node={}&on={}", encoded(node), !undo))?;
+    let Some(patience) = wait.filter(|_| !undo) else {
+        if json {
+            print_json(&answer, out)?;
+        } else {
+            writeln!(
+                out,
+                "{node} {}",
+                if undo { "gets partitions again" } else { "is being emptied" }
+            )?;
+        }
+        return Ok(0);
+    };
+    let deadline = Instant::now() + patience;
+    let mut said = None;
+    loop {
+        let ring = admin.get_json("/ring")?;
+        let found = list(&ring, "nodes").iter().find(|found| text(found, "name") == node);
+        let held = found.map_or(0, |node| count(node, "in_sync") + count(node, "filling"));
+        if held == 0 {
+            if json {
+                print_json(&answer, out)?;
+            } else {
+                writeln!(out, "{node} is empty; it can be stopped")?;
+            }
+            return Ok(0);
+        }
+        if !json && said != Some(held) {
+            said = Some(held);
+            writeln!(out, "{node} holds {} copies", format::grouped(held))?;
+            out.flush()?;
+        }
+        if Instant::now() >= deadline {
+            writeln!(out, "{node} still holds {} copies", format::grouped(held))?;
+            return Ok(1);
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Takes an empty node out of the cluster for good.
+pub(super) fn forget(
+    admin: &Admin,
+    node: &str,
+    json: bool,
+    out: &mut dyn Write,
+) -> Result<(), CtlError> {
+    let answer = admin.post_json(&format!("/forget?node={}", encoded(node)))?;
+    if json {
+        return print_json(&answer, out);
+    }
+    Ok(writeln!(out, "{node} is no part of the cluster any more")?)
+}
+
+/// A name as it stands in a URL.
+fn encoded(name: &str) -> String {
+    name.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => {
+                char::from(byte).to_string()
+            }
+            other => format!("%{other:02X}"),
+        })
+        .collect()
+}

@@ -1,0 +1,124 @@
+//! The cluster in `/metrics`.
+
+use super::control::Shared;
+use super::core::CorePeering;
+use crate::metrics::{Page, Type};
+use cluster::replication::Counters;
+use std::time::Duration;
+
+/// How long a core may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// One core's numbers.
+struct CoreCounts {
+    counters: Counters,
+    log_bytes: usize,
+    parked: usize,
+    away: usize,
+    waiting: usize,
+}
+
+/// Adds the cluster's samples. Waits for the cores: not for the control thread.
+pub fn add(shared: &Shared, page: &mut Page) -> anyhow::Result<()> {
+    let topology = shared.topology();
+    let (leased, settled) = shared.standing();
+    let health = shared.health();
+    let (links, wanted) = shared.links.counts(shared.cores);
+    let gauges: [(&str, &str, u64); 9] = [
+        ("seawall_cluster_revision", "Revision of the topology.", topology.revision().0),
+        ("seawall_cluster_settled", "Revision that nobody can act against.", settled.0),
+        ("seawall_cluster_leased", "The node may serve.", leased.into()),
+        (
+            "seawall_cluster_quorum",
+            "A majority of keepers answers.",
+            health.quorum_reachable.into(),
+        ),
+        ("seawall_cluster_leads", "The node keeps the cluster.", health.leads.into()),
+        ("seawall_cluster_nodes", "Nodes of the cluster.", topology.nodes().count() as u64),
+        (
+            "seawall_cluster_nodes_up",
+            "Nodes that are up.",
+            topology.nodes().filter(|(_, member)| member.up).count() as u64,
+        ),
+        ("seawall_cluster_links", "Links to other nodes that stand.", links as u64),
+        ("seawall_cluster_links_wanted", "Links that there should be.", wanted as u64),
+    ];
+    for (name, help, value) in gauges {
+        page.add(name, Type::Gauge, help, &[], value);
+    }
+    let mut cores = Vec::new();
+    for core in 0..shared.cores {
+        let counts = shared.node().on_core(u32::from(core), PATIENCE, |core| {
+            let peers = core.peers.as_mut()?;
+            let (parked, away, waiting) = (peers.parked(), peers.away(), peers.waiting());
+            let peering = peers.peering.as_any().downcast_mut::<CorePeering>()?;
+            let replicator = peering.replicator();
+            let (counters, log_bytes) = (replicator.counters(), replicator.log_bytes());
+            Some(CoreCounts { counters, log_bytes, parked, away, waiting })
+        })?;
+        cores.extend(counts);
+    }
+    type Get = fn(&CoreCounts) -> u64;
+    let series: [(&str, Type, &str, Get); 13] = [
+        ("seawall_replication_logged_total", Type::Counter, "Writes put into the log.", |c| {
+            c.counters.logged
+        }),
+        ("seawall_replication_applied_total", Type::Counter, "Writes taken from primaries.", |c| {
+            c.counters.applied
+        }),
+        (
+            "seawall_replication_fenced_total",
+            Type::Counter,
+            "Writes refused as from a past owner.",
+            |c| c.counters.fenced,
+        ),
+        (
+            "seawall_replication_unstored_total",
+            Type::Counter,
+            "Records that found no memory here.",
+            |c| c.counters.unstored,
+        ),
+        (
+            "seawall_replication_unknown_total",
+            Type::Counter,
+            "Writes whose outcome nobody knows.",
+            |c| c.counters.unknown,
+        ),
+        ("seawall_replication_fills_total", Type::Counter, "Fills of replicas begun.", |c| {
+            c.counters.fills
+        }),
+        ("seawall_replication_filled_items_total", Type::Counter, "Items sent in fills.", |c| {
+            c.counters.filled_items
+        }),
+        (
+            "seawall_replication_resumed_total",
+            Type::Counter,
+            "Replicas that went on from the log.",
+            |c| c.counters.resumed,
+        ),
+        (
+            "seawall_replication_purged_total",
+            Type::Counter,
+            "Items dropped with their partition.",
+            |c| c.counters.purged,
+        ),
+        ("seawall_replication_log_bytes", Type::Gauge, "Memory of the replication log.", |c| {
+            c.log_bytes as u64
+        }),
+        ("seawall_cluster_batches", Type::Gauge, "Batches of requests under way.", |c| {
+            c.parked as u64
+        }),
+        ("seawall_cluster_requests_away", Type::Gauge, "Requests at other nodes.", |c| {
+            c.away as u64
+        }),
+        ("seawall_cluster_requests_waiting", Type::Gauge, "Requests that wait for a node.", |c| {
+            c.waiting as u64
+        }),
+    ];
+    for (name, kind, help, get) in series {
+        for (core, counts) in cores.iter().enumerate() {
+            page.add(name, kind, help, &[("core", &core.to_string())], get(counts));
+        }
+    }
+    Ok(())
+}

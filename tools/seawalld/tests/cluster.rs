@@ -1,0 +1,216 @@
+//! Three daemons as a user starts them: one cache, whoever dies.
+
+mod common;
+
+use common::{Daemon, Folder, free_port};
+use std::time::{Duration, Instant};
+
+/// Partitions: few, so that many nodes fit onto a small machine.
+const PARTITIONS: &str = "256";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Cluster {
+    folder: Folder,
+    peers: Vec<u16>,
+    extra: Vec<String>,
+    nodes: Vec<Option<Daemon>>,
+}
+
+impl Cluster {
+    fn start(name: &str, extra: &[&str]) -> Cluster {
+        let mut cluster = Cluster {
+            folder: Folder::new(name),
+            peers: (0..3).map(|_| free_port()).collect(),
+            extra: extra.iter().map(ToString::to_string).collect(),
+            nodes: vec![None, None, None],
+        };
+        for node in 0..3 {
+            cluster.restart(node);
+        }
+        cluster.wait_until_whole();
+        cluster
+    }
+
+    fn restart(&mut self, node: usize) {
+        let join: Vec<String> = self.peers.iter().map(|port| format!("127.0.0.1:{port}")).collect();
+        let listen = join[node].clone();
+        let (join, name) = (join.join(","), format!("n{node}"));
+        let directory = self.folder.path(&name).to_string_lossy().into_owned();
+        let mut args = vec![
+            "--cluster-listen",
+            &listen,
+            "--join",
+            &join,
+            "--node-name",
+            &name,
+            "--cluster-directory",
+            &directory,
+            "--partitions",
+            PARTITIONS,
+            "--pin-cores",
+            "no",
+        ];
+        args.extend(self.extra.iter().map(String::as_str));
+        self.nodes[node] = Some(Daemon::start(&args));
+    }
+
+    fn node(&self, node: usize) -> &Daemon {
+        self.nodes[node].as_ref().expect("it runs")
+    }
+
+    fn ring(&self, node: usize) -> serde_json::Value {
+        let (status, body) = self.node(node).http("GET", "/ring");
+        assert_eq!(status, 200, "{body}");
+        serde_json::from_str(&body).unwrap()
+    }
+
+    /// Waits until every running node says that every partition has all copies.
+    fn wait_until_whole(&self) {
+        let began = Instant::now();
+        for node in (0..3).filter(|node| self.nodes[*node].is_some()) {
+            loop {
+                let ring = self.ring(node);
+                let whole = ring["partitions"]["whole"].as_u64() == Some(256);
+                if whole && ring["leased"] == true && ring["nodes"].as_array().unwrap().len() == 3 {
+                    break;
+                }
+                assert!(began.elapsed() < PATIENCE, "{ring:#}\n{}", self.node(node).log());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+    }
+
+    fn kill(&mut self, node: usize) {
+        let daemon = self.nodes[node].take().expect("it runs");
+        daemon.signal("KILL");
+        daemon.wait();
+    }
+
+    /// Asks about a hundred keys, each through the next of these nodes.
+    fn each(&self, from: &[usize], mut ask: impl FnMut(&mut Asker, usize)) {
+        let mut clients: Vec<_> = from.iter().map(|node| self.node(*node).connect()).collect();
+        for key in 0..100 {
+            let at = key % clients.len();
+            ask(&mut clients[at], key);
+        }
+    }
+}
+
+type Asker = common::Client<std::net::TcpStream>;
+
+fn set(client: &mut Asker, key: usize, value: &str) {
+    client.set(&format!("key:{key}"), 0, 0, value.as_bytes());
+}
+
+fn get(client: &mut Asker, key: usize) -> Option<String> {
+    let (value, _) = client.get(&format!("key:{key}"))?;
+    Some(String::from_utf8(value).unwrap())
+}
+
+/// What every cluster must do, whatever its traffic travels in.
+fn lives(mut cluster: Cluster) {
+    // Whoever is asked, everybody knows.
+    cluster.each(&[0, 1, 2], |client, key| set(client, key, &format!("first {key}")));
+    cluster.each(&[1, 2, 0], |client, key| {
+        assert_eq!(get(client, key).as_deref(), Some(format!("first {key}").as_str()));
+    });
+    // A value that is longer than any buffer.
+    let long = "x".repeat(300_000);
+    cluster.each(&[2], |client, key| {
+        if key < 3 {
+            set(client, key, &long);
+        }
+    });
+    cluster.each(&[0, 1], |client, key| {
+        if key < 3 {
+            assert_eq!(get(client, key).map(|value| value.len()), Some(300_000));
+        }
+    });
+    // One dies: what was acknowledged is there, at once or after a moment.
+    cluster.kill(1);
+    cluster.each(&[0, 2], |client, key| {
+        let expected = if key < 3 { long.clone() } else { format!("first {key}") };
+        assert_eq!(get(client, key), Some(expected), "key:{key}");
+    });
+    cluster.each(&[0, 2], |client, key| set(client, key, &format!("second {key}")));
+    // It comes back, empty, is filled, and another one may die.
+    cluster.restart(1);
+    cluster.wait_until_whole();
+    cluster.kill(2);
+    cluster.each(&[0, 1], |client, key| {
+        assert_eq!(get(client, key), Some(format!("second {key}")), "key:{key}");
+    });
+    cluster.restart(2);
+    cluster.wait_until_whole();
+    // What is flushed at one node is flushed at all.
+    let mut client = cluster.node(0).connect();
+    assert_eq!(client.ask("flush_all"), "OK");
+    cluster.each(&[2, 1], |client, key| assert_eq!(get(client, key), None));
+    // Each ends as it should, while the others serve.
+    cluster.each(&[0, 1, 2], |client, key| set(client, key, &format!("third {key}")));
+    for node in 0..3 {
+        let daemon = cluster.nodes[node].take().expect("it runs");
+        let log = daemon.stop();
+        assert!(log.contains("handing over"), "{log}");
+        let others: Vec<usize> = (0..3).filter(|other| *other != node).collect();
+        cluster.each(&others, |client, key| {
+            assert_eq!(get(client, key), Some(format!("third {key}")), "key:{key}");
+            set(client, key, &format!("third {key}"));
+        });
+        cluster.restart(node);
+        cluster.wait_until_whole();
+    }
+}
+
+#[test]
+fn three_daemons_are_one_cache_whoever_dies() {
+    lives(Cluster::start("cluster", &[]));
+}
+
+#[test]
+fn with_certificates_it_is_the_same_and_strangers_get_nothing() {
+    let folder = Folder::new("cluster-certificates");
+    let names = vec!["node.test".to_owned()];
+    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let authority =
+        rcgen::CertifiedIssuer::self_signed(authority, rcgen::KeyPair::generate().unwrap())
+            .unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate =
+        rcgen::CertificateParams::new(names).unwrap().signed_by(&key, &authority).unwrap();
+    let write = |name: &str, text: String| {
+        let path = folder.path(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_string_lossy().into_owned()
+    };
+    let certificate = write("node.pem", certificate.pem());
+    let key = write("node.key", key.serialize_pem());
+    let ca = write("ca.pem", authority.pem());
+    let cluster = Cluster::start(
+        "cluster-tls",
+        &[
+            "--cluster-tls-certificate",
+            &certificate,
+            "--cluster-tls-key",
+            &key,
+            "--cluster-tls-ca",
+            &ca,
+            "--cluster-tls-name",
+            "node.test",
+        ],
+    );
+    // In the clear, on either kind of connection: no byte comes back.
+    for kind in [b'C', b'D'] {
+        let mut stranger = std::net::TcpStream::connect(("127.0.0.1", cluster.peers[0])).unwrap();
+        stranger.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut words = vec![b'S', b'W', b'L', 1, kind, 0, 0, 0];
+        words.extend_from_slice(&[0; 64]);
+        std::io::Write::write_all(&mut stranger, &words).unwrap();
+        let mut answer = Vec::new();
+        // An alert of TLS at most.
+        let _ = std::io::Read::read_to_end(&mut stranger, &mut answer);
+        assert!(answer.len() <= 7, "{answer:?}");
+    }
+    lives(cluster);
+}
