@@ -368,9 +368,10 @@ impl Topology {
                     let Some(copy) = owners.position(node).filter(|copy| *copy > 0) else {
                         continue;
                     };
-                    let was_in_sync = owners.in_sync & 1 << copy != 0;
                     owners.remove(copy);
-                    was_in_sync.then_some(node)
+                    // Also where it was not in sync: its primary may just have
+                    // asked that it be made so, and it may soon be a copy again.
+                    Some(node)
                 }
                 Step::HandOver(node) if self.is_up(node) => {
                     let owners = &mut self.owners[at];
@@ -558,6 +559,20 @@ mod tests {
         topology.apply(&Command::Join(again));
         let owners = *topology.owners(Partition(0));
         assert_eq!((owners.primary(), owners.in_sync(), owners.born), (Some(a), 1, Epoch(1)));
+    }
+
+    #[test]
+    fn what_was_said_of_a_copy_does_not_count_for_the_next_one() {
+        let (mut topology, a, b) = pair();
+        topology.apply(&Command::Exclude { primary: a, replica: b });
+        let known = topology.revision;
+        let step = |step| Command::Steps(alloc::vec![(Partition(0), step)]);
+        topology.apply(&step(Step::Drop(b)));
+        topology.apply(&step(Step::Add(b)));
+        // The primary asked for this before the copy went, and it comes late.
+        let partitions = alloc::vec![(Partition(0), Epoch(1))];
+        let late = topology.apply(&Command::InSync { node: b, known, partitions });
+        assert_eq!(late, Outcome::Refused(Refusal::Superseded));
     }
 
     #[test]

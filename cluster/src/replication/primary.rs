@@ -89,10 +89,10 @@ impl Replicator {
         }
         let caught_up = lane.cursor == self.log.next();
         self.poll_fill(peer, their_cores, shard, now, out);
-        let settled = self.settled_lsn();
+        let (settled, revision) = (self.settled_lsn(), self.topology.revision());
         let Some(lane) = self.lanes.get_mut(&peer) else { return false };
         let sent = Lsn(lane.cursor.0 - 1);
-        let settled = settled.min(sent);
+        let settled = if lane.held >= revision { settled.min(sent) } else { lane.settled };
         lane.tell_settled &= settled > lane.settled;
         if sent > lane.marked || out.len() > start || lane.tell_settled {
             lane.marked = sent;
@@ -114,7 +114,9 @@ impl Replicator {
         self.has_news(peer)
     }
 
-    /// Every in-sync replica has everything up to there.
+    /// Every in-sync replica has everything up to there. A replica is told only
+    /// when it acts under as late a topology as this core: what this one gave up
+    /// when it was deposed is not settled, and the replica must know that first.
     pub(super) fn settled_lsn(&self) -> Lsn {
         let waits = self.lanes.values().filter_map(|lane| lane.waits.front());
         let refused = self.refused.values().flatten().copied();

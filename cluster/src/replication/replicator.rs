@@ -731,9 +731,9 @@ impl Replicator {
     /// it every few milliseconds.
     pub fn tick(&mut self, clock: Millis) {
         self.clock = clock;
-        let settled_lsn = self.settled_lsn();
+        let (settled_lsn, revision) = (self.settled_lsn(), self.topology.revision());
         for lane in self.lanes.values_mut() {
-            lane.tell_settled = settled_lsn > lane.settled;
+            lane.tell_settled = lane.held >= revision && settled_lsn > lane.settled;
             let required = |partition: &Partition| {
                 lane.shares.get(partition).is_some_and(|share| share.stage.is_required())
             };

@@ -95,11 +95,15 @@ fn compare_copies(world: &mut World, violations: &mut Vec<String>) {
             let core = &mut process.cores[hash.core(cores) as usize];
             values.push((at, core.value(key as u32, *hash, now)));
         }
-        let holds = |at: usize| {
-            let mut names = owners.copies().iter().filter_map(|node| topology.member(*node));
-            names.any(|member| machine_of(&member.node.name) == Some(at))
+        let node_at = |at: usize| {
+            let found = |(_, member): &(_, &cluster::topology::Member)| {
+                machine_of(&member.node.name) == Some(at)
+            };
+            topology.nodes().find(found).map(|(node, _)| node)
         };
-        let mut copies = values.iter().filter(|(at, _)| holds(*at)).map(|(_, value)| *value);
+        let in_sync = |at: usize| node_at(at).is_some_and(|node| owners.is_in_sync(node));
+        let holds = |at: usize| node_at(at).is_some_and(|node| owners.position(node).is_some());
+        let mut copies = values.iter().filter(|(at, _)| in_sync(*at)).map(|(_, value)| *value);
         let first = copies.next().flatten();
         if copies.any(|value| value != first) {
             let text = format!("copies differ: key:{key} of partition {}: {values:?}", partition.0);

@@ -251,17 +251,17 @@ mod tests {
 
     #[test]
     fn two_copies_keep_every_promise() {
-        assert_good("--duration-ms 2500", 0..120);
+        assert_good("--duration-ms 2000", 0..150);
     }
 
     #[test]
     fn three_copies_keep_every_promise() {
-        assert_good("--duration-ms 2500 --copies 3", 1_000..1_060);
+        assert_good("--duration-ms 2000 --copies 3", 1_000..1_070);
     }
 
     #[test]
     fn several_cores_keep_every_promise() {
-        assert_good("--duration-ms 2500 --cores 2 --nodes 4", 2_000..2_060);
+        assert_good("--duration-ms 2000 --cores 2 --nodes 4", 2_000..2_070);
     }
 
     /// Each of these seeds once showed a bug.
@@ -271,10 +271,12 @@ mod tests {
             ("", 1_007),
             ("", 1_141),
             ("", 1_244),
+            ("", 20_488),
             ("--cores 2", 8_003),
             ("--cores 2", 8_072),
             ("--cores 2", 8_164),
             ("--nodes 5", 6_335),
+            ("--copies 3", 5_366),
         ] {
             assert_good(line, seed..seed + 1);
         }

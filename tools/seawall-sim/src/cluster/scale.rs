@@ -30,6 +30,9 @@ const PLAN_MS: u64 = 150;
 /// Partitions: the default of a cluster.
 const RING_BITS: u32 = 16;
 
+/// Primary, replica, and what that one has.
+type CaughtUp = (NodeIndex, NodeIndex, Vec<(Partition, Epoch)>);
+
 struct Fleet {
     now: u64,
     nodes: Vec<Option<Control>>,
@@ -40,7 +43,7 @@ struct Fleet {
     beats: Vec<(usize, Beat)>,
     replies: Vec<(usize, BeatReply)>,
     wishes: BTreeMap<u64, (PlanRequest, Vec<Wish>)>,
-    caught_up: BTreeMap<u64, Vec<(NodeIndex, NodeIndex, Vec<(Partition, Epoch)>)>>,
+    caught_up: BTreeMap<u64, Vec<CaughtUp>>,
     asked: BTreeSet<(NodeIndex, NodeIndex, Partition)>,
     beat_messages: u64,
     beat_bytes: u64,
@@ -329,7 +332,7 @@ impl Fleet {
         for (request, wishes) in std::mem::replace(&mut self.wishes, later).into_values() {
             self.keeper.on_wishes(&request, wishes);
         }
-        if self.now % 10 != 0 {
+        if !self.now.is_multiple_of(10) {
             return;
         }
         let mut effects = Vec::new();

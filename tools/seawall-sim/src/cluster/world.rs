@@ -836,6 +836,9 @@ impl World {
                 return Err(format!("partition {} has {owners:?}", partition.0));
             }
         }
+        if let Some((_, member)) = topology.nodes().find(|(_, member)| !member.up) {
+            return Err(format!("{} is down", member.node.name));
+        }
         for (at, machine) in self.machines.iter().enumerate() {
             let Some(process) = &machine.process else { return Err(format!("n{at} is gone")) };
             for core in &process.cores {
