@@ -31,6 +31,26 @@ pub fn signal(pid: u32, number: i32) {
     unsafe { libc::kill(pid as i32, number) };
 }
 
+/// Moves the calling thread, and what it starts from now on, into a network of
+/// its own: nothing but a loopback that is down. It vanishes with the last of them.
+pub fn leave_network() -> io::Result<()> {
+    // SAFETY: unshare with CLONE_NEWNET changes which network this thread's
+    // later system calls see, and touches no memory of ours.
+    match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// The clock that every process of this machine shares.
+pub fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a timespec of ours, which outlives the call.
+    let failed = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    assert_eq!(failed, 0, "every Linux has this clock");
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
 /// Waits for the child until `deadline`; `None` when it still runs then.
 pub fn wait_until(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
     loop {
