@@ -5,6 +5,7 @@
 //! children are started from the main thread, or from one that joins them.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -37,6 +38,17 @@ pub fn leave_network() -> io::Result<()> {
     // SAFETY: unshare with CLONE_NEWNET changes which network this thread's
     // later system calls see, and touches no memory of ours.
     match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Moves the calling thread into the network of another process.
+pub fn enter_network(pid: u32) -> io::Result<()> {
+    let network = std::fs::File::open(format!("/proc/{pid}/ns/net"))?;
+    // SAFETY: setns changes which network this thread's later system calls see;
+    // the descriptor is open for as long as the call lasts.
+    match unsafe { libc::setns(network.as_raw_fd(), libc::CLONE_NEWNET) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(()),
     }

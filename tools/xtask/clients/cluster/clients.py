@@ -119,7 +119,12 @@ def healed(record, workers, nodes):
         client.close()
     record.close()
     errors = [[node, kind, count] for (node, kind), count in sorted(record.errors.items())]
-    return {"operations": record.operations, "errors": errors, "complaints": complaints}
+    return {
+        "operations": record.operations,
+        "errors": errors,
+        "complaints": complaints,
+        "longest_ms": record.longest_ns / 1e6,
+    }
 
 
 main()

@@ -70,7 +70,8 @@ class Probe:
         )
         stored = answer == "STORED"
         if not stored:
-            self.record.error(self.node, answer.removeprefix("SERVER_ERROR "))
+            kind = answer.removeprefix("SERVER_ERROR ")
+            self.record.error(self.clients[key], self.node, kind, invoked_ns)
         if stored or (answer.startswith("SERVER_ERROR") and UNKNOWN not in answer):
             line["completed_ns"] = time.monotonic_ns()
             if not stored:

@@ -5,6 +5,7 @@ operation that was begun is never repeated.
 """
 
 import random
+import select
 import threading
 import time
 
@@ -39,6 +40,8 @@ class Worker(threading.Thread):
             time.sleep(self.random.uniform(0.001, 0.005))
             if self.visit_ends and time.monotonic() > self.visit_ends:
                 self.leave()
+            if self.client is not None and self.was_closed():
+                self.leave()
             if self.client is None and not self.connect():
                 time.sleep(0.02)
                 continue
@@ -49,6 +52,11 @@ class Worker(threading.Thread):
         if self.client is not None:
             self.client.close()
         self.client = None
+
+    def was_closed(self):
+        """Whether the node ended the connection between two operations, as a pool
+        of connections looks before it lends one: that is no error."""
+        return select.select([self.client.sock], [], [], 0)[0] != []
 
     def connect(self):
         own = self.number % len(self.nodes)
@@ -79,10 +87,12 @@ class Worker(threading.Thread):
         except Exception as error:
             completed_ns = time.monotonic_ns()
             kind, refused = outcome(error)
-            self.record.error(self.node, kind)
+            self.record.error(self.number, self.node, kind, invoked_ns)
             self.leave()
             return None, invoked_ns, completed_ns, "refused" if refused else "unknown"
-        return answer, invoked_ns, time.monotonic_ns(), "answered"
+        completed_ns = time.monotonic_ns()
+        self.record.answered(completed_ns - invoked_ns)
+        return answer, invoked_ns, completed_ns, "answered"
 
     def set(self):
         key, value = self.random.choice(self.keys), self.value()

@@ -18,6 +18,8 @@ const CHECK_PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub struct Seen {
     pub operations: u64,
+    /// Of those with an answer, the one that waited longest for it.
+    pub longest_ms: f64,
     /// Node, what it was, how often.
     pub errors: Vec<(usize, String, u64)>,
 }
@@ -114,6 +116,7 @@ impl Clients {
         });
         Ok(Seen {
             operations: answer["operations"].as_u64().context("no operations")?,
+            longest_ms: answer["longest_ms"].as_f64().context("no longest_ms")?,
             errors: errors.collect(),
         })
     }

@@ -10,6 +10,7 @@ mod faults;
 mod network;
 mod node;
 mod scene;
+mod slow;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -112,9 +113,10 @@ fn step(report: &mut Report, programs: &Programs, by: Coordinator, fault: &Fault
             let seen = scene.judge()?;
             (fault.expects)(&seen)?;
             let note = format!(
-                "{} operations, {}; writable again after {}",
+                "{} operations, {}; longest answer {:.0} ms; writable again after {}",
                 seen.operations,
                 seen.kinds(),
+                seen.longest_ms,
                 spread(&mut scene.writable_ms)
             );
             Ok(Done::new(seen.operations, note))

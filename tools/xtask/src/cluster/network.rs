@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use super::slow::SlowCable;
 use crate::{install, process};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -49,6 +50,7 @@ impl Network {
     /// can't go back to the machine's own network.
     pub fn new(hosts: usize) -> Result<Network> {
         install::apt(&["nftables"], &["nft"])?;
+        install::apt(&["iptables"], &["iptables"])?;
         install::apt(&["iproute2"], &["ip"])?;
         process::leave_network().context("cannot make a network (are you root?)")?;
         let mut network = Network { holders: Vec::new() };
@@ -102,15 +104,6 @@ impl Network {
     /// Packets of these pairs of sender and receiver are lost from here on,
     /// and no others.
     pub fn drop_packets(&self, pairs: &[(End, End)]) -> Result<()> {
-        self.rules(pairs, "drop")
-    }
-
-    /// Packets of these pairs wait in a queue until someone lets them go.
-    pub fn queue_packets(&self, pairs: &[(End, End)], queue: u16) -> Result<()> {
-        self.rules(pairs, &format!("queue num {queue}"))
-    }
-
-    fn rules(&self, pairs: &[(End, End)], what: &str) -> Result<()> {
         let mut script = String::from("flush table bridge cables");
         for (from, to) in pairs {
             let chain = match (from, to) {
@@ -120,10 +113,15 @@ impl Network {
             };
             let (from, to) = (from.address(), to.address());
             script.push_str(&format!(
-                "; add rule bridge cables {chain} ip saddr {from} ip daddr {to} {what}"
+                "; add rule bridge cables {chain} ip saddr {from} ip daddr {to} drop"
             ));
         }
         shell(&format!("nft '{script}'"))
+    }
+
+    /// All packets of a host take longer, and some are lost, while this lives.
+    pub fn slow(&self, host: usize, seed: u64) -> Result<SlowCable> {
+        SlowCable::new(self.holders[host].id(), seed)
     }
 
     /// All cables are whole.
@@ -148,7 +146,8 @@ impl Drop for Network {
     }
 }
 
-fn shell(script: &str) -> Result<()> {
+/// Runs it in the calling thread's network.
+pub fn shell(script: &str) -> Result<()> {
     let (good, text) = process::capture(Command::new("sh").args(["-c", script]), PATIENCE)?;
     ensure!(good, "{script}:\n{text}");
     Ok(())

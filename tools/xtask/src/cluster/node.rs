@@ -1,7 +1,7 @@
 //! A node of the cluster under test: started, killed, stopped and asked.
 
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -53,23 +53,26 @@ impl Node {
         let join: Vec<_> =
             (0..3).map(|host| format!("{}:{PEER_PORT}", End::Host(host).address())).collect();
         command.args(["--join", &join.join(",")]).args(flags);
-        let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let child = process::bind_to_parent(&mut command)
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = process::bind_to_parent(&mut command)
             .spawn()
             .with_context(|| format!("cannot start `{}`", process::describe(&command)))?;
+        let log = self.log()?;
+        log_lines(child.stdout.take().context("a pipe was asked for")?, log.try_clone()?);
+        log_lines(child.stderr.take().context("a pipe was asked for")?, log);
         self.child = Some(child);
         Ok(())
     }
 
-    fn log_path(&self) -> PathBuf {
-        self.folder.join(format!("{}.log", self.name))
+    fn log(&self) -> Result<File> {
+        let path = self.folder.join(format!("{}.log", self.name));
+        Ok(OpenOptions::new().create(true).append(true).open(path)?)
     }
 
     /// A word of ours in its log.
     pub fn note(&self, what: &str) -> Result<()> {
-        let mut log: File = OpenOptions::new().create(true).append(true).open(self.log_path())?;
-        Ok(writeln!(log, "-- {what} at {} ms", process::monotonic_ns() / 1_000_000)?)
+        let milliseconds = process::monotonic_ns() / 1_000_000;
+        Ok(self.log()?.write_all(format!("{milliseconds} ms: -- {what}\n").as_bytes())?)
     }
 
     /// Sends a signal to it.
@@ -121,6 +124,17 @@ impl Node {
         ensure!(head.contains(" 200 "), "/ring answers:\n{text}");
         Ok(serde_json::from_str(body)?)
     }
+}
+
+/// Copies lines until the writer ends, with the moments at which they came, by the
+/// clock of the clients' histories.
+fn log_lines(from: impl Read + Send + 'static, mut log: File) {
+    std::thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            let milliseconds = process::monotonic_ns() / 1_000_000;
+            let _ = log.write_all(format!("{milliseconds} ms: {line}\n").as_bytes());
+        }
+    });
 }
 
 impl Drop for Node {

@@ -59,6 +59,10 @@ impl Scene {
     /// Starts a cluster and, when it is whole, its clients.
     pub fn new(programs: &Programs, coordinator: Coordinator, folder: &Path) -> Result<Scene> {
         std::fs::create_dir_all(folder)?;
+        if coordinator == Coordinator::Etcd {
+            install::apt(&["etcd-server"], &["etcd"])?;
+        }
+        // From here on the Internet is out of reach.
         let network = Network::new(NODES + 1)?;
         let nodes = (0..NODES).map(|host| Node::new(host, folder)).collect();
         let (mut etcd, mut flags) = (None, Vec::new());
@@ -175,7 +179,6 @@ fn member<'a>(ring: &'a Value, name: &str) -> &'a Value {
 }
 
 fn start_etcd(network: &Network, folder: &Path) -> Result<Child> {
-    install::apt(&["etcd-server"], &["etcd"])?;
     let url = format!("http://{}:2379", End::Host(ETCD_HOST).address());
     let mut command = network.command(ETCD_HOST, "etcd");
     command.arg("--data-dir").arg(folder.join("etcd"));
