@@ -178,10 +178,10 @@ impl<B: Backend> Reactor<B> {
             self.core.stats.turns += 1;
             self.busy = false;
             self.begin_peers();
-            match self.post.doors().life() {
-                Life::Closed => {}
+            let life = self.post.doors().life();
+            match life {
+                Life::Closed | Life::Draining => {}
                 Life::Running => self.open()?,
-                Life::Draining => self.drain_idle(instant),
                 Life::Stopping => break,
             }
             self.take_mail();
@@ -192,6 +192,11 @@ impl<B: Backend> Reactor<B> {
             self.upkeep(instant);
             self.post_mail();
             self.serve_peers(instant);
+            if life == Life::Draining {
+                // After the turn's events: what woke this core may be a request,
+                // whose connection only looked idle before it was taken in.
+                self.drain_idle(instant);
+            }
             self.check_lease();
             self.flush();
             self.bound_buffers();

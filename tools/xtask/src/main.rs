@@ -1,10 +1,11 @@
 //! The project's own commands: `cargo xtask test`, `check`, `differential`,
-//! `soak`, `bench`, `instructions`, `fuzz`, `sanitize`, `miri`.
+//! `soak`, `cluster`, `failover`, `bench`, `instructions`, `fuzz`, `sanitize`, `miri`.
 
 mod bench;
 mod build;
 mod callgrind;
 mod check;
+mod cluster;
 mod differential;
 mod fuzz;
 mod install;
@@ -27,7 +28,7 @@ use lexopt::prelude::*;
 const HELP: &str = "\
 cargo xtask <command>
 
-  test          check, every crate's own tests, conformance, soak, differential; installs what it needs
+  test          check, every crate's own tests, conformance, soak, cluster, differential; installs what it needs
   check         formatting, lints, dependency rules
   conformance   memccapable and the client libraries
   bench         every figure beside memcached and Redis   [--only PART,...] [--rounds N] [--keys N]
@@ -37,6 +38,10 @@ cargo xtask <command>
   sanitize      engine's and net's tests under AddressSanitizer   (needs a nightly toolchain)
   miri          the unsafe code's unit tests under Miri           (needs nightly and its miri)
   soak          misbehaving clients beside checked ones   [--seconds N] [--only NAME]
+  cluster       nodes killed, stopped, cut off; clients' histories judged
+                [--seconds N] [--only NAME] [--coordinator embedded|etcd]
+  failover      from a node's SIGKILL until every key can be written   [--runs N] [--save]
+                [--coordinator embedded|etcd]
   differential  generated streams to Debian's memcached and to Seawall, byte for byte
                 [--seed N] [--streams N] [--minutes N] [--cases | --no-cases] [--only NAME]
                 [--mismatches N] [--server PATH | --server memcached] [--flags '-t 2']
@@ -109,6 +114,14 @@ fn dispatch() -> Result<bool> {
             bench::command(&mut arguments, &mut report)?;
             true
         }
+        "cluster" => {
+            cluster::command(&mut arguments, &mut report)?;
+            true
+        }
+        "failover" => {
+            cluster::failover(&mut arguments, &mut report)?;
+            true
+        }
         "fuzz" => {
             let mut minutes = 10;
             while let Some(argument) = arguments.next()? {
@@ -155,6 +168,7 @@ fn dispatch() -> Result<bool> {
             }
             conformance(&mut report)?;
             soak_for(&mut report, SOAK_SECONDS_IN_TEST, None);
+            cluster::in_test(&mut report)?;
             report.step("instructions a request", instructions::gate);
             report.step("differential", || {
                 // Always the same streams; `cargo xtask differential` plays others.

@@ -5,6 +5,7 @@
 //! children are started from the main thread, or from one that joins them.
 
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
@@ -29,6 +30,37 @@ pub fn signal(pid: u32, number: i32) {
     // SAFETY: kill touches no memory of ours; the pid is that of a child we
     // have not yet waited for, so it can't belong to anybody else.
     unsafe { libc::kill(pid as i32, number) };
+}
+
+/// Moves the calling thread, and what it starts from now on, into a network of
+/// its own: nothing but a loopback that is down. It vanishes with the last of them.
+pub fn leave_network() -> io::Result<()> {
+    // SAFETY: unshare with CLONE_NEWNET changes which network this thread's
+    // later system calls see, and touches no memory of ours.
+    match unsafe { libc::unshare(libc::CLONE_NEWNET) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// Moves the calling thread into the network of another process.
+pub fn enter_network(pid: u32) -> io::Result<()> {
+    let network = std::fs::File::open(format!("/proc/{pid}/ns/net"))?;
+    // SAFETY: setns changes which network this thread's later system calls see;
+    // the descriptor is open for as long as the call lasts.
+    match unsafe { libc::setns(network.as_raw_fd(), libc::CLONE_NEWNET) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// The clock that every process of this machine shares.
+pub fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the pointer is to a timespec of ours, which outlives the call.
+    let failed = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    assert_eq!(failed, 0, "every Linux has this clock");
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// Waits for the child until `deadline`; `None` when it still runs then.

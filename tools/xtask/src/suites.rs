@@ -105,7 +105,8 @@ impl Clients {
     }
 }
 
-fn python() -> Result<PathBuf> {
+/// A Python with the client libraries.
+pub fn python() -> Result<PathBuf> {
     install::apt(&["python3", "python3-venv"], &["python3"])?;
     let folder = paths::target().join("xtask/python");
     let python = folder.join("bin/python");

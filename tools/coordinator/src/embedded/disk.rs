@@ -106,14 +106,19 @@ pub(super) struct Disk {
 
 impl Disk {
     /// Opens the file in the directory, or makes both.
-    pub async fn open(directory: &Path, id_if_new: u64) -> Result<Disk, DiskError> {
+    pub async fn open(
+        directory: &Path,
+        id_if_new: u64,
+        on_thread: fn(),
+    ) -> Result<Disk, DiskError> {
         let path = directory.join(FILE);
         let (jobs, queue) = mpsc::channel();
         let (tell, told) = oneshot::channel();
         let disk = Disk { path: path.clone(), jobs };
-        let spawned = thread::Builder::new()
-            .name("keeper-disk".into())
-            .spawn(move || own(&path, id_if_new, &queue, tell));
+        let spawned = thread::Builder::new().name("keeper-disk".into()).spawn(move || {
+            on_thread();
+            own(&path, id_if_new, &queue, tell);
+        });
         if let Err(error) = spawned {
             return Err(DiskError::Open { path: disk.path, why: error.to_string() });
         }

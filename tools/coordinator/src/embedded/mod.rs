@@ -68,6 +68,9 @@ pub struct EmbeddedOptions {
     pub timing: Timing,
     /// The log is cut behind a snapshot after so many commands.
     pub snapshot_every: u64,
+    /// Called first on the thread that writes the file: to give it the priority of
+    /// the caller's, for no keeper votes or follows before that thread has synced.
+    pub on_disk_thread: fn(),
 }
 
 impl EmbeddedOptions {
@@ -81,6 +84,7 @@ impl EmbeddedOptions {
             keepers_wanted: 3,
             timing: Timing::default(),
             snapshot_every: 1000,
+            on_disk_thread: || {},
         }
     }
 }

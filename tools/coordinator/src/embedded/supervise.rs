@@ -61,7 +61,8 @@ pub(super) async fn close(node: &Node) {
 }
 
 async fn reopen(node: &Arc<Node>) -> Result<(), DiskError> {
-    let disk = Disk::open(&node.options.directory, crate::draw()).await?;
+    let disk =
+        Disk::open(&node.options.directory, crate::draw(), node.options.on_disk_thread).await?;
     let probed = disk.run(|database| write_meta(database, "probe", &vec![0x5a; PROBE_BYTES])).await;
     let shrunk = match probed {
         Ok(()) => disk.run(|database| write_meta(database, "probe", &[])).await,
@@ -76,7 +77,8 @@ async fn reopen(node: &Arc<Node>) -> Result<(), DiskError> {
 
 /// Opens the file and starts Raft.
 pub(super) async fn open(node: &Arc<Node>) -> Result<(), DiskError> {
-    let disk = Disk::open(&node.options.directory, crate::draw()).await?;
+    let disk =
+        Disk::open(&node.options.directory, crate::draw(), node.options.on_disk_thread).await?;
     start(node, disk).await
 }
 

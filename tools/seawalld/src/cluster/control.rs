@@ -27,6 +27,7 @@ use net::mesh::NodeCall;
 use net::node::{NodeHandle, PeeringFactory};
 use net::peering::PeeringLimits;
 use std::future::Future;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -39,6 +40,10 @@ const TICK: Duration = Duration::from_millis(5);
 const HAND_OVERS_AT_ONCE: usize = 4096;
 /// Reports of cores that are taken before the time is looked at.
 const REPORTS_AT_ONCE: usize = 1024;
+/// How long a node that ends stays after it is out: others hear of that with the
+/// next sign of life at the latest, and until then send requests here. Shorter
+/// than a lease, for its own clients are still served.
+const FAREWELL_BEATS: u64 = 3;
 /// How long a beat may be under way.
 const BEAT_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -115,6 +120,8 @@ pub struct Shared {
     standing: Arc<Standing>,
     node: OnceLock<Arc<NodeHandle>>,
     superseded: Notify,
+    /// No beats any more: the node has been taken out and goes.
+    ending: AtomicBool,
 }
 
 /// The running part. Dropping it ends nothing; the process does.
@@ -169,6 +176,10 @@ impl Cluster {
                     &config.join,
                 );
                 options.keepers_wanted = config.keepers;
+                // Refused, it was refused to the control thread, too, which said so.
+                options.on_disk_thread = || {
+                    let _ = crate::process::run_in_real_time();
+                };
                 let embedded =
                     Embedded::start(options, peers.clone()).await.with_context(|| {
                         format!("cannot keep the topology in {}", config.directory.display())
@@ -213,6 +224,7 @@ impl Cluster {
             standing: starting.standing,
             node: OnceLock::from(node),
             superseded: Notify::new(),
+            ending: AtomicBool::new(false),
         });
         let spread = shared.clone();
         let hook = move |call| super::spread::begin(&spread, call);
@@ -275,7 +287,12 @@ impl Cluster {
         if sole > 0 {
             say(&format!("{sole} partitions have no other copy; what they hold is lost"));
         }
+        // Its beats would call it up again.
+        shared.ending.store(true, Ordering::Relaxed);
         let _ = shared.coordinator.append(Command::Down { node, incarnation }).await;
+        let timing = &shared.config.timing;
+        let farewell_ms = (FAREWELL_BEATS * timing.beat_ms).min(timing.lease_ms * 2 / 3);
+        tokio::time::sleep(Duration::from_millis(farewell_ms)).await;
     }
 
     /// Resolves when a later process of this node's name is in the cluster.
@@ -563,6 +580,9 @@ fn take_report(shared: &Arc<Shared>, report: Report) {
 }
 
 async fn send_beat(shared: &Arc<Shared>, beat: Beat) {
+    if shared.ending.load(Ordering::Relaxed) {
+        return;
+    }
     let role = shared.coordinator.role().borrow().clone();
     let answer = match role {
         Role::Leader { .. } => shared.on_beat(&beat),

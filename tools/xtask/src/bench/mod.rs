@@ -17,7 +17,7 @@ use lexopt::prelude::*;
 
 use crate::report::{Done, Report};
 use crate::{build, check, install, process};
-use page::Page;
+pub use page::Page;
 
 /// Performance is measured with what users build.
 const PROFILE: &str = "release";

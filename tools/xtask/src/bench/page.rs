@@ -59,6 +59,12 @@ impl Page {
 
     /// Writes it down, with the command, the machine and the commit.
     pub fn save(&self, options: &Options) -> Result<String> {
+        let (rounds, keys) = (options.rounds, &options.keys);
+        self.save_as(&format!("bench --only {} --rounds {rounds} --keys {keys}", self.name))
+    }
+
+    /// The same of another command.
+    pub fn save_as(&self, command: &str) -> Result<String> {
         let said = |program: &str, arguments: &[&str]| {
             let output = Command::new(program).args(arguments).current_dir(paths::root()).output();
             output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
@@ -67,11 +73,8 @@ impl Page {
         let model = cpu.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("?");
         let cpus = std::thread::available_parallelism()?;
         let page = format!(
-            "# {}\n\n    cargo xtask bench --only {} --rounds {} --keys {}\n\n{}; commit {}; {} CPUs, {}; Linux {}\n\n{}",
+            "# {}\n\n    cargo xtask {command}\n\n{}; commit {}; {} CPUs, {}; Linux {}\n\n{}",
             self.title,
-            self.name,
-            options.rounds,
-            options.keys,
             said("date", &["+%F"])?,
             said("git", &["rev-parse", "--short", "HEAD"])?,
             cpus,

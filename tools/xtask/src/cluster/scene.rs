@@ -1,0 +1,190 @@
+//! A cluster of three nodes with clients on it, for the faults to happen to.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::clients::{Clients, Seen};
+use super::network::{End, Network};
+use super::node::Node;
+use crate::{install, process};
+
+const NODES: usize = 3;
+/// The host beside them, for etcd.
+const ETCD_HOST: usize = NODES;
+/// In which a cluster must be whole again after any fault.
+const WHOLE_WITHIN: Duration = Duration::from_secs(30);
+
+/// Who keeps the topology.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Coordinator {
+    Embedded,
+    Etcd,
+}
+
+impl Coordinator {
+    pub fn name(self) -> &'static str {
+        match self {
+            Coordinator::Embedded => "embedded",
+            Coordinator::Etcd => "etcd",
+        }
+    }
+}
+
+/// What is run.
+#[derive(Clone, Debug)]
+pub struct Programs {
+    pub seawalld: PathBuf,
+    pub checker: PathBuf,
+    pub python: PathBuf,
+}
+
+/// Everything of one case. Dropped, nothing of it runs.
+#[derive(Debug)]
+pub struct Scene {
+    clients: Option<Clients>,
+    pub nodes: Vec<Node>,
+    etcd: Option<Child>,
+    pub network: Network,
+    programs: Programs,
+    flags: Vec<String>,
+    /// Milliseconds until every key could be written again, of every round.
+    pub writable_ms: Vec<f64>,
+}
+
+impl Scene {
+    /// Starts a cluster and, when it is whole, its clients.
+    pub fn new(programs: &Programs, coordinator: Coordinator, folder: &Path) -> Result<Scene> {
+        std::fs::create_dir_all(folder)?;
+        if coordinator == Coordinator::Etcd {
+            install::apt(&["etcd-server"], &["etcd"])?;
+        }
+        // From here on the Internet is out of reach.
+        let network = Network::new(NODES + 1)?;
+        let nodes = (0..NODES).map(|host| Node::new(host, folder)).collect();
+        let (mut etcd, mut flags) = (None, Vec::new());
+        if coordinator == Coordinator::Etcd {
+            etcd = Some(start_etcd(&network, folder)?);
+            let url = format!("etcd://{}:2379", End::Host(ETCD_HOST).address());
+            flags = vec!["--coordinator".to_owned(), url];
+        }
+        let programs = programs.clone();
+        let mut scene =
+            Scene { clients: None, nodes, etcd, network, programs, flags, writable_ms: Vec::new() };
+        for at in 0..NODES {
+            scene.restart(at)?;
+        }
+        scene.wait_until_whole()?;
+        scene.clients = Some(Clients::start(&scene.programs.python, &scene.nodes, folder)?);
+        Ok(scene)
+    }
+
+    /// Starts a node that ended.
+    pub fn restart(&mut self, at: usize) -> Result<()> {
+        self.nodes[at].start(&self.network, &self.programs.seawalld, &self.flags)
+    }
+
+    /// The clients.
+    pub fn clients(&mut self) -> &mut Clients {
+        self.clients.as_mut().expect("they run until the judgement")
+    }
+
+    /// The nodes but one.
+    pub fn others(&self, at: usize) -> Vec<usize> {
+        (0..NODES).filter(|other| *other != at).collect()
+    }
+
+    /// Measures from a moment until every key can be written through these nodes.
+    pub fn measure(&mut self, since_ns: u64, through: &[usize]) -> Result<()> {
+        let milliseconds = self.clients().writable(since_ns, through)?;
+        self.writable_ms.push(milliseconds);
+        Ok(())
+    }
+
+    /// The node that leads the coordinator.
+    pub fn leader(&self) -> Result<usize> {
+        let leads =
+            |node: &Node| node.ring().is_ok_and(|ring| ring["coordinator"]["leads"] == true);
+        self.nodes.iter().position(leads).context("no node leads the coordinator")
+    }
+
+    /// The node with the most primaries that does not lead.
+    pub fn busiest_follower(&self) -> Result<usize> {
+        let leader = self.leader()?;
+        let ring = self.nodes[leader].ring()?;
+        let primaries = |at: &usize| member(&ring, &self.nodes[*at].name)["primaries"].as_u64();
+        let found = self.others(leader).into_iter().max_by_key(primaries);
+        let found = found.context("no node")?;
+        ensure!(primaries(&found) > Some(0), "{} has no primary", self.nodes[found].name);
+        Ok(found)
+    }
+
+    /// Waits until every node is up and every partition has all its copies.
+    pub fn wait_until_whole(&mut self) -> Result<()> {
+        let deadline = Instant::now() + WHOLE_WITHIN;
+        let mut rings: Vec<Result<Value>>;
+        loop {
+            for node in &mut self.nodes {
+                ensure!(node.is_running(), "{} ended by itself", node.name);
+            }
+            rings = self.nodes.iter().map(Node::ring).collect();
+            if rings.iter().all(|ring| ring.as_ref().is_ok_and(|ring| is_whole(ring))) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let said = rings.iter().map(|ring| match ring {
+                    Ok(ring) => format!("{ring}"),
+                    Err(error) => format!("{error:#}"),
+                });
+                let said: Vec<_> = said.collect();
+                bail!("not whole within {} s:\n{}", WHOLE_WITHIN.as_secs(), said.join("\n"));
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Ends the clients and judges what they saw.
+    pub fn judge(&mut self) -> Result<Seen> {
+        let clients = self.clients.take().context("judged twice")?;
+        clients.judge(&self.programs.checker)
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        if let Some(etcd) = &mut self.etcd {
+            let _ = etcd.kill();
+            let _ = etcd.wait();
+        }
+    }
+}
+
+fn is_whole(ring: &Value) -> bool {
+    let partitions = &ring["partitions"];
+    let up = |node: &Value| node["up"] == true && node["filling"] == 0 && node["in_sync"] != 0;
+    let nodes = ring["nodes"].as_array();
+    ring["leased"] == true
+        && partitions["all"] != 0
+        && partitions["whole"] == partitions["all"]
+        && nodes.is_some_and(|nodes| nodes.len() == NODES && nodes.iter().all(up))
+}
+
+fn member<'a>(ring: &'a Value, name: &str) -> &'a Value {
+    let nodes = ring["nodes"].as_array();
+    let found = nodes.and_then(|nodes| nodes.iter().find(|node| node["name"] == name));
+    found.unwrap_or(&Value::Null)
+}
+
+fn start_etcd(network: &Network, folder: &Path) -> Result<Child> {
+    let url = format!("http://{}:2379", End::Host(ETCD_HOST).address());
+    let mut command = network.command(ETCD_HOST, "etcd");
+    command.arg("--data-dir").arg(folder.join("etcd"));
+    command.args(["--listen-client-urls", &url, "--advertise-client-urls", &url]);
+    command.args(["--listen-peer-urls", "http://127.0.0.1:2380"]);
+    let log = std::fs::File::create(folder.join("etcd.log"))?;
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+    process::bind_to_parent(&mut command).spawn().context("cannot start etcd")
+}
