@@ -182,7 +182,12 @@ impl Server {
                     say("a later process of this node's name is in the cluster: this one ends");
                     break;
                 }
-                _ = hang_up.recv() => self.read_users_again(),
+                _ = hang_up.recv() => {
+                    self.read_users_again();
+                    if let Some(cluster) = self.cluster.get() {
+                        cluster.read_certificates_again();
+                    }
+                }
             }
         }
         process::notify("STOPPING=1");

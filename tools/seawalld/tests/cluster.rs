@@ -217,5 +217,7 @@ fn with_certificates_it_is_the_same_and_strangers_get_nothing() {
         let _ = std::io::Read::read_to_end(&mut stranger, &mut answer);
         assert!(answer.len() <= 7, "{answer:?}");
     }
+    cluster.node(1).signal("HUP");
+    cluster.node(1).wait_for("certificates read again");
     lives(cluster);
 }

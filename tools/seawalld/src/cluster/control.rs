@@ -248,6 +248,16 @@ impl Cluster {
         &self.shared
     }
 
+    /// Takes new certificates for connections that are made from now on; if they
+    /// are bad, the old ones stay.
+    pub fn read_certificates_again(&self) {
+        match self.shared.peers.settings().tls.as_ref().map(|tls| tls.reload()) {
+            None => {}
+            Some(Ok(())) => say("certificates read again"),
+            Some(Err(error)) => say(&format!("{error}; keeping the certificates that are known")),
+        }
+    }
+
     /// Before the node ends: others take over what it leads, without a failed
     /// request; then it is gone for all.
     pub async fn step_aside(&self, patience: Duration) {
