@@ -17,8 +17,8 @@ use crate::options::ClientOptions;
 use crate::protocol::{self, Answer, Request, Shape};
 use bytes::BytesMut;
 use std::collections::VecDeque;
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -174,10 +174,8 @@ impl Endpoint {
         counting: Arc<Counting>,
         alarm: Arc<Notify>,
     ) -> Endpoint {
-        let health =
-            Health { since: Instant::now(), failures: 0.into(), avoided_until: 0.into() };
-        let common =
-            Arc::new(Common { address: address.into(), options, counting, alarm, health });
+        let health = Health { since: Instant::now(), failures: 0.into(), avoided_until: 0.into() };
+        let common = Arc::new(Common { address: address.into(), options, counting, alarm, health });
         Endpoint { common, queues: OnceLock::new(), next: 0.into() }
     }
 

@@ -91,7 +91,9 @@ impl fmt::Display for Error {
             }
             Error::Server { message, .. } => write!(to, "the server answered: {message}"),
             Error::Client { message } => write!(to, "wrong request: {message}"),
-            Error::Protocol { message, .. } => write!(to, "an answer that makes no sense: {message}"),
+            Error::Protocol { message, .. } => {
+                write!(to, "an answer that makes no sense: {message}")
+            }
             Error::Load(error) => write!(to, "the loader failed: {error}"),
         }
     }

@@ -60,6 +60,17 @@ pub enum Kind {
     Read,
     /// It may be executed once.
     Write,
+    /// It waits for every node of a cluster, and may be repeated or not.
+    Sweep {
+        /// It may.
+        again: bool,
+    },
+}
+
+impl Kind {
+    fn may_repeat(self) -> bool {
+        matches!(self, Kind::Read | Kind::Sweep { again: true })
+    }
 }
 
 impl Client {
@@ -74,14 +85,8 @@ impl Client {
         let pool = Pool::new(options.clone(), counting.clone(), alarm.clone());
         let flights = Flights::default();
         let follower = std::sync::OnceLock::new();
-        let inner = Arc::new(Inner {
-            options,
-            counting,
-            pool,
-            flights,
-            alarm: alarm.clone(),
-            follower,
-        });
+        let inner =
+            Arc::new(Inner { options, counting, pool, flights, alarm: alarm.clone(), follower });
         let topology = first_topology(&inner).await?;
         if topology == Topology::Single && inner.options.servers.len() > 1 {
             return Err(Error::client(
@@ -120,7 +125,12 @@ impl Client {
         kind: Kind,
     ) -> Result<Answer, Error> {
         count(&self.inner.counting.requests);
-        let mut trial = Trial::new(&self.inner);
+        let options = &self.inner.options;
+        let time = match kind {
+            Kind::Read | Kind::Write => options.request_timeout,
+            Kind::Sweep { .. } => options.sweep_timeout,
+        };
+        let mut trial = Trial::new(&self.inner, time, options.retries_max);
         loop {
             let endpoint = trial.endpoint(key);
             let until = trial.until(kind);
@@ -142,7 +152,8 @@ impl Client {
         }
         let mut outcomes: Vec<Option<Result<Answer, Error>>> = vec![None; requests.len()];
         let mut missing: Vec<usize> = (0..requests.len()).collect();
-        let mut trial = Trial::new(&self.inner);
+        let options = &self.inner.options;
+        let mut trial = Trial::new(&self.inner, options.request_timeout, options.retries_max);
         while !missing.is_empty() {
             let mut failed = Vec::new();
             for (endpoint, places, pending) in self.scatter(&requests, &missing, &mut trial).await {
@@ -234,7 +245,8 @@ fn check(options: &ClientOptions) -> Result<(), Error> {
 }
 
 async fn first_topology(inner: &Inner) -> Result<Topology, Error> {
-    let mut trial = Trial::new(inner);
+    // A cluster that is being started has some seconds: time is the only bound.
+    let mut trial = Trial::new(inner, inner.options.request_timeout, u32::MAX);
     loop {
         let endpoint = trial.endpoint(None);
         let why = match follow::topology(inner, &endpoint).await {
@@ -267,12 +279,14 @@ impl From<Error> for Verdict {
 struct Trial<'i> {
     inner: &'i Inner,
     began: Instant,
+    time: Duration,
     attempt: u32,
+    retries_max: u32,
 }
 
 impl<'i> Trial<'i> {
-    fn new(inner: &'i Inner) -> Trial<'i> {
-        Trial { inner, began: Instant::now(), attempt: 0 }
+    fn new(inner: &'i Inner, time: Duration, retries_max: u32) -> Trial<'i> {
+        Trial { inner, began: Instant::now(), time, attempt: 0, retries_max }
     }
 
     fn endpoint(&self, key: Option<&[u8]>) -> Arc<Endpoint> {
@@ -285,14 +299,14 @@ impl<'i> Trial<'i> {
     }
 
     fn deadline(&self) -> Instant {
-        self.began + self.inner.options.request_timeout
+        self.began + self.time
     }
 
     /// When this attempt is over: a read can be asked for elsewhere.
     fn until(&self, kind: Kind) -> Instant {
         match kind {
             Kind::Read => self.deadline().min(Instant::now() + self.inner.options.attempt_timeout),
-            Kind::Write => self.deadline(),
+            Kind::Write | Kind::Sweep { .. } => self.deadline(),
         }
     }
 
@@ -313,7 +327,7 @@ impl<'i> Trial<'i> {
                     endpoint.avoid();
                     self.inner.alarm.notify_one();
                 }
-                let again = kind == Kind::Read || failure.is_not_executed();
+                let again = kind.may_repeat() || failure.is_not_executed();
                 let error = self.error(failure, kind);
                 Err(if again { Verdict::Again(error) } else { Verdict::Final(error) })
             }
@@ -327,7 +341,7 @@ impl<'i> Trial<'i> {
         }
         // A node has changed, or is about to.
         self.inner.alarm.notify_one();
-        if kind == Kind::Read || error.is_retry_safe() {
+        if kind.may_repeat() || error.is_retry_safe() {
             endpoint.avoid();
             return Verdict::Again(error);
         }
@@ -338,7 +352,7 @@ impl<'i> Trial<'i> {
     }
 
     fn error(&self, failure: Failure, kind: Kind) -> Error {
-        let writes = kind == Kind::Write;
+        let writes = !kind.may_repeat();
         match failure {
             Failure::NotSent(why) => Error::Refused { why },
             Failure::Lost(why) if writes => Error::Unknown { why },
@@ -358,9 +372,7 @@ impl<'i> Trial<'i> {
             Verdict::Final(error) => return Err(self.last(error)),
         };
         let pause = self.pause();
-        if self.attempt >= self.inner.options.retries_max
-            || Instant::now() + pause >= self.deadline()
-        {
+        if self.attempt >= self.retries_max || Instant::now() + pause >= self.deadline() {
             return Err(self.last(error));
         }
         self.attempt += 1;

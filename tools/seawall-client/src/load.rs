@@ -19,6 +19,10 @@
 //! longer than its time to live, and is refilled in that last part (`R`).
 //!
 //! A load that fails gives the lease back, and everybody who waits is told.
+//!
+//! What it cannot do: an empty item bears no tags, so a tag that is invalidated
+//! while a value of it is being loaded does not reach that value. Where that
+//! matters delete the key as well: then the load is not stored.
 
 use crate::Error;
 use crate::counters::count;
@@ -106,17 +110,16 @@ impl Drop for Entry {
     }
 }
 
-/// What allows to store what is loaded.
+/// The right to refill an item, as it was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Lease {
-    /// The item was made for this reader.
-    Made(u64),
-    /// It is a stale item that this reader may replace.
-    Stale(u64),
-    /// Somebody else has it: look again, and load only when it is not used.
-    Elsewhere,
-    /// The cache cannot be asked.
-    None,
+struct Lease {
+    /// The item, to be replaced only while it is this one.
+    cas: u64,
+    /// It is an empty item, made for the lease; otherwise a stale one.
+    made: bool,
+    /// This reader has won it. Otherwise somebody else has: look again, and load
+    /// only when he does not.
+    ours: bool,
 }
 
 /// What the cache says.
@@ -156,18 +159,18 @@ impl Client {
                 count(&counting.hits);
                 return Ok(value);
             }
-            Ok(Found::Refill(lease, stale)) => (lease, stale),
+            Ok(Found::Refill(lease, stale)) => (Some(lease), stale),
             Err(error) if options.needs_cache || !error.is_passing() => return Err(error),
             Err(_) => {
                 count(&counting.bypasses);
-                (Lease::None, None)
+                (None, None)
             }
         };
         if let Some(value) = stale {
             count(&counting.hits);
             count(&counting.served_stale);
             // Whoever has the right refills behind the reader's back.
-            if matches!(lease, Lease::Made(_) | Lease::Stale(_)) {
+            if lease.is_some_and(|lease| lease.ours) {
                 self.fly(key, lease, options, load);
             }
             return Ok(value);
@@ -198,14 +201,13 @@ impl Client {
         };
         let placeholder = is_nothing(&answer, &item) && item.flags != NEGATIVE_FLAGS;
         let serves = !placeholder && options.stale_for.is_some();
-        Ok(match (item.won, answer.has(b'Z')) {
-            (true, _) if placeholder => Found::Refill(Lease::Made(item.cas), None),
-            (true, _) => Found::Refill(Lease::Stale(item.cas), serves.then_some(value)),
-            (false, true) if placeholder || item.stale => {
-                Found::Refill(Lease::Elsewhere, serves.then_some(value))
+        let refill = item.won || answer.has(b'Z') && (placeholder || item.stale || serves);
+        Ok(match refill {
+            true => {
+                let lease = Lease { cas: item.cas, made: placeholder, ours: item.won };
+                Found::Refill(lease, serves.then_some(value))
             }
-            (false, true) if serves => Found::Refill(Lease::Elsewhere, Some(value)),
-            _ => Found::Hit(value),
+            false => Found::Hit(value),
         })
     }
 
@@ -213,7 +215,7 @@ impl Client {
     fn fly<L, F, V, E>(
         &self,
         key: &[u8],
-        lease: Lease,
+        lease: Option<Lease>,
         options: &LoadOptions,
         load: L,
     ) -> watch::Receiver<Option<Outcome>>
@@ -230,7 +232,7 @@ impl Client {
             let mut by_key = flights.by_key.lock().expect("no holder panics");
             // Whoever won must load, even if a flight is under way: that one only
             // waits, or began before the key was deleted.
-            if !matches!(lease, Lease::Made(_) | Lease::Stale(_))
+            if !lease.is_some_and(|lease| lease.ours)
                 && let Some((_, flight)) = by_key.get(key)
             {
                 count(&self.inner.counting.coalesced);
@@ -253,7 +255,7 @@ impl Client {
     async fn land<L, F, V, E>(
         &self,
         key: &[u8],
-        mut lease: Lease,
+        mut lease: Option<Lease>,
         options: &LoadOptions,
         load: L,
     ) -> Outcome
@@ -263,10 +265,18 @@ impl Client {
         V: Into<Loaded> + Send + 'static,
         E: Into<Box<dyn StdError + Send + Sync>> + Send + 'static,
     {
-        if lease == Lease::Elsewhere {
-            match self.wait(key, options).await? {
-                Found::Hit(value) => return Ok(value),
-                Found::Refill(won, _) => lease = won,
+        if lease.is_some_and(|lease| !lease.ours) {
+            match self.wait(key, options).await {
+                Ok(Found::Hit(value)) => {
+                    count(&self.inner.counting.coalesced);
+                    return Ok(value);
+                }
+                Ok(Found::Refill(won, _)) => lease = Some(won),
+                Err(error) if options.needs_cache => return Err(error),
+                Err(_) => {
+                    count(&self.inner.counting.bypasses);
+                    lease = None;
+                }
             }
         }
         count(&self.inner.counting.loads);
@@ -294,74 +304,57 @@ impl Client {
         loop {
             sleep(pause.mul_f64(0.5 + 0.5 * random())).await;
             pause = (pause * 2).min(LOOK_INTERVAL_MAX);
-            match self.look(key, options).await {
-                Ok(Found::Refill(Lease::Elsewhere, Some(value))) => return Ok(Found::Hit(value)),
-                Ok(Found::Refill(Lease::Elsewhere, None)) if Instant::now() < until => {}
-                // Who took the lease does not use it.
-                Ok(Found::Refill(Lease::Elsewhere, None)) => {
-                    return Ok(Found::Refill(Lease::None, None));
+            match self.look(key, options).await? {
+                Found::Refill(Lease { ours: false, .. }, Some(value)) => {
+                    return Ok(Found::Hit(value));
                 }
-                Ok(found) => return Ok(found),
-                Err(error) if options.needs_cache => return Err(error),
-                Err(_) => {
-                    count(&self.inner.counting.bypasses);
-                    return Ok(Found::Refill(Lease::None, None));
-                }
+                Found::Refill(Lease { ours: false, .. }, None) if Instant::now() < until => {}
+                // Won, or whoever has the lease does not use it.
+                found => return Ok(found),
             }
         }
     }
 
-    /// Stores what was loaded; whether it did.
+    /// Stores what was loaded; whether it did. Without a lease nothing is stored:
+    /// the cache could not be asked a moment ago.
     async fn fill(
         &self,
         key: &[u8],
-        lease: Lease,
+        lease: Option<Lease>,
         options: &LoadOptions,
         loaded: Option<Loaded>,
     ) -> bool {
-        let (value, set) = match (loaded, options.negative_ttl) {
+        let Some(lease) = lease else { return false };
+        let mut set = SetOptions::default().flags(options.flags);
+        set.tags.clone_from(&options.tags);
+        let (value, ttl) = match (loaded, options.negative_ttl) {
             (Some(loaded), _) => {
-                let mut tags = options.tags.clone();
-                tags.extend(loaded.tags);
-                let ttl = loaded.ttl.or(options.ttl);
-                let ttl = ttl.map(|ttl| lifetime(ttl, options, random()));
-                (loaded.value, SetOptions { ttl, flags: options.flags, tags })
+                set.tags.extend(loaded.tags);
+                (loaded.value, loaded.ttl.or(options.ttl))
             }
             (None, Some(ttl)) => {
-                let (ttl, tags) = (Some(lifetime(ttl, options, random())), options.tags.clone());
-                (Bytes::new(), SetOptions { ttl, flags: NEGATIVE_FLAGS, tags })
+                set.flags = NEGATIVE_FLAGS;
+                (Bytes::new(), Some(ttl))
             }
-            (None, None) => return self.forget(key, lease).await,
+            // There is nothing, and that is not to be remembered.
+            (None, None) => return self.change(key, lease.cas, "").await,
         };
-        match lease {
-            Lease::Made(cas) | Lease::Stale(cas) if cas != 0 => {
-                matches!(self.cas(key, value, cas, &set).await, Ok(Stored::Stored(_)))
-            }
-            // Without a number to compare: better an old value for its time
-            // to live than none.
-            Lease::Made(_) | Lease::Stale(_) => self.set(key, value, &set).await.is_ok(),
-            // It was read without a lease, so only what is missing is filled.
-            Lease::Elsewhere | Lease::None => {
-                self.add(key, value, &set).await.unwrap_or_default()
-            }
-        }
-    }
-
-    /// The origin has nothing, and that is not remembered.
-    async fn forget(&self, key: &[u8], lease: Lease) -> bool {
-        match lease {
-            Lease::Made(cas) | Lease::Stale(cas) => self.change(key, cas, "").await,
-            Lease::Elsewhere | Lease::None => true,
+        set.ttl = ttl.map(|ttl| lifetime(ttl, options, random()));
+        match lease.cas {
+            // A node that keeps no versions (`-C`): better a value that may be a
+            // little old, for its time to live, than none.
+            0 => self.set(key, value, &set).await.is_ok(),
+            cas => matches!(self.cas(key, value, cas, &set).await, Ok(Stored::Stored(_))),
         }
     }
 
     /// Gives the lease back, so that the next reader wins it.
-    async fn release(&self, key: &[u8], lease: Lease) {
+    async fn release(&self, key: &[u8], lease: Option<Lease>) {
         match lease {
-            Lease::Made(cas) => self.change(key, cas, "").await,
+            Some(lease) if lease.made => self.change(key, lease.cas, "").await,
             // Marked stale once more it is nobody's to refill.
-            Lease::Stale(cas) => self.change(key, cas, "I").await,
-            Lease::Elsewhere | Lease::None => true,
+            Some(lease) => self.change(key, lease.cas, "I").await,
+            None => false,
         };
     }
 

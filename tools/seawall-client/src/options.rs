@@ -28,8 +28,11 @@ pub struct ClientOptions {
     pub request_timeout: Duration,
     /// Time after which a read asks another node; one second.
     pub attempt_timeout: Duration,
+    /// Time for an invalidation or a flush, which wait for every node; five
+    /// seconds, as a node waits three for the others.
+    pub sweep_timeout: Duration,
     /// A connection on which answers are due and nothing comes is given up after
-    /// this long; three seconds.
+    /// this long; six seconds, longer than anything may take.
     pub stall_timeout: Duration,
     /// Attempts beyond the first; 16.
     pub retries_max: u32,
@@ -52,7 +55,8 @@ impl ClientOptions {
             connect_timeout: Duration::from_secs(1),
             request_timeout: Duration::from_secs(3),
             attempt_timeout: Duration::from_secs(1),
-            stall_timeout: Duration::from_secs(3),
+            sweep_timeout: Duration::from_secs(5),
+            stall_timeout: Duration::from_secs(6),
             retries_max: 16,
             backoff: Duration::from_millis(10),
             poll_interval: Duration::from_secs(1),

@@ -39,9 +39,9 @@ impl Pool {
         let mut known = self.endpoints.lock().expect("no holder panics");
         let mut kept: HashMap<String, Arc<Endpoint>> = HashMap::new();
         let mut endpoint = |address: &str| {
-            let made = kept.entry(address.to_owned()).or_insert_with(|| {
-                known.remove(address).unwrap_or_else(|| self.start(address))
-            });
+            let made = kept
+                .entry(address.to_owned())
+                .or_insert_with(|| known.remove(address).unwrap_or_else(|| self.start(address)));
             made.clone()
         };
         let servers = self.options.servers.iter().map(|server| endpoint(server)).collect();

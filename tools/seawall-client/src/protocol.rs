@@ -341,8 +341,8 @@ mod tests {
         assert!(Line::keyed("mg", b"").is_err());
         assert!(Line::keyed("mg", &[b'a'; 250]).is_ok());
         assert!(Line::keyed("mg", &[b'a'; 251]).is_err());
-        assert!(Line::keyed("mg", &[b' '; 187]).is_ok());
-        assert!(Line::keyed("mg", &[b' '; 188]).is_err());
+        assert!(Line::keyed("mg", &[b' '; 186]).is_ok());
+        assert!(Line::keyed("mg", &[b' '; 187]).is_err());
         let tagged = |tags: &[&str]| {
             let tags: Vec<String> = tags.iter().map(ToString::to_string).collect();
             Line::keyed("ms", b"k").unwrap().tags(&tags).and_then(|line| line.end(None))

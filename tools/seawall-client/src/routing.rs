@@ -100,7 +100,8 @@ impl Topology {
         }
         // What is being filled (written as minus the slot minus one) has not everything yet.
         let readable = |set: Vec<i32>| set.into_iter().filter_map(|at| u16::try_from(at).ok());
-        let sets: Vec<Vec<u16>> = told.sets.into_iter().map(|set| readable(set).collect()).collect();
+        let sets: Vec<Vec<u16>> =
+            told.sets.into_iter().map(|set| readable(set).collect()).collect();
         let owners = owners(told.owners.as_bytes(), told.width, sets.len())?;
         Ok(Topology::Cluster(Cluster { revision, seed, nodes, sets, owners }))
     }
@@ -125,9 +126,8 @@ fn owners(text: &[u8], width: usize, sets: usize) -> Result<Vec<u32>, String> {
         return Err(format!("{partitions} partitions are no power of two"));
     }
     let digit = |character: &u8| DIGITS.iter().position(|digit| digit == character);
-    let number = |digits: &[u8]| {
-        digits.iter().try_fold(0, |number, at| Some(number * 64 + digit(at)?))
-    };
+    let number =
+        |digits: &[u8]| digits.iter().try_fold(0, |number, at| Some(number * 64 + digit(at)?));
     let known = |digits: &[u8]| number(digits).filter(|set| *set < sets).map(|set| set as u32);
     let owners: Option<Vec<u32>> = text.chunks(width).map(known).collect();
     owners.ok_or_else(|| "a partition has a set that is not there".into())
@@ -210,15 +210,15 @@ impl Routing {
         if let Some(endpoint) = copies {
             return (endpoint, true);
         }
-        let any: Vec<_> = self.any().collect();
         let turn = self.next.fetch_add(1, Relaxed);
-        let turned = (0..any.len()).map(|at| any[(at + turn) % any.len()]);
-        if let Some(endpoint) = turned.clone().find(|endpoint| endpoint.is_well()) {
+        let any: Vec<_> = self.any(turn).collect();
+        if let Some(endpoint) = any.iter().find(|endpoint| endpoint.is_well()) {
             return (endpoint, owner.is_some());
         }
+        // Everything failed a moment ago.
         match owner {
             Some((endpoint, _)) if attempt.is_multiple_of(2) => (endpoint, false),
-            _ => (any[turn % any.len()], true),
+            _ => (any[turn % any.len()], owner.is_some()),
         }
     }
 
@@ -237,11 +237,15 @@ impl Routing {
         self.ways.get(usize::from(slot))?.as_ref()
     }
 
-    /// Nodes that live; those that were configured if there are none.
-    fn any(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
-        let up = self.ways.iter().flatten().filter(|way| way.up);
-        // A cluster that moved away altogether is found by its configured addresses.
-        up.map(|way| &way.general).chain(&self.servers)
+    /// Nodes that live, then those that were configured: by these a cluster is
+    /// found again that has moved away altogether. Each time from another one on.
+    fn any(&self, turn: usize) -> impl Iterator<Item = &Arc<Endpoint>> {
+        let up: Vec<_> = self.ways.iter().flatten().filter(|way| way.up).collect();
+        let turned = move |all: usize, at: usize| (at + turn) % all;
+        let nodes = up.len();
+        let up = (0..nodes).map(move |at| &up[turned(nodes, at)].general);
+        let servers = self.servers.len();
+        up.chain((0..servers).map(move |at| &self.servers[turned(servers, at)]))
     }
 }
 

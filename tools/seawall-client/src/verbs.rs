@@ -1,11 +1,11 @@
 //! The verbs: each writes its request, and reads what the answer means.
 
+use crate::Error;
 use crate::counters::count;
 use crate::execute::{Client, Kind};
 use crate::load::NEGATIVE_FLAGS;
 use crate::options::{CounterOptions, SetOptions};
 use crate::protocol::{self, Answer, Code, Line, Request, Shape};
-use crate::Error;
 use bytes::Bytes;
 use std::time::Duration;
 
@@ -57,8 +57,7 @@ impl Client {
             }
         }
         let answers = self.ask_many(requests).await;
-        let mut items: Vec<_> =
-            answers.into_iter().map(|answer| self.item(answer?)).collect();
+        let mut items: Vec<_> = answers.into_iter().map(|answer| self.item(answer?)).collect();
         for (place, error) in wrong {
             items.insert(place, Err(error));
         }
@@ -173,11 +172,7 @@ impl Client {
     }
 
     /// Sets the time to live, none: for ever; whether there is such an item.
-    pub async fn touch(
-        &self,
-        key: impl AsRef<[u8]>,
-        ttl: Option<Duration>,
-    ) -> Result<bool, Error> {
+    pub async fn touch(&self, key: impl AsRef<[u8]>, ttl: Option<Duration>) -> Result<bool, Error> {
         let key = key.as_ref();
         let request = touching(Line::keyed("mg", key)?, ttl).end(None)?;
         found(&self.ask(Some(key), request, Shape::Meta, Kind::Write).await?)
@@ -212,7 +207,8 @@ impl Client {
     /// Forgets everything, on all nodes, before it returns.
     pub async fn flush(&self) -> Result<(), Error> {
         let request = protocol::command("flush_all")?;
-        let answer = self.ask(None, request, Shape::Text, Kind::Write).await?;
+        let kind = Kind::Sweep { again: false };
+        let answer = self.ask(None, request, Shape::Text, kind).await?;
         match &answer.line[..] {
             b"OK" => Ok(()),
             _ => Err(unexpected(&answer)),
@@ -222,7 +218,8 @@ impl Client {
     async fn invalidate(&self, what: &str, name: &str) -> Result<u64, Error> {
         protocol::name(name)?;
         let request = protocol::command(&format!("invalidate {what} {name}"))?;
-        let answer = self.ask(None, request, Shape::Text, Kind::Read).await?;
+        let kind = Kind::Sweep { again: true };
+        let answer = self.ask(None, request, Shape::Text, kind).await?;
         let count = answer.line.strip_prefix(b"INVALIDATED ");
         let count = count.and_then(|count| std::str::from_utf8(count).ok()?.parse().ok());
         count.ok_or_else(|| unexpected(&answer))
@@ -314,8 +311,7 @@ pub(crate) fn item_of(answer: &Answer) -> Item {
 /// An empty item that only says that somebody loads, or that there is nothing.
 pub(crate) fn is_nothing(answer: &Answer, item: &Item) -> bool {
     item.value.is_empty()
-        && (item.flags == NEGATIVE_FLAGS
-            || !item.stale && (answer.has(b'Z') || answer.has(b'W')))
+        && (item.flags == NEGATIVE_FLAGS || !item.stale && (answer.has(b'Z') || answer.has(b'W')))
 }
 
 fn stored(answer: &Answer) -> Result<bool, Error> {
