@@ -22,7 +22,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 /// Bytes that wait to be written before no more calls are taken.
@@ -154,6 +154,8 @@ struct Common {
     /// Told when a connection ends or cannot be made.
     alarm: Arc<Notify>,
     health: Health,
+    /// Changes when the connections shall end.
+    cut: watch::Sender<()>,
 }
 
 /// One address: a core's port, or a node's.
@@ -175,7 +177,9 @@ impl Endpoint {
         alarm: Arc<Notify>,
     ) -> Endpoint {
         let health = Health { since: Instant::now(), failures: 0.into(), avoided_until: 0.into() };
-        let common = Arc::new(Common { address: address.into(), options, counting, alarm, health });
+        let (cut, _) = watch::channel(());
+        let address = address.into();
+        let common = Arc::new(Common { address, options, counting, alarm, health, cut });
         Endpoint { common, queues: OnceLock::new(), next: 0.into() }
     }
 
@@ -202,6 +206,12 @@ impl Endpoint {
     /// Leaves it alone for a moment.
     pub fn avoid(&self) {
         self.common.health.ill();
+    }
+
+    /// Ends the connections: the cluster has given the node up, and whoever waits
+    /// for an answer shall not wait for it until his time is over.
+    pub fn cut(&self) {
+        self.common.cut.send_replace(());
     }
 
     /// Puts requests into the queue, waiting for room.
@@ -373,6 +383,7 @@ impl<'c> Serving<'c> {
         let stall = self.common.options.stall_timeout;
         let stalled = sleep_until(self.progress + stall);
         tokio::pin!(stalled);
+        let mut cut = self.common.cut.subscribe();
         let mut open = true;
         loop {
             if !open && self.in_flight.is_empty() {
@@ -401,6 +412,9 @@ impl<'c> Serving<'c> {
                     }
                     None => open = false,
                 },
+                Ok(()) = cut.changed() => {
+                    return End::Broken(format!("{address} is down, as its cluster says"));
+                }
                 () = &mut stalled, if self.due > 0 => {
                     if self.progress.elapsed() >= stall {
                         return End::Broken(format!("{address}: no answer for {stall:?}"));

@@ -36,6 +36,8 @@
 //! | `load.rs` | cache-aside: [`Client::get_or_load`] |
 //! | `counters.rs` | what happened so far |
 
+#![forbid(unsafe_code)]
+
 mod connection;
 mod counters;
 mod error;

@@ -89,8 +89,15 @@ type Outcome = Result<Option<Bytes>, Error>;
 /// The loads under way, by key.
 #[derive(Debug, Default)]
 pub struct Flights {
-    by_key: Mutex<HashMap<Vec<u8>, (u64, watch::Receiver<Option<Outcome>>)>>,
+    by_key: Mutex<HashMap<Vec<u8>, Flight>>,
     next: AtomicU64,
+}
+
+/// A load under way: its number, and where its outcome will be.
+#[derive(Clone, Debug)]
+struct Flight {
+    number: u64,
+    outcome: watch::Receiver<Option<Outcome>>,
 }
 
 /// A flight's entry, which goes with it.
@@ -104,7 +111,7 @@ impl Drop for Entry {
     fn drop(&mut self) {
         let mut flights = self.client.inner.flights.by_key.lock().expect("no holder panics");
         // A later flight for the key may have taken the place.
-        if flights.get(&self.key).is_some_and(|(number, _)| *number == self.number) {
+        if flights.get(&self.key).is_some_and(|flight| flight.number == self.number) {
             flights.remove(&self.key);
         }
     }
@@ -233,12 +240,12 @@ impl Client {
             // Whoever won must load, even if a flight is under way: that one only
             // waits, or began before the key was deleted.
             if !lease.is_some_and(|lease| lease.ours)
-                && let Some((_, flight)) = by_key.get(key)
+                && let Some(flight) = by_key.get(key)
             {
                 count(&self.inner.counting.coalesced);
-                return flight.clone();
+                return flight.outcome.clone();
             }
-            by_key.insert(key.to_vec(), (number, receiver.clone()));
+            by_key.insert(key.to_vec(), Flight { number, outcome: receiver.clone() });
         }
         let entry = Entry { client: self.clone(), key: key.to_vec(), number };
         let options = options.clone();

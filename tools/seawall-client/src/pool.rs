@@ -34,7 +34,8 @@ impl Pool {
     }
 
     /// Goes by `topology` from now on. Connections to addresses that are still
-    /// there stay; others end when their answers are there.
+    /// there stay, but for those to nodes that are down; others end when their
+    /// answers are there.
     pub fn install(&self, topology: Topology) {
         let mut known = self.endpoints.lock().expect("no holder panics");
         let mut kept: HashMap<String, Arc<Endpoint>> = HashMap::new();
@@ -46,8 +47,11 @@ impl Pool {
         };
         let servers = self.options.servers.iter().map(|server| endpoint(server)).collect();
         let routing = Routing::new(topology, servers, endpoint);
-        *self.routing.write().expect("no holder panics") = Arc::new(routing);
+        let routing = Arc::new(routing);
+        *self.routing.write().expect("no holder panics") = routing.clone();
         *known = kept;
+        // After the change: who is sent away finds the new owner.
+        routing.down().for_each(|endpoint| endpoint.cut());
     }
 
     fn start(&self, address: &str) -> Arc<Endpoint> {

@@ -191,6 +191,12 @@ impl Routing {
         self.cluster.as_ref().map(|cluster| (cluster.revision, cluster.seed))
     }
 
+    /// The connections to nodes that the cluster has given up.
+    pub fn down(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        let down = self.ways.iter().flatten().filter(|way| !way.up);
+        down.flat_map(|way| way.cores.iter().chain([&way.general]))
+    }
+
     /// Where a request goes, and whether that is not where it belongs: the
     /// primary's core, an in-sync copy's, any node that lives, any that was
     /// configured. What failed a moment ago comes last.

@@ -1,4 +1,4 @@
-//! The client against a cluster of three real nodes, one of which is killed.
+//! The client against a cluster of three real nodes, one of which is killed or hangs.
 
 mod common;
 
@@ -136,6 +136,32 @@ async fn a_node_is_killed_under_traffic() {
     assert_eq!(passed_on(live), before, "each request is executed where it arrived");
     println!("{:?} without the node at {dead_port}", client.counters());
     client.invalidate_tag("any").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_hangs_under_traffic() {
+    let daemons = common::cluster();
+    let client = Client::connect(options(&daemons)).await.unwrap();
+    let stop = Arc::new(AtomicBool::new(false));
+    let tasks: Vec<_> =
+        (0..8).map(|task| tokio::spawn(traffic(client.clone(), task, stop.clone()))).collect();
+    sleep(Duration::from_secs(1)).await;
+    daemons[2].signal("STOP");
+    sleep(Duration::from_secs(8)).await;
+    daemons[2].signal("CONT");
+    sleep(Duration::from_secs(2)).await;
+    stop.store(true, Relaxed);
+    for task in tasks {
+        let met = timeout(2 * common::PATIENCE, task).await.expect("nothing hangs").unwrap();
+        println!("{} stored, {} unknown, {:?}", met.acknowledged.len(), met.unknown, met.longest);
+        assert!(met.unknown <= 5, "only what was under way, not {}", met.unknown);
+        // Nobody waited until his time was over: the cluster said who is down.
+        assert!(met.longest < common::PATIENCE / 2, "{:?}", met.longest);
+        for (key, item) in met.acknowledged.iter().zip(client.get_many(&met.acknowledged).await) {
+            assert!(item.unwrap().is_some(), "{key} is lost");
+        }
+    }
+    println!("{:?}", client.counters());
 }
 
 /// Waits until a revision has been the newest for two seconds.

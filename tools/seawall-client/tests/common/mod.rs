@@ -114,6 +114,12 @@ impl Daemon {
         let _ = self.child.wait();
     }
 
+    /// Lets it hang (`STOP`) or go on (`CONT`).
+    pub fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &id]).status().unwrap().success());
+    }
+
     /// One line for one line.
     pub fn ask(&self, line: &str) -> Option<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
