@@ -32,6 +32,9 @@ const INPUT_BYTES: usize = 64 << 10;
 /// An address that failed is avoided for this long; it doubles up to `AVOIDED_MAX`.
 const AVOIDED: Duration = Duration::from_millis(50);
 const AVOIDED_MAX: Duration = Duration::from_secs(1);
+/// Answers that are due and do not come for this long are a reason to look whether
+/// the topology has changed: a cluster gives a node up after 300 ms.
+const SUSPICIOUS: Duration = Duration::from_millis(250);
 /// What a node at its limit of connections says before it closes, having read nothing.
 const TOO_MANY: &[u8] = b"ERROR Too many open connections";
 
@@ -151,7 +154,7 @@ struct Common {
     address: String,
     options: Arc<ClientOptions>,
     counting: Arc<Counting>,
-    /// Told when a connection ends or cannot be made.
+    /// Told when a connection ends, cannot be made, or is suspiciously quiet.
     alarm: Arc<Notify>,
     health: Health,
     /// Changes when the connections shall end.
@@ -381,8 +384,8 @@ impl<'c> Serving<'c> {
         let (mut reader, mut writer) = stream.split();
         let address = &self.common.address;
         let stall = self.common.options.stall_timeout;
-        let stalled = sleep_until(self.progress + stall);
-        tokio::pin!(stalled);
+        let quiet = sleep_until(self.progress + SUSPICIOUS.min(stall));
+        tokio::pin!(quiet);
         let mut cut = self.common.cut.subscribe();
         let mut open = true;
         loop {
@@ -415,11 +418,19 @@ impl<'c> Serving<'c> {
                 Ok(()) = cut.changed() => {
                     return End::Broken(format!("{address} is down, as its cluster says"));
                 }
-                () = &mut stalled, if self.due > 0 => {
-                    if self.progress.elapsed() >= stall {
+                () = &mut quiet, if self.due > 0 => {
+                    let since = self.progress.elapsed();
+                    if since >= stall {
                         return End::Broken(format!("{address}: no answer for {stall:?}"));
                     }
-                    stalled.as_mut().reset(self.progress + stall);
+                    let next = match since >= SUSPICIOUS {
+                        true => {
+                            self.common.alarm.notify_one();
+                            Instant::now() + SUSPICIOUS
+                        }
+                        false => self.progress + SUSPICIOUS,
+                    };
+                    quiet.as_mut().reset(next.min(self.progress + stall));
                 }
             }
         }

@@ -249,7 +249,7 @@ async fn first_topology(inner: &Inner) -> Result<Topology, Error> {
     let mut trial = Trial::new(inner, inner.options.request_timeout, u32::MAX);
     loop {
         let endpoint = trial.endpoint(None);
-        let why = match follow::topology(inner, &endpoint).await {
+        let why = match follow::topology(&endpoint, inner.options.attempt_timeout).await {
             Ok(Topology::NotBegun) => {
                 format!("{}: its cluster has not begun", endpoint.address())
             }

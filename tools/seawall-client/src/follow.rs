@@ -24,6 +24,8 @@ const HURRY_INTERVAL: Duration = Duration::from_millis(100);
 const ALARM_INTERVAL: Duration = Duration::from_millis(20);
 /// Nodes that are asked before the next pause.
 const ASKED_MAX: u32 = 3;
+/// Time that the first of them has to answer; each other has twice as much.
+const ANSWER_TIME: Duration = Duration::from_millis(300);
 
 /// The task; it ends with the client.
 pub async fn follow(inner: Weak<Inner>, alarm: Arc<Notify>, interval: Duration) {
@@ -45,7 +47,8 @@ pub async fn follow(inner: Weak<Inner>, alarm: Arc<Notify>, interval: Duration) 
         for attempt in 0..ASKED_MAX {
             let routing = inner.pool.routing();
             let (endpoint, _) = routing.pick(None, attempt);
-            if look(&inner, endpoint, &routing).await.is_ok() {
+            let time = ANSWER_TIME * (1 << attempt);
+            if look(&inner, endpoint, &routing, time).await.is_ok() {
                 break;
             }
         }
@@ -53,13 +56,19 @@ pub async fn follow(inner: Weak<Inner>, alarm: Arc<Notify>, interval: Duration) 
 }
 
 /// Asks one node, and takes over what is new.
-async fn look(inner: &Inner, endpoint: &Endpoint, routing: &Routing) -> Result<(), String> {
+async fn look(
+    inner: &Inner,
+    endpoint: &Endpoint,
+    routing: &Routing,
+    time: Duration,
+) -> Result<(), String> {
     if let Some((known, _)) = routing.revision()
-        && revision(inner, endpoint).await? == known
+        && revision(endpoint, time).await? == known
     {
         return Ok(());
     }
-    let topology = topology(inner, endpoint).await?;
+    // That one may be long, and the node has just answered.
+    let topology = topology(endpoint, time.max(inner.options.attempt_timeout)).await?;
     if is_news(&topology, routing.revision()) {
         inner.counting.topology_changes.fetch_add(1, Relaxed);
         inner.pool.install(topology);
@@ -79,28 +88,27 @@ fn is_news(topology: &Topology, known: Option<(u64, u64)>) -> bool {
     }
 }
 
-async fn revision(inner: &Inner, endpoint: &Endpoint) -> Result<u64, String> {
-    let body = ask(inner, endpoint, "config get cluster", Shape::Config).await?.1;
+async fn revision(endpoint: &Endpoint, time: Duration) -> Result<u64, String> {
+    let body = ask(endpoint, "config get cluster", Shape::Config, time).await?.1;
     let line = body.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let number = std::str::from_utf8(line).ok().and_then(|line| line.parse().ok());
     number.ok_or_else(|| format!("{}: no revision", endpoint.address()))
 }
 
 /// What a node tells of the topology.
-pub async fn topology(inner: &Inner, endpoint: &Endpoint) -> Result<Topology, String> {
-    let text = ask(inner, endpoint, "topology", Shape::Text).await?.0;
+pub async fn topology(endpoint: &Endpoint, time: Duration) -> Result<Topology, String> {
+    let text = ask(endpoint, "topology", Shape::Text, time).await?.0;
     Topology::parse(&text).map_err(|error| format!("{}: topology: {error}", endpoint.address()))
 }
 
 async fn ask(
-    inner: &Inner,
     endpoint: &Endpoint,
     line: &str,
     shape: Shape,
+    time: Duration,
 ) -> Result<(bytes::Bytes, bytes::Bytes), String> {
     let request = protocol::command(line).expect("it is short");
-    let until = Instant::now() + inner.options.attempt_timeout;
-    match endpoint.ask(request, shape, until).await {
+    match endpoint.ask(request, shape, Instant::now() + time).await {
         Ok(answer) if answer.code == Code::Done => Ok((answer.line, answer.value)),
         Ok(answer) => Err(format!("{}: {line}: {}", endpoint.address(), answer.text())),
         Err(failure) => {
