@@ -27,8 +27,9 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 /// Bytes that wait to be written before no more calls are taken.
 const OUTPUT_BYTES_MAX: usize = 256 << 10;
-/// Room for what is read at a time.
+/// Room for what is read at a time, and when it is too little.
 const INPUT_BYTES: usize = 64 << 10;
+const INPUT_BYTES_MIN: usize = 8 << 10;
 /// An address that failed is avoided for this long; it doubles up to `AVOIDED_MAX`.
 const AVOIDED: Duration = Duration::from_millis(50);
 const AVOIDED_MAX: Duration = Duration::from_secs(1);
@@ -391,6 +392,10 @@ impl<'c> Serving<'c> {
         loop {
             if !open && self.in_flight.is_empty() {
                 return End::Done;
+            }
+            // By itself the buffer would grow by 64 bytes a read.
+            if self.input.capacity() - self.input.len() < INPUT_BYTES_MIN {
+                self.input.reserve(INPUT_BYTES);
             }
             tokio::select! {
                 read = reader.read_buf(&mut self.input) => match read {

@@ -83,7 +83,7 @@ impl Client {
         let options = Arc::new(options);
         let (counting, alarm) = (Arc::new(Counting::default()), Arc::new(Notify::new()));
         let pool = Pool::new(options.clone(), counting.clone(), alarm.clone());
-        let flights = Flights::default();
+        let flights = Flights::new(options.loads_max);
         let follower = std::sync::OnceLock::new();
         let inner =
             Arc::new(Inner { options, counting, pool, flights, alarm: alarm.clone(), follower });
@@ -236,6 +236,7 @@ fn check(options: &ClientOptions) -> Result<(), Error> {
         ("connections", options.connections),
         ("in_flight_max", options.in_flight_max),
         ("queue_max", options.queue_max),
+        ("loads_max", options.loads_max),
     ] {
         if number == 0 {
             return Err(Error::client(format!("{name} is 0; 1 is the least")));

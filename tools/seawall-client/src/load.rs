@@ -37,7 +37,7 @@ use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 /// Client flags of the empty item that says that the origin has nothing.
@@ -87,10 +87,20 @@ impl<V: Into<Bytes>> From<V> for Loaded {
 type Outcome = Result<Option<Bytes>, Error>;
 
 /// The loads under way, by key.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Flights {
     by_key: Mutex<HashMap<Vec<u8>, Flight>>,
     next: AtomicU64,
+    /// Loaders that may run.
+    places: Semaphore,
+}
+
+impl Flights {
+    /// With at most so many loaders at a time.
+    pub fn new(loads_max: usize) -> Flights {
+        let places = Semaphore::new(loads_max.min(Semaphore::MAX_PERMITS));
+        Flights { by_key: Mutex::default(), next: AtomicU64::new(0), places }
+    }
 }
 
 /// A load under way: its number, and where its outcome will be.
@@ -178,12 +188,12 @@ impl Client {
             count(&counting.served_stale);
             // Whoever has the right refills behind the reader's back.
             if lease.is_some_and(|lease| lease.ours) {
-                self.fly(key, lease, options, load);
+                self.fly(key, lease, true, options, load);
             }
             return Ok(value);
         }
         count(&counting.misses);
-        let mut flight = self.fly(key, lease, options, load);
+        let mut flight = self.fly(key, lease, false, options, load);
         match flight.wait_for(Option::is_some).await.map(|outcome| outcome.clone()) {
             Ok(Some(outcome)) => outcome,
             _ => Err(load_error("the load's task has ended")),
@@ -218,11 +228,13 @@ impl Client {
         })
     }
 
-    /// The flight for `key`: the one under way, or a new one.
+    /// The flight for `key`: the one under way, or a new one. Nobody waits for one
+    /// that is `behind` a reader's back.
     fn fly<L, F, V, E>(
         &self,
         key: &[u8],
         lease: Option<Lease>,
+        behind: bool,
         options: &LoadOptions,
         load: L,
     ) -> watch::Receiver<Option<Outcome>>
@@ -250,7 +262,7 @@ impl Client {
         let entry = Entry { client: self.clone(), key: key.to_vec(), number };
         let options = options.clone();
         tokio::spawn(async move {
-            let outcome = entry.client.land(&entry.key, lease, &options, load).await;
+            let outcome = entry.client.land(&entry.key, lease, behind, &options, load).await;
             // First the entry, then the news: who comes later looks for himself.
             drop(entry);
             let _ = sender.send(Some(outcome));
@@ -263,6 +275,7 @@ impl Client {
         &self,
         key: &[u8],
         mut lease: Option<Lease>,
+        behind: bool,
         options: &LoadOptions,
         load: L,
     ) -> Outcome
@@ -286,8 +299,18 @@ impl Client {
                 }
             }
         }
+        let places = &self.inner.flights.places;
+        let place = match places.try_acquire() {
+            Err(_) if behind => {
+                self.release(key, lease).await;
+                return Err(load_error("too many loads are under way"));
+            }
+            Err(_) => places.acquire().await.ok(),
+            place => place.ok(),
+        };
         count(&self.inner.counting.loads);
         let outcome = run(options.load_timeout, load).await;
+        drop(place);
         match outcome {
             Ok(loaded) => {
                 let value = loaded.as_ref().map(|loaded| loaded.value.clone());

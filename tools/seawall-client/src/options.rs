@@ -41,6 +41,10 @@ pub struct ClientOptions {
     pub backoff: Duration,
     /// How often the topology's revision is asked for; one second.
     pub poll_interval: Duration,
+    /// Loaders that [`Client::get_or_load`](crate::Client::get_or_load) runs at a
+    /// time; 1024. Whoever comes then waits, and what would be refilled behind a
+    /// reader's back stays stale.
+    pub loads_max: usize,
 }
 
 impl ClientOptions {
@@ -60,6 +64,7 @@ impl ClientOptions {
             retries_max: 16,
             backoff: Duration::from_millis(10),
             poll_interval: Duration::from_secs(1),
+            loads_max: 1024,
         }
     }
 }

@@ -32,7 +32,9 @@ async fn requests_go_straight_to_the_owning_core() {
     let daemons = common::cluster();
     let client = Client::connect(options(&daemons[..1])).await.unwrap();
     assert!(client.topology_revision().is_some());
-    let keys: Vec<String> = (0..500).map(|at| format!("shop:{at}")).collect();
+    let mut keys: Vec<String> = (0..500).map(|at| format!("shop:{at}")).collect();
+    // In base64 on the wire; their hash is that of the key itself.
+    keys.extend((0..50).map(|at| format!("two words\n{at}")));
     let before = passed_on(&daemons);
     for key in &keys {
         client.set(key, key.clone(), &plain().tag("all")).await.unwrap();

@@ -2,6 +2,7 @@
 
 use seawall_client::{Client, ClientOptions, Error, LoadOptions, SetOptions};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -11,6 +12,8 @@ use tokio::time::{sleep, timeout};
 /// What a fake server does about a line.
 enum Act {
     Say(String),
+    /// The same, later.
+    Slow(Duration, String),
     /// Nothing, ever.
     Hang,
     Close,
@@ -27,6 +30,7 @@ const SINGLE: &str = "{\"epoch\":1,\"partitions\":65536,\"nodes\":[]}\r\n";
 struct Fake {
     address: String,
     lines: Arc<Mutex<Vec<String>>>,
+    open: Arc<AtomicUsize>,
 }
 
 impl Fake {
@@ -42,12 +46,13 @@ impl Fake {
         act: impl Fn(&str, usize) -> Act + Send + Sync + 'static,
     ) -> Fake {
         let address = listener.local_addr().unwrap().to_string();
-        let fake = Fake { address, lines: Arc::default() };
+        let fake = Fake { address, lines: Arc::default(), open: Arc::default() };
         let (shared, act) = (fake.clone(), Arc::new(act));
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (fake, act) = (shared.clone(), act.clone());
                 tokio::spawn(async move {
+                    let _open = Open::new(&fake.open);
                     let mut stream = BufReader::new(stream);
                     let mut line = String::new();
                     while matches!(stream.read_line(&mut line).await, Ok(1..)) {
@@ -62,6 +67,10 @@ impl Fake {
                         fake.lines.lock().unwrap().push(line.trim_end().into());
                         match act(line.trim_end(), before) {
                             Act::Say(text) => stream.write_all(text.as_bytes()).await.unwrap(),
+                            Act::Slow(pause, text) => {
+                                sleep(pause).await;
+                                stream.write_all(text.as_bytes()).await.unwrap();
+                            }
                             Act::Hang => std::future::pending().await,
                             Act::Close => return,
                         }
@@ -77,6 +86,22 @@ impl Fake {
     fn count(&self, verb: &str) -> usize {
         let lines = self.lines.lock().unwrap();
         lines.iter().filter(|line| line.split(' ').next() == Some(verb)).count()
+    }
+}
+
+/// Counts a connection while it is open.
+struct Open(Arc<AtomicUsize>);
+
+impl Open {
+    fn new(open: &Arc<AtomicUsize>) -> Open {
+        open.fetch_add(1, Relaxed);
+        Open(open.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 
@@ -379,4 +404,62 @@ async fn without_the_cache_the_loader_is_run() {
     options = options.needs_cache();
     let error = client.get_or_load("k", &options, load).await.unwrap_err();
     assert!(matches!(error, Error::Server { not_executed: true, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_client_that_is_dropped_leaves_nothing_behind() {
+    let (fake, client) = node(|_, _| say("EN\r\n")).await;
+    let clone = client.clone();
+    client.get("k").await.unwrap();
+    drop(client);
+    assert_eq!(clone.get("k").await.unwrap(), None, "its clone goes on");
+    assert_eq!(fake.open.load(Relaxed), 1);
+    drop(clone);
+    timeout(Duration::from_secs(30), async {
+        while fake.open.load(Relaxed) > 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .expect("the connection is closed");
+}
+
+#[tokio::test]
+async fn a_caller_that_goes_away_leaves_the_others_their_answers() {
+    let (fake, client) = node(|line, _| match line.split(' ').nth(1) {
+        Some("slow") => Act::Slow(Duration::from_millis(300), "VA 4 f0 c1\r\nslow\r\n".into()),
+        _ => say("VA 5 f0 c1\r\nquick\r\n"),
+    })
+    .await;
+    let gone = timeout(Duration::from_millis(100), client.get("slow")).await;
+    assert!(gone.is_err());
+    assert_eq!(client.get("quick").await.unwrap().unwrap().value, "quick");
+    assert_eq!(fake.count("mg"), 2);
+}
+
+#[tokio::test]
+async fn loads_have_a_bound() {
+    let (fake, _) = node(|_, _| say("EN\r\n")).await;
+    let mut options = options(&fake);
+    options.loads_max = 2;
+    let client = Client::connect(options).await.unwrap();
+    let running = Arc::new(AtomicUsize::new(0));
+    let tasks: Vec<_> = (0..10)
+        .map(|at| {
+            let (client, running) = (client.clone(), running.clone());
+            tokio::spawn(async move {
+                let load = move || async move {
+                    let _open = Open::new(&running);
+                    assert!(running.load(Relaxed) <= 2);
+                    sleep(Duration::from_millis(20)).await;
+                    Ok::<_, std::io::Error>(Some("x"))
+                };
+                client.get_or_load(format!("k{at}"), &LoadOptions::default(), load).await.unwrap()
+            })
+        })
+        .collect();
+    for task in tasks {
+        assert_eq!(task.await.unwrap().unwrap(), "x");
+    }
+    assert_eq!(client.counters().loads, 10);
 }
