@@ -94,6 +94,19 @@ async fn traffic(client: Client, task: usize, stop: Arc<AtomicBool>) -> Met {
             let item = client.get(key).await.unwrap_or_else(|error| panic!("{key}: {error}"));
             assert_eq!(item.unwrap_or_else(|| panic!("{key} is lost")).value, key.as_bytes());
         }
+        if at % 5 == 0 {
+            // All tasks want these at about the same time.
+            let key = format!("page:{}", at / 10);
+            let value = key.clone();
+            let load = move || async move {
+                sleep(Duration::from_millis(5)).await;
+                Ok::<_, std::io::Error>(Some(value))
+            };
+            let how = LoadOptions::default().lease(Duration::from_secs(2));
+            let value = client.get_or_load(&key, &how, load).await;
+            let value = value.unwrap_or_else(|error| panic!("{key}: {error}"));
+            assert_eq!(value.unwrap(), key.as_bytes());
+        }
         met.longest = met.longest.max(began.elapsed());
         // Not so much that something is evicted.
         sleep(Duration::from_millis(2)).await;
