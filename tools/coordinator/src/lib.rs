@@ -76,6 +76,10 @@ pub trait Coordinator: Send + Sync {
 
     /// For the operator.
     fn health(&self) -> Health;
+
+    /// Takes part no longer: the last call. A leader gives its place up if it can,
+    /// so that others need not wait until its silence is long enough.
+    fn leave(&self) -> Boxed<'_, ()>;
 }
 
 /// Who leads.

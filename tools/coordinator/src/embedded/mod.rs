@@ -256,6 +256,10 @@ async fn put_here(engine: &Engine, command: &Command, within: Duration) -> Forwa
 }
 
 impl Coordinator for Embedded {
+    fn leave(&self) -> Boxed<'_, ()> {
+        Box::pin(self.stop())
+    }
+
     fn append(&self, command: Command) -> Boxed<'_, Result<Outcome, CoordinatorError>> {
         Box::pin(self.put(command))
     }

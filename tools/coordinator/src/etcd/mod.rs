@@ -271,6 +271,10 @@ impl Etcd {
 }
 
 impl Coordinator for Etcd {
+    fn leave(&self) -> Boxed<'_, ()> {
+        Box::pin(self.stop())
+    }
+
     fn append(&self, command: Command) -> Boxed<'_, Result<Outcome, CoordinatorError>> {
         Box::pin(log::append(&self.node, command))
     }

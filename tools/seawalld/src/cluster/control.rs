@@ -44,6 +44,8 @@ const REPORTS_AT_ONCE: usize = 1024;
 /// next sign of life at the latest, and until then send requests here. Shorter
 /// than a lease, for its own clients are still served.
 const FAREWELL_BEATS: u64 = 3;
+/// How long giving up the lead may take.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a beat may be under way.
 const BEAT_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -303,6 +305,7 @@ impl Cluster {
         let timing = &shared.config.timing;
         let farewell_ms = (FAREWELL_BEATS * timing.beat_ms).min(timing.lease_ms * 2 / 3);
         tokio::time::sleep(Duration::from_millis(farewell_ms)).await;
+        let _ = tokio::time::timeout(LEAVE_TIMEOUT, shared.coordinator.leave()).await;
     }
 
     /// Resolves when a later process of this node's name is in the cluster.

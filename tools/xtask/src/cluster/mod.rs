@@ -2,7 +2,8 @@
 //! the history checker as the judge.
 //!
 //! Every case has a cluster of its own in a network of its own. A case that fails
-//! leaves its folder behind: the history, and what every node said.
+//! leaves its folder behind, and with XTASK_KEEP in the environment every case
+//! does: the history, the errors, and what every node said.
 
 mod clients;
 mod failover;
@@ -12,7 +13,7 @@ mod node;
 mod scene;
 mod slow;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -143,13 +144,21 @@ fn in_own_network<T: Send>(
     name: &str,
     body: impl FnOnce(&PathBuf) -> Result<T> + Send,
 ) -> Result<T> {
-    let folder = paths::target().join(format!("xtask/cluster-{}-{name}", std::process::id()));
+    // In memory where that is possible: what a killed process had written is there
+    // either way, and a disk that others keep busy stalls for seconds.
+    let memory = Path::new("/dev/shm");
+    let root = if memory.is_dir() { memory.to_owned() } else { paths::target().join("xtask") };
+    let folder = root.join(format!("seawall-cluster-{}-{name}", std::process::id()));
     let _ = std::fs::remove_dir_all(&folder);
     let outcome = std::thread::scope(|scope| {
         let running = scope.spawn(|| body(&folder));
         running.join().unwrap_or_else(|_| bail!("the case panicked"))
     });
     match outcome {
+        Ok(done) if std::env::var_os("XTASK_KEEP").is_some() => {
+            println!("   history and logs: {}", folder.display());
+            Ok(done)
+        }
         Ok(done) => {
             std::fs::remove_dir_all(&folder)?;
             Ok(done)

@@ -131,7 +131,7 @@ impl Scene {
                 ensure!(node.is_running(), "{} ended by itself", node.name);
             }
             rings = self.nodes.iter().map(Node::ring).collect();
-            if rings.iter().all(|ring| ring.as_ref().is_ok_and(|ring| is_whole(ring))) {
+            if rings.iter().all(|ring| ring.as_ref().is_ok_and(is_whole)) {
                 return Ok(());
             }
             if Instant::now() > deadline {

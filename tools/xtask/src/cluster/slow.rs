@@ -92,7 +92,7 @@ fn run(queue: &mut Queue, mut seed: u64, stop: &AtomicBool) -> Result<()> {
         while waiting.front().is_some_and(|(due, _)| *due <= now) {
             let Some((_, mut packet)) = waiting.pop_front() else { break };
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-            let lost = (seed >> 33) % LOST_OF == 0;
+            let lost = (seed >> 33).is_multiple_of(LOST_OF);
             packet.set_verdict(if lost { Verdict::Drop } else { Verdict::Accept });
             queue.verdict(packet)?;
         }
