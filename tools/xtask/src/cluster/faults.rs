@@ -54,7 +54,7 @@ pub fn kill(scene: &mut Scene) -> Result<()> {
 }
 
 /// The node that leads the coordinator dies and comes back.
-fn keeper(scene: &mut Scene) -> Result<()> {
+pub fn keeper(scene: &mut Scene) -> Result<()> {
     let victim = scene.leader()?;
     kill_one(scene, victim)
 }
