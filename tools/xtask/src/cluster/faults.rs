@@ -35,7 +35,7 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "oneway", round: one_way, expects: anything, in_test: EMBEDDED },
     Fault { name: "isolated", round: isolated, expects: anything, in_test: EMBEDDED },
     Fault { name: "delay", round: delay, expects: anything, in_test: EMBEDDED },
-    Fault { name: "rolling", round: rolling, expects: no_error, in_test: EMBEDDED },
+    Fault { name: "rolling", round: rolling, expects: no_error, in_test: BOTH },
 ];
 
 fn anything(_: &Seen) -> Result<()> {
