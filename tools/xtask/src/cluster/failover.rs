@@ -9,7 +9,7 @@ use crate::bench::Page;
 use crate::report::Done;
 
 /// Who is killed.
-const VICTIMS: &[(&str, fn(&mut Scene) -> Result<()>)] =
+const VICTIMS: &[(&str, faults::Round)] =
     &[("another node", faults::kill), ("the coordinator's leader", faults::keeper)];
 
 /// Kills each victim `runs` times and judges what clients saw meanwhile.

@@ -13,11 +13,13 @@ use super::network::End;
 use super::scene::{Coordinator, Scene};
 use crate::process::monotonic_ns;
 
+/// One round of a fault.
+pub type Round = fn(&mut Scene) -> Result<()>;
+
 /// One kind of fault.
 pub struct Fault {
     pub name: &'static str,
-    /// One round of it.
-    pub round: fn(&mut Scene) -> Result<()>,
+    pub round: Round,
     /// What clients may not have met with, beside what the judge finds.
     pub expects: fn(&Seen) -> Result<()>,
     /// Coordinators with which it is part of `cargo xtask test`.
