@@ -72,6 +72,10 @@ pub(super) async fn append(
     node.waiting.lock().insert(tag, tell);
     let _waits = Waits(&node.waiting, tag);
     let started = Instant::now();
+    let Ok(_turn) = timeout(node.options.timing.append_timeout, node.turn.lock()).await else {
+        let why = "commands before it were not done in time".to_owned();
+        return Err(CoordinatorError::NoLeader { waited: started.elapsed(), why });
+    };
     let mut applied = node.number.subscribe();
     let mut perhaps_done = false;
     let mut why = "etcd was not asked".to_owned();

@@ -178,6 +178,9 @@ struct Node {
     /// Is held while topology and number change, or are read together.
     both: Mutex<()>,
     waiting: log::Waiting,
+    /// Held by the one command of this node that is on its way to the end of the
+    /// log: they would only be in each other's way.
+    turn: tokio::sync::Mutex<()>,
     leadership: Leadership,
     role: watch::Sender<Role>,
     state: Mutex<State>,
@@ -246,6 +249,7 @@ impl Etcd {
             number,
             both: Mutex::default(),
             waiting: log::Waiting::default(),
+            turn: tokio::sync::Mutex::default(),
             leadership: Leadership::default(),
             role,
             state: Mutex::default(),

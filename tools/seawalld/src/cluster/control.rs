@@ -122,7 +122,7 @@ pub struct Shared {
     standing: Arc<Standing>,
     node: OnceLock<Arc<NodeHandle>>,
     superseded: Notify,
-    /// No beats any more: the node has been taken out and goes.
+    /// The node has been taken out, or is about to be, and goes.
     ending: AtomicBool,
 }
 
@@ -299,7 +299,6 @@ impl Cluster {
         if sole > 0 {
             say(&format!("{sole} partitions have no other copy; what they hold is lost"));
         }
-        // Its beats would call it up again.
         shared.ending.store(true, Ordering::Relaxed);
         let _ = shared.coordinator.append(Command::Down { node, incarnation }).await;
         let timing = &shared.config.timing;
@@ -592,10 +591,10 @@ fn take_report(shared: &Arc<Shared>, report: Report) {
     shared.with_control(|control, effects| control.on_report(now, core, acts, report, effects));
 }
 
-async fn send_beat(shared: &Arc<Shared>, beat: Beat) {
-    if shared.ending.load(Ordering::Relaxed) {
-        return;
-    }
+async fn send_beat(shared: &Arc<Shared>, mut beat: Beat) {
+    // One that ends still says that it knows that it is out, or others would wait
+    // until its lease were surely over; but it is not to be called up again.
+    beat.healthy &= !shared.ending.load(Ordering::Relaxed);
     let role = shared.coordinator.role().borrow().clone();
     let answer = match role {
         Role::Leader { .. } => shared.on_beat(&beat),

@@ -14,10 +14,12 @@ import time
 from pymemcache.exceptions import MemcacheServerError, MemcacheUnexpectedCloseError
 
 UNKNOWN = "the outcome is unknown"
+LONG_NS = 200_000_000
 
 
 class Record:
-    """Lines of all clients, and their errors by kind and node."""
+    """Lines of all clients, and their errors by kind and node. Beside the history,
+    `errors.txt` lists errors and long waits in order of time."""
 
     def __init__(self, path):
         self.file = open(path, "w", buffering=1 << 20)
@@ -33,24 +35,29 @@ class Record:
             self.operations += 1
             self.file.write(text + "\n")
 
-    def answered(self, span_ns):
-        """How long the longest operation took that had an answer and no error."""
+    def answered(self, client, node, invoked_ns, completed_ns):
+        """An operation had an answer and no error; long ones are noted."""
+        span_ns = completed_ns - invoked_ns
         with self.lock:
             self.longest_ns = max(self.longest_ns, span_ns)
+            if span_ns > LONG_NS:
+                self.note(client, node, "answered", invoked_ns, completed_ns)
+
+    def note(self, client, node, what, invoked_ns, completed_ns):
+        took_ms = (completed_ns - invoked_ns) / 1e6
+        self.notes.write(
+            f"{completed_ns // 1_000_000} ms: client {client} at node {node + 1},"
+            f" after {took_ms:.2f} ms: {what}\n"
+        )
 
     def healed(self):
         self.line(kind="healed", at_ns=time.monotonic_ns())
         self.operations -= 1
 
     def error(self, client, node, kind, invoked_ns):
-        now_ns = time.monotonic_ns()
-        took_ms = (now_ns - invoked_ns) / 1e6
         with self.lock:
             self.errors[(node, kind)] += 1
-            self.notes.write(
-                f"{now_ns // 1_000_000} ms: client {client} at node {node + 1},"
-                f" after {took_ms:.2f} ms: {kind}\n"
-            )
+            self.note(client, node, kind, invoked_ns, time.monotonic_ns())
 
     def close(self):
         with self.lock:

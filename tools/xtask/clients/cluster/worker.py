@@ -91,7 +91,7 @@ class Worker(threading.Thread):
             self.leave()
             return None, invoked_ns, completed_ns, "refused" if refused else "unknown"
         completed_ns = time.monotonic_ns()
-        self.record.answered(completed_ns - invoked_ns)
+        self.record.answered(self.number, self.node, invoked_ns, completed_ns)
         return answer, invoked_ns, completed_ns, "answered"
 
     def set(self):

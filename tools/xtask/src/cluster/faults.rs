@@ -13,11 +13,13 @@ use super::network::End;
 use super::scene::{Coordinator, Scene};
 use crate::process::monotonic_ns;
 
+/// One round of a fault.
+pub type Round = fn(&mut Scene) -> Result<()>;
+
 /// One kind of fault.
 pub struct Fault {
     pub name: &'static str,
-    /// One round of it.
-    pub round: fn(&mut Scene) -> Result<()>,
+    pub round: Round,
     /// What clients may not have met with, beside what the judge finds.
     pub expects: fn(&Seen) -> Result<()>,
     /// Coordinators with which it is part of `cargo xtask test`.
@@ -35,7 +37,7 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "oneway", round: one_way, expects: anything, in_test: EMBEDDED },
     Fault { name: "isolated", round: isolated, expects: anything, in_test: EMBEDDED },
     Fault { name: "delay", round: delay, expects: anything, in_test: EMBEDDED },
-    Fault { name: "rolling", round: rolling, expects: no_error, in_test: EMBEDDED },
+    Fault { name: "rolling", round: rolling, expects: no_error, in_test: BOTH },
 ];
 
 fn anything(_: &Seen) -> Result<()> {
@@ -54,7 +56,7 @@ pub fn kill(scene: &mut Scene) -> Result<()> {
 }
 
 /// The node that leads the coordinator dies and comes back.
-fn keeper(scene: &mut Scene) -> Result<()> {
+pub fn keeper(scene: &mut Scene) -> Result<()> {
     let victim = scene.leader()?;
     kill_one(scene, victim)
 }
