@@ -136,7 +136,7 @@ impl Link {
                         used => used.is_some(),
                     }
                 }
-                (End::Opened, wire::ANSWERS) => peers.answers(payload, core.now),
+                (End::Opened, wire::ANSWERS) => peers.answers(payload),
                 (End::Opened, wire::PEERING) => {
                     peers.peering.replied(self.peer, payload, &mut core.shard, core.now)
                 }

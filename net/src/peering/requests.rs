@@ -186,7 +186,7 @@ impl Peers {
         core.copy_bytes_max =
             if matches!(home, Home::Link(_)) { usize::MAX } else { PIN_VALUE_BYTES_MIN };
         for index in 0..count {
-            self.step((id, index as u32), &mut parked, false, core);
+            self.step((id, index as u32), &mut parked, None, core);
         }
         core.copy_bytes_max = PIN_VALUE_BYTES_MIN;
         self.keep(id, parked);
@@ -210,8 +210,9 @@ impl Peers {
         true
     }
 
-    /// One request: executes it, passes it on, or lets it wait.
-    fn step(&mut self, place: Place, parked: &mut Parked, again: bool, core: &mut Core) {
+    /// One request: executes it, passes it on, or lets it wait. `until`: it has
+    /// waited, and does so at most until then.
+    fn step(&mut self, place: Place, parked: &mut Parked, until: Option<Now>, core: &mut Core) {
         let hop = parked.batch.requests[place.1 as usize];
         let op = match hop.kind {
             Kind::Execute(op) => op,
@@ -229,6 +230,8 @@ impl Peers {
             }
         };
         let changes = op.needs_primary();
+        let again = until.is_some();
+        let until = until.unwrap_or(Now(core.now.0 + self.limits.patience_ms));
         let behind = !again && self.waiting_hashes.contains_key(&hop.hash)
             || self.away_hashes.contains_key(&hop.hash);
         let route = if behind { Route::Wait } else { self.peering.route(hop.hash, changes) };
@@ -238,11 +241,12 @@ impl Peers {
             Route::At(_) | Route::Wait if passed_on => parked.fill(place.1, Slot::Elsewhere),
             Route::At(peer) => {
                 let request = hop.request(op, &parked.batch.bytes);
-                if !self.pass_on(place, peer, hop.hash, changes, &request, core.now) {
-                    self.wait(place, hop.hash, core.now);
+                core.stats.node_hops_sent += 1;
+                if !self.pass_on(place, peer, hop.hash, changes, &request, until) {
+                    self.wait(place, hop.hash, until);
                 }
             }
-            Route::Wait => self.wait(place, hop.hash, core.now),
+            Route::Wait => self.wait(place, hop.hash, until),
             Route::Refuse(why) => parked.fail(place.1, &op, why),
         }
     }
@@ -279,8 +283,7 @@ impl Peers {
         }
     }
 
-    fn wait(&mut self, place: Place, hash: KeyHash, now: Now) {
-        let until = Now(now.0 + self.limits.patience_ms);
+    fn wait(&mut self, place: Place, hash: KeyHash, until: Now) {
         self.waiting.push_back(Waiting { place, hash, until });
         *self.waiting_hashes.entry(hash).or_default() += 1;
     }
@@ -293,7 +296,7 @@ impl Peers {
         hash: KeyHash,
         changes: bool,
         request: &Request<'_>,
-        now: Now,
+        until: Now,
     ) -> bool {
         let most = self.limits.link_bytes_max;
         let Some(outgoing) = self.outgoing.get_mut(&peer) else { return false };
@@ -303,7 +306,6 @@ impl Peers {
         // A batch has fewer requests than 2^16.
         let id = place.0 << 16 | u64::from(place.1);
         wire::put_request(id, hash, request, &mut outgoing.queue);
-        let until = Now(now.0 + self.limits.patience_ms);
         self.away.insert(id, Away { peer, hash, changes, until });
         if changes {
             *self.away_hashes.entry(hash).or_default() += 1;
@@ -412,13 +414,9 @@ impl Peers {
                     parked.fail_index(entry.place.1, NOBODY);
                 } else {
                     let behind = self.waiting.len();
-                    self.step(entry.place, &mut parked, true, core);
+                    self.step(entry.place, &mut parked, Some(entry.until), core);
                     if self.waiting.len() > behind {
-                        // It waits on, and no longer than before.
                         blocked.insert(entry.hash);
-                        if let Some(last) = self.waiting.back_mut() {
-                            last.until = entry.until;
-                        }
                     }
                 }
                 self.keep(entry.place.0, parked);
@@ -426,11 +424,10 @@ impl Peers {
             self.close_pass();
         }
         // Answers that stay away too long: the peer is alive, but does nothing.
-        while let Some((id, away)) = self.away.first_key_value().map(|(id, away)| (*id, *away)) {
-            if core.now < away.until {
-                break;
-            }
-            self.lost(id, core.now);
+        let now = core.now;
+        let late = self.away.iter().filter(|(_, away)| now >= away.until);
+        for id in late.map(|(id, _)| *id).collect::<Vec<u64>>() {
+            self.lost(id, now);
         }
     }
 
@@ -461,11 +458,11 @@ impl Peers {
     fn lost(&mut self, id: u64, now: Now) {
         let Some(away) = self.returned(id) else { return };
         let place = (id >> 16, (id & 0xffff) as u32);
-        if !away.changes {
-            return self.wait(place, away.hash, now);
+        if !away.changes && now < away.until {
+            return self.wait(place, away.hash, away.until);
         }
         if let Some(parked) = self.parked.get_mut(&place.0) {
-            parked.fail_index(place.1, UNKNOWN);
+            parked.fail_index(place.1, if away.changes { UNKNOWN } else { NOBODY });
             // `fail_index` has counted it.
             if parked.missing == 0
                 && let Some(parked) = self.parked.remove(&place.0)
@@ -546,7 +543,7 @@ impl Peers {
     }
 
     /// An answers frame came over the link to a peer. False: garbage.
-    pub fn answers(&mut self, payload: &[u8], now: Now) -> bool {
+    pub fn answers(&mut self, payload: &[u8]) -> bool {
         let mut rest = payload;
         while !rest.is_empty() {
             let Some(((id, status, bytes), behind)) = wire::take_answer(rest) else {
@@ -557,7 +554,7 @@ impl Peers {
             let Some(away) = self.returned(id) else { continue };
             let place = (id >> 16, (id & 0xffff) as u32);
             match status {
-                Status::Elsewhere => self.wait(place, away.hash, now),
+                Status::Elsewhere => self.wait(place, away.hash, away.until),
                 Status::Done => {
                     if let Some(parked) = self.parked.get_mut(&place.0) {
                         parked.answer(place.1, bytes);
