@@ -501,12 +501,9 @@ mod tests {
         Introduction {
             name: name.into(),
             incarnation: Incarnation(1),
-            client_address: String::new(),
-            peer_address: String::new(),
-            zone: String::new(),
             weight: 100,
             cores: 1,
-            core_ports: 0,
+            ..Introduction::default()
         }
     }
 

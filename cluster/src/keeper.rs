@@ -410,12 +410,9 @@ mod tests {
         Introduction {
             name: format!("node-{node}"),
             incarnation,
-            client_address: String::new(),
-            peer_address: String::new(),
-            zone: String::new(),
             weight: 100,
             cores: 1,
-            core_ports: 0,
+            ..Introduction::default()
         }
     }
 

@@ -54,7 +54,7 @@ pub struct Revision(pub u64);
 pub struct Incarnation(pub u64);
 
 /// What a node tells of itself when it joins.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Introduction {
     /// Name, unique in the cluster.
     pub name: String,

@@ -199,12 +199,9 @@ fn introduction(node: usize, incarnation: Incarnation) -> Introduction {
     Introduction {
         name: format!("node-{node}"),
         incarnation,
-        client_address: String::new(),
-        peer_address: String::new(),
-        zone: String::new(),
         weight: 100,
         cores: 1,
-        core_ports: 0,
+        ..Introduction::default()
     }
 }
 

@@ -100,6 +100,19 @@ pub enum GenerationScope {
     Flush,
 }
 
+impl GenerationScope {
+    /// The scope that is written as this number (`scope as u8`).
+    pub fn from_number(number: u8) -> Option<GenerationScope> {
+        match number {
+            0 => Some(GenerationScope::Tag),
+            1 => Some(GenerationScope::Namespace),
+            2 => Some(GenerationScope::TagFloor),
+            3 => Some(GenerationScope::Flush),
+            _ => None,
+        }
+    }
+}
+
 /// An invalidation to carry over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Generation {
@@ -360,13 +373,7 @@ fn read_record<'a>(fields: &mut Fields<'a>) -> Option<Record<'a>> {
 pub fn generations(payload: &[u8]) -> impl Iterator<Item = Option<Generation>> {
     payload.chunks(17).map(|bytes| {
         let mut fields = Fields(bytes);
-        let scope = match fields.u8()? {
-            0 => GenerationScope::Tag,
-            1 => GenerationScope::Namespace,
-            2 => GenerationScope::TagFloor,
-            3 => GenerationScope::Flush,
-            _ => return None,
-        };
+        let scope = GenerationScope::from_number(fields.u8()?)?;
         Some(Generation { scope, id: fields.u64()?, version: Version(fields.u64()?) })
     })
 }

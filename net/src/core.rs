@@ -359,6 +359,11 @@ impl Default for Tunables {
 }
 
 impl Shared {
+    /// What clients are told of the cluster, if the node belongs to one.
+    pub fn cluster_text(&self) -> Option<Arc<LazyText>> {
+        self.cluster.read().ok()?.clone()
+    }
+
     /// Shared state of a node of `cores` that starts at `started`.
     pub fn new(settings: Settings, cores: u32, users: Users, started: Now) -> Shared {
         Shared {

@@ -34,12 +34,6 @@ pub struct CoreStats {
     pub hops_served: u64,
     /// Requests sent to other cores.
     pub hops_sent: u64,
-    /// Requests passed on to other nodes.
-    pub node_hops_sent: u64,
-    /// Requests executed for other nodes.
-    pub node_hops_served: u64,
-    /// Links closed because what came over them made no sense.
-    pub link_garbage: u64,
     /// Requests for keys of this core by its own connections.
     pub local_requests: u64,
     /// `flush_all` commands.

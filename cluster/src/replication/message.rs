@@ -274,7 +274,7 @@ impl Message<'_> {
                 let mut generations = Vec::with_capacity(fields.0.len() / 17);
                 while !fields.0.is_empty() {
                     generations.push(Generation {
-                        scope: scope(fields.u8()?)?,
+                        scope: GenerationScope::from_number(fields.u8()?)?,
                         id: fields.u64()?,
                         version: Version(fields.u64()?),
                     });
@@ -311,11 +311,6 @@ impl<'a> Change<'a> {
             Change::Item(bytes) | Change::Gone(bytes) => bytes,
         }
     }
-}
-
-fn scope(number: u8) -> Option<GenerationScope> {
-    use GenerationScope::{Flush, Namespace, Tag, TagFloor};
-    [Tag, Namespace, TagFloor, Flush].into_iter().find(|scope| *scope as u8 == number)
 }
 
 /// The bytes that are still to be read.

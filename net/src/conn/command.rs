@@ -403,7 +403,7 @@ fn lru(tokens: &Tokens<'_>, core: &Core) -> &'static str {
 /// Auto-discovery as ElastiCache clients ask for it: a version, then
 /// `host|ip|port` of every node.
 fn cluster_config(core: &Core) -> String {
-    if let Some(text) = core.shared.cluster.read().ok().and_then(|text| text.clone()) {
+    if let Some(text) = core.shared.cluster_text() {
         let body = &text.get().config;
         return format!("CONFIG cluster 0 {}\r\n{body}\r\nEND\r\n", body.len());
     }
@@ -416,7 +416,7 @@ fn cluster_config(core: &Core) -> String {
 
 /// The topology as one line of JSON.
 fn topology(core: &Core) -> String {
-    if let Some(text) = core.shared.cluster.read().ok().and_then(|text| text.clone()) {
+    if let Some(text) = core.shared.cluster_text() {
         return text.get().topology.clone();
     }
     let settings = &core.shared.settings;

@@ -51,21 +51,6 @@ impl Link {
         Link { token, peer, end, done: 0, waits: false, cipher, plain: Vec::new() }
     }
 
-    /// Its name.
-    pub fn token(&self) -> ConnToken {
-        self.token
-    }
-
-    /// The other core.
-    pub fn peer(&self) -> PeerId {
-        self.peer
-    }
-
-    /// Which end this is.
-    pub fn end(&self) -> End {
-        self.end
-    }
-
     /// Whether `on_bytes` should be called in about a millisecond.
     pub fn waits_for_time(&self) -> bool {
         self.waits
@@ -143,7 +128,6 @@ impl Link {
                 _ => false,
             };
             if !good {
-                core.stats.link_garbage += 1;
                 break Next::Close;
             }
             self.done = 0;

@@ -123,8 +123,7 @@ pub trait Peering: Debug + Send {
     /// Every few milliseconds. True: there is more to do at once.
     fn upkeep(&mut self, shard: &mut Shard, now: Now) -> bool;
 
-    /// Peers that this core does not need any more, or that are gone: their
-    /// links are closed.
+    /// Whether the link to a peer is kept: one to a node that is gone is closed.
     fn is_wanted(&self, peer: PeerId) -> bool;
 
     /// To find the implementation behind the trait.

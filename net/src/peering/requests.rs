@@ -241,7 +241,6 @@ impl Peers {
             Route::At(_) | Route::Wait if passed_on => parked.fill(place.1, Slot::Elsewhere),
             Route::At(peer) => {
                 let request = hop.request(op, &parked.batch.bytes);
-                core.stats.node_hops_sent += 1;
                 if !self.pass_on(place, peer, hop.hash, changes, &request, until) {
                     self.wait(place, hop.hash, until);
                 }
@@ -347,31 +346,10 @@ impl Peers {
     fn finish(&mut self, parked: Parked) {
         let Parked { mut batch, home, slots, .. } = parked;
         let mut frame = Vec::new();
-        let frame_start = wire::begin_frame(wire::ANSWERS, &mut frame);
-        for (hop, slot) in batch.requests.iter().zip(slots) {
-            match (slot, home) {
-                (Slot::Nothing | Slot::Missing, _) => {}
-                (Slot::Elsewhere, _) => {
-                    wire::put_answer(hop.conn.as_number(), Status::Elsewhere, b"", &mut frame);
-                }
-                (Slot::Done { start, bytes, .. }, Home::Link(_)) => {
-                    let bytes = &batch.answer_bytes[start as usize..(start + bytes) as usize];
-                    wire::put_answer(hop.conn.as_number(), Status::Done, bytes, &mut frame);
-                }
-                (Slot::Done { start, bytes, tail, lent }, Home::Core(_)) => {
-                    batch.answers.push(HopAnswer {
-                        conn: hop.conn,
-                        seq: hop.seq,
-                        start,
-                        bytes,
-                        lent: lent.is_some(),
-                        tail,
-                    });
-                    batch.lent.extend(lent);
-                }
-            }
+        match home {
+            Home::Core(_) => batch.take_home(slots),
+            Home::Link(_) => answer_frame(&batch, &slots, &mut frame),
         }
-        wire::end_frame(frame_start, &mut frame);
         self.finished.push(Finished { home, batch, frame });
     }
 
@@ -390,7 +368,7 @@ impl Peers {
             for number in unknown {
                 let Some(place) = places.get(number as usize) else { continue };
                 if let Some(parked) = self.parked.get_mut(&place.0) {
-                    parked.replace_by_error(place.1);
+                    parked.put_error_at(place.1, UNKNOWN);
                 }
             }
             places.into_iter().for_each(|place| self.answered(place));
@@ -408,10 +386,11 @@ impl Peers {
                     self.waiting.push_back(entry);
                     continue;
                 }
-                self.uncount(entry.hash);
+                count_out(&mut self.waiting_hashes, entry.hash);
                 let Some(mut parked) = self.parked.remove(&entry.place.0) else { continue };
                 if core.now >= entry.until {
-                    parked.fail_index(entry.place.1, NOBODY);
+                    parked.put_error_at(entry.place.1, NOBODY);
+                    parked.missing -= 1;
                 } else {
                     let behind = self.waiting.len();
                     self.step(entry.place, &mut parked, Some(entry.until), core);
@@ -431,25 +410,11 @@ impl Peers {
         }
     }
 
-    fn uncount(&mut self, hash: KeyHash) {
-        if let Some(count) = self.waiting_hashes.get_mut(&hash) {
-            *count -= 1;
-            if *count == 0 {
-                self.waiting_hashes.remove(&hash);
-            }
-        }
-    }
-
     /// Takes a request off the list of those that are away.
     fn returned(&mut self, id: u64) -> Option<Away> {
         let away = self.away.remove(&id)?;
-        if away.changes
-            && let Some(count) = self.away_hashes.get_mut(&away.hash)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.away_hashes.remove(&away.hash);
-            }
+        if away.changes {
+            count_out(&mut self.away_hashes, away.hash);
         }
         Some(away)
     }
@@ -462,13 +427,8 @@ impl Peers {
             return self.wait(place, away.hash, away.until);
         }
         if let Some(parked) = self.parked.get_mut(&place.0) {
-            parked.fail_index(place.1, if away.changes { UNKNOWN } else { NOBODY });
-            // `fail_index` has counted it.
-            if parked.missing == 0
-                && let Some(parked) = self.parked.remove(&place.0)
-            {
-                self.finish(parked);
-            }
+            parked.put_error_at(place.1, if away.changes { UNKNOWN } else { NOBODY });
+            self.answered(place);
         }
     }
 
@@ -567,6 +527,45 @@ impl Peers {
     }
 }
 
+/// The answers of a batch that came over a link.
+fn answer_frame(batch: &Batch, slots: &[Slot], frame: &mut Vec<u8>) {
+    let start = wire::begin_frame(wire::ANSWERS, frame);
+    for (hop, slot) in batch.requests.iter().zip(slots) {
+        let (status, bytes) = match slot {
+            Slot::Nothing | Slot::Missing => continue,
+            Slot::Elsewhere => (Status::Elsewhere, &[][..]),
+            Slot::Done { start, bytes, .. } => {
+                (Status::Done, &batch.answer_bytes[*start as usize..(start + bytes) as usize])
+            }
+        };
+        wire::put_answer(hop.conn.as_number(), status, bytes, frame);
+    }
+    wire::end_frame(start, frame);
+}
+
+impl Batch {
+    /// The answers of a batch of this node, in the order of the requests.
+    fn take_home(&mut self, slots: Vec<Slot>) {
+        for (hop, slot) in self.requests.iter().zip(slots) {
+            // Only what came over a link is sent elsewhere.
+            let Slot::Done { start, bytes, tail, lent } = slot else { continue };
+            let (conn, seq) = (hop.conn, hop.seq);
+            self.answers.push(HopAnswer { conn, seq, start, bytes, lent: lent.is_some(), tail });
+            self.lent.extend(lent);
+        }
+    }
+}
+
+/// One less of those.
+fn count_out(counts: &mut HashMap<KeyHash, u32>, hash: KeyHash) {
+    if let Some(count) = counts.get_mut(&hash) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&hash);
+        }
+    }
+}
+
 impl Parked {
     /// Puts an answer in its place; the request is not missing any more.
     fn fill(&mut self, index: u32, slot: Slot) {
@@ -582,25 +581,24 @@ impl Parked {
             Slot::Done { start, bytes: bytes.len() as u32, tail: Tail::Nothing, lent: None };
     }
 
-    fn fail(&mut self, index: u32, op: &Op, why: &str) {
+    /// Puts an error in the place of an answer, or of what was there, still counted
+    /// as missing.
+    fn put_error(&mut self, index: u32, op: &Op, why: &str) {
         let mut bytes = Vec::new();
         exec::fail(op, why, &mut bytes);
         self.answer(index, &bytes);
+    }
+
+    /// The same by the request's place alone.
+    fn put_error_at(&mut self, index: u32, why: &str) {
+        if let Kind::Execute(op) = self.batch.requests[index as usize].kind {
+            self.put_error(index, &op, why);
+        }
+    }
+
+    /// Answers with an error; the request is not missing any more.
+    fn fail(&mut self, index: u32, op: &Op, why: &str) {
+        self.put_error(index, op, why);
         self.missing -= 1;
-    }
-
-    fn fail_index(&mut self, index: u32, why: &str) {
-        if let Kind::Execute(op) = self.batch.requests[index as usize].kind {
-            self.fail(index, &op, why);
-        }
-    }
-
-    /// A change was executed, and nobody knows whether it will last.
-    fn replace_by_error(&mut self, index: u32) {
-        if let Kind::Execute(op) = self.batch.requests[index as usize].kind {
-            let mut bytes = Vec::new();
-            exec::fail(&op, UNKNOWN, &mut bytes);
-            self.answer(index, &bytes);
-        }
     }
 }

@@ -116,8 +116,6 @@ impl<B: Backend> Reactor<B> {
                 Home::Core(core) if core == self.core.id => self.on_answers(finished.batch),
                 Home::Core(core) => self.send_message(core, Message::Answers(finished.batch)),
                 Home::Link(token) => {
-                    let served = finished.batch.len() as u64;
-                    self.core.stats.node_hops_served += served;
                     if let Some(connection) = self.table.by_token(token) {
                         connection.prepare_out(&mut self.buffers);
                         connection.out.extend_from_slice(&finished.frame);

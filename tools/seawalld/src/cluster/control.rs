@@ -28,7 +28,7 @@ use net::node::{NodeHandle, PeeringFactory};
 use net::peering::PeeringLimits;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -120,7 +120,7 @@ pub struct Shared {
     pub beat: Notify,
     control: Mutex<Control>,
     standing: Arc<Standing>,
-    node: OnceLock<Arc<NodeHandle>>,
+    node: Arc<NodeHandle>,
     superseded: Notify,
     /// The node has been taken out, or is about to be, and goes.
     ending: AtomicBool,
@@ -129,7 +129,6 @@ pub struct Shared {
 /// The running part. Dropping it ends nothing; the process does.
 pub struct Cluster {
     shared: Arc<Shared>,
-    _server: JoinHandle<()>,
 }
 
 impl std::fmt::Debug for Cluster {
@@ -224,7 +223,7 @@ impl Cluster {
             beat: Notify::new(),
             control: Mutex::new(control),
             standing: starting.standing,
-            node: OnceLock::from(node),
+            node,
             superseded: Notify::new(),
             ending: AtomicBool::new(false),
         });
@@ -237,12 +236,12 @@ impl Cluster {
             vec![Arc::new(Answers(shared.clone()))];
         handlers.extend(handler);
         let server = Server::new(settings, handlers, Some(take_link));
-        let server = spawn(async move { server.serve(listener).await });
+        spawn(server.serve(listener));
         spawn(follow_topology(shared.clone()));
         spawn(tick(shared.clone()));
         spawn(take_reports(shared.clone(), starting.reports));
         spawn(keeper::run(shared.clone()));
-        Ok(Cluster { shared, _server: server })
+        Ok(Cluster { shared })
     }
 
     /// What the tasks share, for those who show it.
@@ -316,7 +315,7 @@ impl Cluster {
 impl Shared {
     /// The node.
     pub fn node(&self) -> &NodeHandle {
-        self.node.get().expect("set when this was made")
+        &self.node
     }
 
     /// The topology that the cores act by, or soon will.
@@ -441,10 +440,8 @@ impl Shared {
         name: &str,
         command: impl FnOnce(NodeIndex) -> Command,
     ) -> Result<(), String> {
-        let Some((node, _)) = self.topology().named(name).map(|(node, member)| (node, member.up))
-        else {
-            return Err(format!("the cluster has no node {name:?}"));
-        };
+        let found = self.topology().named(name).map(|(node, _)| node);
+        let node = found.ok_or_else(|| format!("the cluster has no node {name:?}"))?;
         match self.coordinator.append(command(node)).await {
             Ok(Outcome::Applied(_) | Outcome::Refused(Refusal::Superseded)) => Ok(()),
             Ok(Outcome::Refused(Refusal::NotEmpty)) => {
@@ -499,11 +496,7 @@ fn on_this_runtime(
 /// A core is told something, on its own thread.
 fn on_core(core: &mut Core, tell: Tell) {
     let Core { peers, shard, now, .. } = core;
-    let Some(peering) =
-        peers.as_mut().and_then(|peers| peers.peering.as_any().downcast_mut::<CorePeering>())
-    else {
-        return;
-    };
+    let Some(peering) = CorePeering::of(peers) else { return };
     match tell {
         Tell::Topology { topology, me } => peering.set_topology(topology, me, shard, *now),
         Tell::Lease(_) => {}

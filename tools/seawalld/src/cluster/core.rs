@@ -8,7 +8,7 @@ use cluster::ring::Partition;
 use cluster::time::Millis;
 use cluster::topology::{Epoch, Incarnation, NodeIndex, Revision, Topology};
 use engine::{KeyHash, Now, Shard};
-use net::peering::{PeerId, Peering, Route as NetRoute};
+use net::peering::{PeerId, Peering, Peers, Route as NetRoute};
 use std::any::Any;
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -175,6 +175,11 @@ impl CorePeering {
             completed: VecDeque::new(),
             garbage: false,
         }
+    }
+
+    /// That of a core, out of what the core has under way with others.
+    pub fn of(peers: &mut Option<Box<Peers>>) -> Option<&mut CorePeering> {
+        peers.as_mut()?.peering.as_any().downcast_mut()
     }
 
     /// The replicator, for metrics and for what the control thread tells it.

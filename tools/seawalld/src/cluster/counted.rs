@@ -51,8 +51,7 @@ pub fn add(shared: &Shared, page: &mut Page) -> anyhow::Result<()> {
         let counts = shared.node().on_core(u32::from(core), PATIENCE, |core| {
             let peers = core.peers.as_mut()?;
             let (parked, away, waiting) = (peers.parked(), peers.away(), peers.waiting());
-            let peering = peers.peering.as_any().downcast_mut::<CorePeering>()?;
-            let replicator = peering.replicator();
+            let replicator = CorePeering::of(&mut core.peers)?.replicator();
             let (counters, log_bytes) = (replicator.counters(), replicator.log_bytes());
             Some(CoreCounts { counters, log_bytes, parked, away, waiting })
         })?;

@@ -50,11 +50,7 @@ pub fn ring(shared: &Shared) -> Value {
         let arc = &mut arcs[partition.0 as usize * ARCS / all];
         let live = owners.copies().iter().filter(|node| topology.is_up(**node)).count();
         let wanted = usize::from(topology.copies_wanted());
-        match owners.primary() {
-            Some(primary) if !topology.is_up(primary) => {
-                without += 1;
-                *arc = "unavailable";
-            }
+        match owners.primary().filter(|primary| topology.is_up(*primary)) {
             None => {
                 without += 1;
                 *arc = "unavailable";

@@ -174,8 +174,7 @@ async fn here(shared: &Arc<Shared>, word: &Word) -> Option<u64> {
 
 fn on_core(core: &mut Core, word: &Word, until: cluster::time::Millis) -> u64 {
     let Core { peers, shard, now, .. } = core;
-    let peering =
-        peers.as_mut().and_then(|peers| peers.peering.as_any().downcast_mut::<CorePeering>());
+    let peering = CorePeering::of(peers);
     match word {
         Word::Latest => {
             if let Some(peering) = peering {
@@ -186,7 +185,7 @@ fn on_core(core: &mut Core, word: &Word, until: cluster::time::Millis) -> u64 {
         }
         Word::Take(generations) => {
             for (scope, id, version) in generations {
-                if let Some(scope) = scope_of(*scope) {
+                if let Some(scope) = GenerationScope::from_number(*scope) {
                     let version = Version(*version);
                     shard.merge_generation(Generation { scope, id: *id, version });
                 }
@@ -201,9 +200,4 @@ fn on_core(core: &mut Core, word: &Word, until: cluster::time::Millis) -> u64 {
             0
         }
     }
-}
-
-fn scope_of(number: u8) -> Option<GenerationScope> {
-    use GenerationScope::{Flush, Namespace, Tag, TagFloor};
-    [Tag, Namespace, TagFloor, Flush].into_iter().find(|scope| *scope as u8 == number)
 }
