@@ -362,12 +362,18 @@ impl Peers {
     }
 
     /// Tickets that are through.
-    pub fn complete(&mut self) {
+    pub fn complete(&mut self, core: &mut Core) {
         while let Some((ticket, unknown)) = self.peering.completed() {
             let Some(places) = self.tickets.remove(&ticket) else { continue };
             for number in unknown {
                 let Some(place) = places.get(number as usize) else { continue };
                 if let Some(parked) = self.parked.get_mut(&place.0) {
+                    // A long value that a reader is not told of was held for it.
+                    if let Slot::Done { lent: Some(Lent::Pin(pin)), .. } =
+                        std::mem::replace(&mut parked.slots[place.1 as usize], Slot::Missing)
+                    {
+                        core.shard.unpin(pin);
+                    }
                     parked.put_error_at(place.1, UNKNOWN);
                 }
             }

@@ -74,7 +74,7 @@ impl<B: Backend> Reactor<B> {
             self.peer_work.more |= peers.peering.upkeep(&mut self.core.shard, self.core.now);
             peers.retry(&mut self.core);
         }
-        peers.complete();
+        peers.complete(&mut self.core);
         let links: Vec<(PeerId, ConnToken)> = peers.links().collect();
         for (peer, token) in links {
             if !peers.peering.is_wanted(peer) {
