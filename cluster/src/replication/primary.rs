@@ -200,8 +200,21 @@ impl Replicator {
             return;
         }
         joined.sort_unstable();
+        // Also what its life before never confirmed: no later mark would tell.
+        let acked = lane.acked;
+        let mut done = Vec::new();
+        lane.waits.retain(|wait| {
+            let key = |(partition, _): &(Partition, Epoch)| *partition;
+            let has =
+                wait.lsn <= acked && joined.binary_search_by_key(&wait.partition, key).is_ok();
+            if has {
+                done.push(wait.ticket);
+            }
+            !has
+        });
         let Peer { node, core } = peer;
         self.effects.push(Effect::CaughtUp { node, core, partitions: joined });
+        done.into_iter().for_each(|ticket| self.confirm(ticket, None));
     }
 
     /// What a replica answered. False: it makes no sense.
