@@ -17,8 +17,8 @@
 
 use crate::ring::{Partition, Ring};
 use crate::topology::{
-    COPIES_WANTED_MAX, Epoch, Incarnation, Introduction, MEMBERS_MAX, Member, NodeIndex, Owners,
-    Revision, Topology,
+    COPIES_WANTED_MAX, Epoch, Incarnation, Introduction, Keeping, MEMBERS_MAX, Member, NodeIndex,
+    Owners, Revision, Topology,
 };
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
@@ -99,6 +99,14 @@ pub enum Command {
     },
     /// From now on as many copies.
     Copies(u8),
+    /// This node's keeper grants leases from now on, and has found everything up to
+    /// some revision settled. Its successor waits less for what it knows from this.
+    Keep {
+        /// The keeper's node.
+        keeping: Keeping,
+        /// What is settled.
+        settled: Revision,
+    },
 }
 
 /// One step for one partition.
@@ -161,8 +169,9 @@ impl Topology {
             Command::Drain { node, on } => self.drain(*node, *on),
             Command::Leaving { node, incarnation } => self.leaving(*node, *incarnation),
             Command::Abandon { node } => self.abandon(*node, next),
-            Command::Leave { node } => self.leave(*node),
+            Command::Leave { node } => self.leave(*node, next),
             Command::Copies(copies) => self.set_copies(*copies),
+            Command::Keep { keeping, settled } => self.keep(keeping, *settled),
         };
         match changed {
             Ok(()) => {
@@ -187,8 +196,8 @@ impl Topology {
             ring,
             copies,
             seed,
-            members: Vec::new(),
             owners: alloc::vec![Owners::NONE; ring.partitions() as usize],
+            ..Topology::default()
         };
         Ok(())
     }
@@ -212,6 +221,7 @@ impl Topology {
                 // in its lease.
                 self.depose(index, true);
                 self.forget_content(index);
+                self.forgot = next;
                 self.members[usize::from(index.0)] = Some(member(next, old.draining));
             } else {
                 self.members[usize::from(index.0)] = Some(member(old.fence, old.draining));
@@ -457,12 +467,13 @@ impl Topology {
         Ok(())
     }
 
-    fn leave(&mut self, node: NodeIndex) -> Result<(), Refusal> {
+    fn leave(&mut self, node: NodeIndex, next: Revision) -> Result<(), Refusal> {
         self.slot(node)?;
         if self.owners.iter().any(|owners| owners.position(node).is_some()) {
             return Err(Refusal::NotEmpty);
         }
         self.members[usize::from(node.0)] = None;
+        self.forgot = next;
         Ok(())
     }
 
@@ -474,6 +485,17 @@ impl Topology {
             return Err(Refusal::Superseded);
         }
         self.copies = copies;
+        Ok(())
+    }
+
+    fn keep(&mut self, keeping: &Keeping, settled: Revision) -> Result<(), Refusal> {
+        let settled = settled.min(self.revision).max(self.settled);
+        let later = self.keeping.as_ref().is_some_and(|known| known.term > keeping.term);
+        if later || self.keeping.as_ref() == Some(keeping) && settled == self.settled {
+            return Err(Refusal::Superseded);
+        }
+        self.keeping = Some(keeping.clone());
+        self.settled = settled;
         Ok(())
     }
 

@@ -35,8 +35,23 @@
 //! ```
 //!
 //! Until then ([`Timing::inheritance_ms`]) the new keeper takes every process that
-//! ever ran, nodes that left included, for one that holds a lease: it settles
-//! nothing and asks for no hand-over. It does grant leases, as it knows of these.
+//! it has not heard of for one that holds a lease, and asks for no hand-over. It
+//! does grant leases, as it knows of these.
+//!
+//! *Less of that.* A failover should not have to wait so long only because the node
+//! that died was the keeper's. So a keeper commits [`Command::Keep`] before it grants
+//! anything, and its own node serves no longer than the keeper may grant
+//! ([`Member::on_keeping`](crate::member::Member::on_keeping)):
+//!
+//! ```text
+//! end of that node's lease  <  leader_at + leadership  <  started + s(leadership)
+//! ```
+//!
+//! A new keeper finds the last such command in the topology. Who granted since must
+//! have committed one of its own before, under a later term, and so before the new
+//! one was elected. The command also says up to which revision everything was
+//! settled when the leases of all nodes that were down had ended. Who went down
+//! before, or was replaced or forgotten, is not waited for once more.
 //!
 //! What it asks of the glue:
 //! - [`Keeper::new`] comes after the election, and the topology shown to it then
@@ -52,7 +67,7 @@ use crate::member::{Beat, BeatReply};
 use crate::planner::{Limits, Wish};
 use crate::planning::{HandOverRequest, PlanRequest, Planning};
 use crate::time::{Millis, Timing};
-use crate::topology::{Incarnation, NodeIndex, Revision, Topology};
+use crate::topology::{Incarnation, Introduction, Keeping, NodeIndex, Revision, Topology};
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
 /// Most steps of one command: some 100 KB.
@@ -137,7 +152,14 @@ impl Life {
 pub struct Keeper {
     timing: Timing,
     limits: Limits,
+    me: Keeping,
+    /// The topology says that this one keeps.
+    keeps: bool,
+    /// When it last proposed to say so.
+    kept_at: Option<Millis>,
     started: Millis,
+    /// Processes that nobody knows any more hold no lease from then on.
+    ghosts_until: Millis,
     /// Silence counts from here: before, the keeper itself was not listening.
     listening_since: Millis,
     ticked_at: Millis,
@@ -149,18 +171,53 @@ pub struct Keeper {
 }
 
 impl Keeper {
-    /// A keeper on the node that has just become the leader.
-    pub fn new(now: Millis, timing: Timing, limits: Limits) -> Keeper {
-        Keeper {
+    /// A keeper on the node that has just become the leader, with all that was
+    /// committed before that. `now` was read after the election.
+    pub fn new(
+        now: Millis,
+        timing: Timing,
+        limits: Limits,
+        me: Keeping,
+        topology: &Topology,
+    ) -> Keeper {
+        let ghosts = if topology.has_ghosts() { timing.inheritance_ms() } else { 0 };
+        let mut keeper = Keeper {
             timing,
             limits,
+            me,
+            keeps: false,
+            kept_at: None,
             started: now,
+            ghosts_until: now.plus(ghosts),
             listening_since: now,
             ticked_at: now,
             seen: Revision::default(),
-            settled: Revision::default(),
+            settled: topology.settled(),
             lives: BTreeMap::new(),
             planning: Planning::default(),
+        };
+        keeper.observe(now, topology);
+        keeper.inherit(topology);
+        keeper
+    }
+
+    /// Notes which leases its predecessor may have granted.
+    fn inherit(&mut self, topology: &Topology) {
+        for (node, member) in topology.nodes() {
+            if !member.up && member.fence <= topology.settled() {
+                continue;
+            }
+            let Introduction { name, incarnation, .. } = &member.node;
+            let is_before =
+                |keeping: &Keeping| (&keeping.name, &keeping.incarnation) == (name, incarnation);
+            let span_ms = match topology.keeping().is_some_and(is_before) {
+                true => self.timing.succession_ms(),
+                false => self.timing.inheritance_ms(),
+            };
+            let until = self.started.plus(span_ms);
+            if let Some(life) = self.life_in(node) {
+                life.lease_until = until;
+            }
         }
     }
 
@@ -215,8 +272,24 @@ impl Keeper {
             lives.retain(|life| life.node.is_some() || now < life.lease_until);
             !lives.is_empty()
         });
+        self.keep(now, topology, effects);
         self.judge(now, topology, effects);
         self.plan(now, topology, effects);
+    }
+
+    /// Says that it keeps, and what its successor need not wait for.
+    fn keep(&mut self, now: Millis, topology: &Topology, effects: &mut Vec<Effect>) {
+        let gone = |life: &&Life| !life.up || life.node.is_none();
+        let mut gone = self.lives.values().flatten().filter(gone);
+        let is_over = gone.all(|life| now >= life.lease_until);
+        let settled = if is_over { self.settled } else { topology.settled() };
+        let news = topology.unsettled() > topology.settled() && settled >= topology.unsettled();
+        let again = self.kept_at.is_none_or(|at| now.since(at) >= self.timing.down_after_ms);
+        if again && (news || !self.keeps) {
+            self.kept_at = Some(now);
+            let keeping = self.me.clone();
+            effects.push(Effect::Propose(Command::Keep { keeping, settled }));
+        }
     }
 
     /// Takes over what changed in the topology.
@@ -225,6 +298,7 @@ impl Keeper {
             return;
         }
         self.seen = topology.revision();
+        self.keeps = topology.keeping() == Some(&self.me);
         for life in self.lives.values_mut().flatten() {
             life.node = None;
         }
@@ -270,7 +344,7 @@ impl Keeper {
         life.suspected = false;
         life.confirmed = life.confirmed.max(beat.confirmed);
         life.note_clear(seen);
-        let leads = now < leader_at.plus(self.timing.leadership_ms);
+        let leads = self.keeps && now < leader_at.plus(self.timing.leadership_ms);
         let is_member = life.node.is_some() && life.up;
         let lease = leads && is_member && beat.healthy && beat.confirmed >= life.fence;
         if lease {
@@ -281,7 +355,7 @@ impl Keeper {
     }
 
     fn settle(&mut self, now: Millis) -> Revision {
-        if self.settled < self.seen && self.knows_all_leases(now) {
+        if self.settled < self.seen && now >= self.ghosts_until {
             let lives = self.lives.values().flatten();
             let settled = lives.map(|life| life.settled(now, self.seen)).min();
             self.settled = self.settled.max(settled.unwrap_or(self.seen));
@@ -303,7 +377,9 @@ impl Keeper {
             let incarnation = life.incarnation;
             let heard_at = life.beat_at.unwrap_or_default().max(life.since).max(listening_since);
             let silent_ms = now.since(heard_at);
-            if life.up && life.suspected && silent_ms > 2 * beat_ms {
+            // To a keeper that has just begun, a suspicion is all there is.
+            let quiet = life.beat_at.is_none() || silent_ms > 2 * beat_ms;
+            if life.up && life.suspected && quiet {
                 let recently = |at: Millis| now.since(at) < down_after_ms;
                 if !life.probed_at.is_some_and(recently) {
                     life.probed_at = Some(now);
@@ -416,10 +492,19 @@ mod tests {
         }
     }
 
-    /// Nodes that have everything they should have, and a keeper.
+    fn keeping(term: u64, node: u16) -> Keeping {
+        Keeping { term, name: format!("node-{node}"), incarnation: LIFE }
+    }
+
+    fn keep(term: u64, node: u16, settled: Revision) -> Command {
+        Command::Keep { keeping: keeping(term, node), settled }
+    }
+
+    /// Nodes that have everything they should have, and a keeper on the first.
     struct House {
         topology: Topology,
         keeper: Keeper,
+        term: u64,
         timing: Timing,
         effects: Vec<Effect>,
     }
@@ -433,13 +518,24 @@ mod tests {
                 topology.apply(&Command::Join(introduction(node, LIFE)));
             }
             let timing = Timing::default();
-            let keeper = Keeper::new(Millis(0), timing.clone(), Limits::default());
-            let mut house = House { topology, keeper, timing, effects: Vec::new() };
+            topology.apply(&keep(1, 0, topology.revision()));
+            let (limits, me) = (Limits::default(), keeping(1, 0));
+            let keeper = Keeper::new(Millis(0), timing.clone(), limits, me, &topology);
+            let mut house = House { topology, keeper, term: 1, timing, effects: Vec::new() };
             let wishes = planner::wishes(&house.topology, |_| true);
             let plan = planner::next_steps(&house.topology, &wishes, Limits::default(), |_| true);
             house.apply(Command::Steps(plan.now));
             house.fill();
             house
+        }
+
+        /// Another keeper begins on a node, and says so.
+        fn succeed(&mut self, now: u64, node: u16) {
+            self.term += 1;
+            let (timing, limits) = (self.timing.clone(), Limits::default());
+            let me = keeping(self.term, node);
+            self.keeper = Keeper::new(Millis(now), timing, limits, me, &self.topology);
+            self.apply(keep(self.term, node, self.topology.settled()));
         }
 
         fn apply(&mut self, command: Command) -> Revision {
@@ -493,6 +589,10 @@ mod tests {
             loop {
                 let before = self.effects.len();
                 self.keeper.tick(Millis(now), &self.topology, &mut self.effects);
+                // What it says of itself has tests of its own.
+                let says =
+                    |effect: &Effect| matches!(effect, Effect::Propose(Command::Keep { .. }));
+                self.effects.retain(|effect| !says(effect));
                 let plan = self.effects[before..].iter().position(is_plan);
                 let Some(plan) = plan else { return core::mem::take(&mut self.effects) };
                 let Effect::Plan(request) = self.effects.remove(before + plan) else {
@@ -653,17 +753,22 @@ mod tests {
         let mut house = House::new(3);
         // The old one asked a quorum at 1,000, and was deposed right after.
         let asked_at = Millis(1_000);
-        let mut old = Keeper::new(Millis(0), house.timing.clone(), Limits::default());
-        let mut new = Keeper::new(Millis(1_001), house.timing.clone(), Limits::default());
         let beat = house.beat(2, house.topology.revision());
+        let seen = house.topology.clone();
+        let limits = Limits::default();
+        let mut new =
+            Keeper::new(Millis(1_001), house.timing.clone(), limits, keeping(2, 1), &seen);
         // It goes on for as long as it may.
         let last = asked_at.plus(house.timing.leadership_ms - 1);
-        assert!(old.on_beat(last, &house.topology, asked_at, &beat).lease);
-        assert!(!old.on_beat(last.plus(1), &house.topology, asked_at, &beat).lease);
+        assert!(house.keeper.on_beat(last, &seen, asked_at, &beat).lease);
+        assert!(!house.keeper.on_beat(last.plus(1), &seen, asked_at, &beat).lease);
         let lease_ends = last.plus(house.timing.lease_ms);
         // The new one moves everything away from that node.
         let fenced = house.apply(Command::Down { node: NodeIndex(2), incarnation: LIFE });
         let mut now = Millis(1_001);
+        for node in [0, 1] {
+            new.on_beat(now, &house.topology, now, &house.beat(node, seen.revision()));
+        }
         loop {
             new.tick(now, &house.topology, &mut Vec::new());
             if new.settled() >= fenced {
@@ -673,6 +778,77 @@ mod tests {
         }
         assert!(now >= lease_ends, "settled at {now:?}, the lease ran until {lease_ends:?}");
         assert_eq!(now, Millis(1_001).plus(house.timing.inheritance_ms()));
+    }
+
+    #[test]
+    fn the_node_of_the_keeper_before_is_waited_out_for_the_rest_of_its_leadership() {
+        let mut house = House::new(3);
+        house.run(READY, READY + 100, 0..3);
+        // The keeper died with its node; another node has everything it knew.
+        house.succeed(READY + 350, 1);
+        let fenced = house.apply(Command::Down { node: NodeIndex(0), incarnation: LIFE });
+        house.all_beat(READY + 351, 1..3);
+        let until = READY + 350 + house.timing.succession_ms();
+        house.tick(until - 1);
+        assert!(house.keeper.settled() < fenced);
+        house.tick(until);
+        assert!(house.keeper.settled() >= fenced);
+        assert!(house.timing.succession_ms() < house.timing.lease_ms);
+        // Another life of that node may have got its lease from anybody.
+        let joined = house.apply(Command::Join(introduction(0, Incarnation(2))));
+        house.term += 1;
+        let (timing, limits) = (house.timing.clone(), Limits::default());
+        let me = keeping(house.term, 2);
+        house.keeper = Keeper::new(Millis(until), timing, limits, me, &house.topology);
+        house.all_beat(until, 1..3);
+        house.tick(until + house.timing.inheritance_ms() - 1);
+        assert!(house.keeper.settled() < joined);
+        house.tick(until + house.timing.inheritance_ms());
+        assert!(house.keeper.settled() >= joined);
+    }
+
+    #[test]
+    fn who_is_known_to_be_dead_is_not_waited_for_again() {
+        let mut house = House::new(4);
+        house.run(READY, READY + 100, 0..4);
+        house.apply(Command::Down { node: NodeIndex(3), incarnation: LIFE });
+        house.all_beat(READY + 100, 0..3);
+        // It is said when its lease is over, and not before.
+        let said = |house: &mut House, now: u64| {
+            let mut effects = Vec::new();
+            house.keeper.tick(Millis(now), &house.topology, &mut effects);
+            effects.into_iter().find_map(|effect| match effect {
+                Effect::Propose(command @ Command::Keep { .. }) => Some(command),
+                _ => None,
+            })
+        };
+        assert_eq!(said(&mut house, READY + 110), None);
+        let over = READY + 100 + house.lease_in_books_ms();
+        let command = said(&mut house, over).expect("its lease is over");
+        house.apply(command);
+        assert!(house.topology.settled() >= house.topology.member(NodeIndex(3)).unwrap().fence);
+        house.succeed(over, 1);
+        let latest = house.topology.revision();
+        house.all_beat(over, 0..3);
+        assert_eq!(house.keeper.settled(), latest, "all that live have confirmed it");
+    }
+
+    #[test]
+    fn a_keeper_grants_nothing_before_it_is_known_to_keep() {
+        let mut house = House::new(3);
+        let (timing, limits) = (house.timing.clone(), Limits::default());
+        house.keeper = Keeper::new(Millis(READY), timing, limits, keeping(2, 1), &house.topology);
+        let beat = house.beat(2, house.topology.revision());
+        assert!(!house.hear(READY, &beat).lease);
+        let mut effects = Vec::new();
+        house.keeper.tick(Millis(READY), &house.topology, &mut effects);
+        let first = keep(2, 1, house.topology.settled());
+        assert!(effects.contains(&Effect::Propose(first.clone())), "{effects:?}");
+        house.apply(first);
+        assert!(house.hear(READY, &beat).lease);
+        // What the one before wanted to say comes late.
+        let late = house.topology.apply(&keep(1, 0, house.topology.revision()));
+        assert_eq!(late, Outcome::Refused(crate::change::Refusal::Superseded));
     }
 
     #[test]
@@ -731,7 +907,7 @@ mod tests {
     #[test]
     fn a_new_keeper_gives_nodes_time_to_find_it() {
         let mut house = House::new(3);
-        house.keeper = Keeper::new(Millis(READY), house.timing.clone(), Limits::default());
+        house.succeed(READY, 1);
         for now in (READY..READY + 300).step_by(50) {
             assert_eq!(house.tick(now), [], "at {now}");
         }
@@ -833,7 +1009,7 @@ mod tests {
         let steps = steps.map(|(partition, _)| (partition, Step::HandOver(NodeIndex(0))));
         let steps: Vec<_> = steps.collect();
         house.apply(Command::Steps(steps));
-        house.keeper = Keeper::new(Millis(READY + 100), house.timing.clone(), Limits::default());
+        house.succeed(READY + 100, 1);
         let requests = |effects: Vec<Effect>| -> Vec<HandOverRequest> {
             let request = |effect| match effect {
                 Effect::HandOver(request) => Some(request),

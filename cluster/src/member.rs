@@ -68,6 +68,10 @@ pub struct Member {
     healthy: bool,
     suspects: Vec<NodeIndex>,
     lease_until: Millis,
+    /// While the keeper is on this node.
+    keeping_until: Option<Millis>,
+    /// When it ceased to be: what it granted this node is void.
+    kept_until: Millis,
     beat_at: Millis,
 }
 
@@ -85,6 +89,8 @@ impl Member {
             healthy: true,
             suspects: Vec::new(),
             lease_until: Millis(0),
+            keeping_until: None,
+            kept_until: Millis(0),
             beat_at: Millis(0),
         }
     }
@@ -118,7 +124,7 @@ impl Member {
         }
         self.latest = self.latest.max(reply.latest);
         self.on_settled(reply.settled);
-        if reply.lease {
+        if reply.lease && reply.sent >= self.kept_until {
             self.lease_until = self.lease_until.max(reply.sent.plus(self.timing.lease_ms));
         }
     }
@@ -169,14 +175,30 @@ impl Member {
         self.beat_soon();
     }
 
+    /// The keeper is on this node, and may grant leases until then; or no longer.
+    ///
+    /// A node that keeps the cluster serves no longer than it may grant: so when it
+    /// dies its successor need not wait for a whole lease, only for what is left of
+    /// its leadership. To be called before the keeper's first
+    /// [`Command::Keep`](crate::change::Command::Keep) is proposed, and then with
+    /// every confirmation of the leadership.
+    pub fn on_keeping(&mut self, now: Millis, until: Option<Millis>) {
+        if until.is_none() && self.keeping_until.is_some() {
+            // What was granted here is not worth more for its granting no more.
+            self.lease_until = self.lease_until();
+            self.kept_until = now;
+        }
+        self.keeping_until = until;
+    }
+
     /// Until when this node may serve what it owns.
     pub fn lease_until(&self) -> Millis {
-        self.lease_until
+        self.keeping_until.map_or(self.lease_until, |until| self.lease_until.min(until))
     }
 
     /// Whether this node may serve what it owns.
     pub fn has_lease(&self, now: Millis) -> bool {
-        now < self.lease_until
+        now < self.lease_until()
     }
 
     /// The revision under which all cores act.
@@ -246,6 +268,24 @@ mod tests {
         // The answer waits in the socket while the node sleeps.
         member.on_reply(Millis(9_000), &grant(beat.sent.0));
         assert!(!member.has_lease(Millis(9_000)));
+    }
+
+    #[test]
+    fn a_member_beside_the_keeper_serves_no_longer_than_that_may_grant() {
+        let mut member = member();
+        member.on_keeping(Millis(1_000), Some(Millis(1_090)));
+        member.on_reply(Millis(1_001), &grant(1_000));
+        assert_eq!(member.lease_until(), Millis(1_090));
+        // Leadership is confirmed once more: the lease that it has is enough.
+        member.on_keeping(Millis(1_040), Some(Millis(1_130)));
+        assert_eq!(member.lease_until(), Millis(1_130));
+        // Another node keeps: what was granted here does not last longer for that,
+        // nor does what is still on its way.
+        member.on_keeping(Millis(1_050), None);
+        member.on_reply(Millis(1_051), &grant(1_049));
+        assert_eq!(member.lease_until(), Millis(1_130));
+        member.on_reply(Millis(1_101), &grant(1_100));
+        assert_eq!(member.lease_until(), Millis(1_350));
     }
 
     #[test]

@@ -224,6 +224,12 @@ impl Control {
         self.tell_member(effects);
     }
 
+    /// The keeper is on this node, or no longer: [`Member::on_keeping`].
+    pub fn on_keeping(&mut self, now: Millis, until: Option<Millis>, effects: &mut Vec<Effect>) {
+        self.member.on_keeping(now, until);
+        self.tell_member(effects);
+    }
+
     /// Another node leads the coordinator: its keeper has not heard of this one.
     pub fn on_leader(&mut self) {
         self.member.on_leader();
@@ -234,7 +240,7 @@ impl Control {
             self.settled_told = self.member.settled();
             effects.push(Effect::Tell(Tell::Settled(self.settled_told)));
         }
-        if self.member.lease_until() > self.lease_told {
+        if self.member.lease_until() != self.lease_told {
             self.lease_told = self.member.lease_until();
             effects.push(Effect::Tell(Tell::Lease(self.lease_told)));
         }

@@ -75,7 +75,7 @@ impl Default for Timing {
             beat_ms: 50,
             lease_ms: 250,
             down_after_ms: 300,
-            leadership_ms: 150,
+            leadership_ms: 100,
             abandon_after_ms: 30_000,
             repair_after_ms: 10_000,
             drift_parts: 64,
@@ -94,6 +94,12 @@ impl Timing {
     /// before it granted.
     pub const fn inheritance_ms(&self) -> u64 {
         self.surely_ms(self.leadership_ms + self.lease_ms)
+    }
+
+    /// The same for the node that the keeper before was on, which serves no longer
+    /// than that may grant leases.
+    pub const fn succession_ms(&self) -> u64 {
+        self.surely_ms(self.leadership_ms)
     }
 
     /// All that is wrong with these settings.

@@ -91,6 +91,17 @@ pub struct Member {
     pub fence: Revision,
 }
 
+/// Whose keeper grants leases.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keeping {
+    /// Of the coordinator's leader beside it; grows from one to the next.
+    pub term: u64,
+    /// The node.
+    pub name: String,
+    /// This life of it.
+    pub incarnation: Incarnation,
+}
+
 /// Who holds a partition: the primary first, then the replicas.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Owners {
@@ -201,6 +212,12 @@ pub struct Topology {
     pub(crate) seed: u64,
     pub(crate) members: Vec<Option<Member>>,
     pub(crate) owners: Vec<Owners>,
+    /// The latest keeper: nobody else has granted a lease since it said so.
+    pub(crate) keeping: Option<Keeping>,
+    /// A keeper said that up to there everything is settled.
+    pub(crate) settled: Revision,
+    /// When a life ended that the topology no longer knows.
+    pub(crate) forgot: Revision,
 }
 
 impl Topology {
@@ -240,6 +257,28 @@ impl Topology {
             .iter()
             .enumerate()
             .filter_map(|(slot, member)| Some((NodeIndex(slot as u16), member.as_ref()?)))
+    }
+
+    /// The latest keeper.
+    pub fn keeping(&self) -> Option<&Keeping> {
+        self.keeping.as_ref()
+    }
+
+    /// Up to there everything is settled, as a keeper has said.
+    pub fn settled(&self) -> Revision {
+        self.settled
+    }
+
+    /// The first revision by which everything that a silent or forgotten process
+    /// might believe is known to be settled, once a keeper says so.
+    pub fn unsettled(&self) -> Revision {
+        let down = self.nodes().filter(|(_, member)| !member.up);
+        down.map(|(_, member)| member.fence).fold(self.forgot, Revision::max)
+    }
+
+    /// A life that is not in the topology any more may still hold a lease.
+    pub fn has_ghosts(&self) -> bool {
+        self.forgot > self.settled
     }
 
     /// A node by its number.

@@ -20,7 +20,7 @@ use cluster::planner::{self, Limits, Wish};
 use cluster::planning::{HandOverRequest, PlanRequest};
 use cluster::ring::Partition;
 use cluster::time::{Millis, Timing};
-use cluster::topology::{Epoch, Incarnation, Introduction, NodeIndex, Revision, Topology};
+use cluster::topology::{Epoch, Incarnation, Introduction, Keeping, NodeIndex, Revision, Topology};
 use std::collections::BinaryHeap;
 use std::rc::Rc;
 
@@ -353,9 +353,11 @@ impl World {
 
     /// A process hears of a term: whoever led an earlier one no longer does.
     fn hear_term(&mut self, process: usize, term: u64, leader: Option<usize>) {
+        let now = self.local(process);
         let process = &mut self.processes[process];
         if process.leading.as_ref().is_some_and(|leading| leading.term < term) {
             process.leading = None;
+            process.member.on_keeping(now, None);
         }
         if let Some(leader) = leader.filter(|_| process.leader.0 < term) {
             process.leader = (term, leader);
@@ -406,8 +408,12 @@ impl World {
         }
         let now = self.local(process);
         let limits = Limits { filling_max: 8, filling_per_node_max: 4 };
+        let Process { node, incarnation, .. } = self.processes[process];
+        let me = Keeping { term, name: format!("node-{node}"), incarnation };
+        let topology = self.latest().clone();
+        self.processes[process].member.on_keeping(now, Some(Millis(0)));
         self.processes[process].leading = Some(Leading {
-            keeper: Keeper::new(now, self.timing.clone(), limits),
+            keeper: Keeper::new(now, self.timing.clone(), limits, me, &topology),
             term,
             view: self.log.len() - 1,
             leader_at: Millis(0),
@@ -503,15 +509,18 @@ impl World {
                 let voter = self.processes[from].node;
                 let committed = self.entries.iter().filter(|entry| entry.term == term);
                 let view = committed.filter_map(|entry| entry.committed_as).max();
-                let Some(leading) = &mut self.processes[to].leading else { return };
-                if leading.term != term {
+                let now = self.local(to);
+                let leadership_ms = self.timing.leadership_ms;
+                let Process { leading, member, .. } = &mut self.processes[to];
+                let Some(leading) = leading.as_mut().filter(|leading| leading.term == term) else {
                     return;
-                }
+                };
                 leading.view = leading.view.max(view.unwrap_or(0));
                 if leading.check == check {
                     leading.acked |= 1 << voter;
                     if leading.acked.count_ones() as usize > VOTERS / 2 {
                         leading.leader_at = leading.leader_at.max(leading.check_began);
+                        member.on_keeping(now, Some(leading.leader_at.plus(leadership_ms)));
                     }
                 }
             }

@@ -403,6 +403,11 @@ impl Core {
         eprintln!("{:>9} us  n{}.{}  {what}", turn.hub.at, self.who.machine, self.core);
     }
 
+    /// The node's lease, which its threads share.
+    pub fn set_lease(&mut self, until: Millis) {
+        self.replicator.set_lease(until);
+    }
+
     fn hear(&mut self, turn: &mut Turn<'_>) {
         while let Some(tell) = self.tells.pop_front() {
             match tell {
@@ -411,7 +416,8 @@ impl Core {
                     let (now, clock) = (turn.now, turn.clock);
                     self.replicator.set_topology(topology, me, &mut self.shard, now, clock);
                 }
-                CoreTell::Control(Tell::Lease(until)) => self.replicator.set_lease(until),
+                // All cores see it at once: `set_lease`.
+                CoreTell::Control(Tell::Lease(_)) => {}
                 CoreTell::Control(Tell::Settled(revision)) => self.replicator.set_settled(revision),
                 CoreTell::Control(Tell::Pause(partitions)) => self.replicator.pause(&partitions),
                 CoreTell::Control(Tell::Resume(partitions)) => self.replicator.resume(&partitions),

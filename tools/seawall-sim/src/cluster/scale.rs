@@ -18,7 +18,7 @@ use cluster::planning::PlanRequest;
 use cluster::replication::Peer;
 use cluster::ring::Partition;
 use cluster::time::{Millis, Timing};
-use cluster::topology::{Epoch, Incarnation, Introduction, NodeIndex, Revision, Topology};
+use cluster::topology::{Epoch, Incarnation, Introduction, Keeping, NodeIndex, Revision, Topology};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -150,10 +150,13 @@ impl Fleet {
         for (node, partitions) in all {
             topology.apply(&Command::InSync { node, known: topology.revision(), partitions });
         }
+        let me = Keeping { term: 1, name: "keeper".into(), incarnation: Incarnation(1) };
+        topology.apply(&Command::Keep { keeping: me.clone(), settled: topology.revision() });
+        let (timing, limits) = (Timing::default(), Limits::default());
         let mut fleet = Fleet {
             now: 1_000,
             nodes: Vec::new(),
-            keeper: Keeper::new(Millis(1_000), Timing::default(), Limits::default()),
+            keeper: Keeper::new(Millis(1_000), timing, limits, me, &topology),
             topology: Arc::new(topology),
             proposals: BTreeMap::new(),
             topologies: BTreeMap::new(),

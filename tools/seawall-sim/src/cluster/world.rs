@@ -13,9 +13,9 @@ use super::machine::{Lead, Machine, Message, NodeSetup, Process, machine_name, m
 use super::network::Network;
 use cluster::change::Command;
 use cluster::keeper::{self, Keeper};
-use cluster::node::{Effect, Report};
+use cluster::node::{Effect, Report, Tell};
 use cluster::planner;
-use cluster::topology::{NodeIndex, Topology};
+use cluster::topology::{Incarnation, Keeping, NodeIndex, Topology};
 use engine::{HashSeed, KeyHash};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -356,6 +356,11 @@ impl World {
         }
         let Some(mut process) = machine.process.take() else { return };
         let mut effects = Vec::new();
+        if let Some(lead) = &process.lead {
+            let at = lead.confirmed_at(now, who.machine);
+            let until = at.plus(self.setup.node.timing.leadership_ms);
+            process.control.on_keeping(now, Some(until), &mut effects);
+        }
         while let Some(message) = process.inbox.pop_front() {
             self.take_message(&mut process, message, &mut effects);
         }
@@ -392,6 +397,7 @@ impl World {
                     process.lead = process.lead.take().filter(|lead| lead.term == term);
                     if process.lead.is_none() {
                         process.keeper = None;
+                        process.control.on_keeping(now, None, effects);
                     }
                     process.control.on_leader();
                 }
@@ -488,6 +494,9 @@ impl World {
             }
             Effect::Propose(command) => {
                 self.send(own, own, Message::Propose { command, hops: 0 });
+            }
+            Effect::Tell(Tell::Lease(until)) => {
+                process.cores.iter_mut().for_each(|core| core.set_lease(until));
             }
             Effect::Tell(tell) => self.tell_cores(process, &CoreTell::Control(tell)),
             Effect::Disconnect(node) => self.tell_cores(process, &CoreTell::Close(node)),
@@ -608,6 +617,7 @@ impl World {
         let entries = self.coordinator.committed();
         let now = self.machines[winner].clock.millis(at);
         let timing = self.setup.node.timing.clone();
+        let topology = Arc::clone(self.coordinator.latest());
         let Some(process) = &mut self.machines[winner].process else { return };
         process.term = term;
         process.leader = Some(winner);
@@ -615,7 +625,9 @@ impl World {
         let acks = vec![None; self.setup.nodes];
         let zero = cluster::time::Millis(0);
         process.lead = Some(Lead { term, acks, wrote_at: zero, ticked_at: zero });
-        process.keeper = Some(Keeper::new(now, timing, planner::Limits::default()));
+        let incarnation = Incarnation(process.who.life);
+        let me = Keeping { term, name: machine_name(winner), incarnation };
+        process.keeper = Some(Keeper::new(now, timing, planner::Limits::default(), me, &topology));
         process.control.on_leader();
         let who = process.who;
         self.coordinator.leader = Some(who);

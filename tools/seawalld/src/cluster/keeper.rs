@@ -8,7 +8,7 @@ use cluster::member::{Beat, BeatReply};
 use cluster::planner::{self, Limits};
 use cluster::planning::HandOverRequest;
 use cluster::time::Millis;
-use cluster::topology::Topology;
+use cluster::topology::{Keeping, Topology};
 use coordinator::Role;
 use coordinator::wire::{Boxed, Handler, PeerInfo};
 use serde::{Deserialize, Serialize};
@@ -70,6 +70,7 @@ pub async fn run(shared: Arc<Shared>) {
                     keep(&shared, term).await;
                 }
                 *shared.leading.lock().expect("no holder panics") = None;
+                shared.keeps_no_more();
             }
             Role::Follower { .. } => {
                 shared.with_control(|control, _| control.on_leader());
@@ -90,6 +91,7 @@ async fn begin(shared: &Arc<Shared>, term: u64) -> bool {
         filling_max: shared.config.fills_max as u32,
         filling_per_node_max: shared.config.fills_max as u32,
     };
+    let started = shared.clock.now();
     // Whatever was decided before this is applied here when it comes back.
     let first = Command::Create {
         name: shared.config.name.clone(),
@@ -103,13 +105,32 @@ async fn begin(shared: &Arc<Shared>, term: u64) -> bool {
     }
     let topology = shared.coordinator.watch().borrow().clone();
     let Ok(at) = shared.coordinator.confirm_leadership().await else { return false };
-    let keeper = Keeper::new(shared.clock.now(), shared.config.timing.clone(), limits);
-    let leading = Leading { term, keeper, leader_at: shared.clock.at(at), topology };
+    let leader_at = shared.clock.at(at);
+    shared.keeps_since(leader_at);
+    let timing = shared.config.timing.clone();
+    let (name, incarnation) = (shared.config.node.clone(), shared.incarnation);
+    let me = Keeping { term, name, incarnation };
+    let keeper = Keeper::new(started, timing, limits, me, &topology);
+    let leading = Leading { term, keeper, leader_at, topology };
     *shared.leading.lock().expect("no holder panics") = Some(leading);
     say(&format!("this node keeps the cluster from now on (term {term})"));
     shared.with_control(|control, _| control.on_leader());
     shared.beat.notify_one();
     true
+}
+
+impl Shared {
+    /// A majority knew this node as the leader at that moment.
+    fn keeps_since(self: &Arc<Shared>, leader_at: Millis) {
+        let until = leader_at.plus(self.config.timing.leadership_ms);
+        let now = self.clock.now();
+        self.with_control(|control, effects| control.on_keeping(now, Some(until), effects));
+    }
+
+    fn keeps_no_more(self: &Arc<Shared>) {
+        let now = self.clock.now();
+        self.with_control(|control, effects| control.on_keeping(now, None, effects));
+    }
 }
 
 async fn keep(shared: &Arc<Shared>, term: u64) {
@@ -146,12 +167,15 @@ async fn confirm_again_and_again(shared: Arc<Shared>, term: u64) {
     let mut watch = shared.coordinator.watch();
     loop {
         let topology = watch.borrow_and_update().clone();
-        if let Ok(at) = shared.coordinator.confirm_leadership().await
-            && let Some(leading) = shared.leading.lock().expect("no holder panics").as_mut()
-            && leading.term == term
-        {
-            leading.leader_at = leading.leader_at.max(shared.clock.at(at));
+        if let Ok(at) = shared.coordinator.confirm_leadership().await {
+            let leader_at = shared.clock.at(at);
+            let mut leading = shared.leading.lock().expect("no holder panics");
+            let Some(leading) = leading.as_mut().filter(|leading| leading.term == term) else {
+                return;
+            };
+            leading.leader_at = leading.leader_at.max(leader_at);
             leading.topology = topology;
+            shared.keeps_since(leading.leader_at);
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
