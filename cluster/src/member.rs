@@ -170,11 +170,6 @@ impl Member {
         self.suspects.retain(|suspect| *suspect != node);
     }
 
-    /// Another node leads: it has heard nothing of this one yet.
-    pub fn on_leader(&mut self) {
-        self.beat_soon();
-    }
-
     /// The keeper is on this node, and may grant leases until then; or no longer.
     ///
     /// A node that keeps the cluster serves no longer than it may grant: so when it
@@ -216,7 +211,8 @@ impl Member {
         self.known < self.latest
     }
 
-    fn beat_soon(&mut self) {
+    /// The next [`Member::tick`] beats.
+    pub fn beat_soon(&mut self) {
         self.beat_at = Millis(0);
     }
 }
@@ -312,7 +308,7 @@ mod tests {
         member.on_suspect(NodeIndex(2));
         assert_eq!(member.tick(Millis(4)).unwrap().suspects, [NodeIndex(2)]);
         member.on_trust(NodeIndex(2));
-        member.on_leader();
+        member.beat_soon();
         assert!(member.tick(Millis(5)).unwrap().suspects.is_empty());
     }
 

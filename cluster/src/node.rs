@@ -230,9 +230,16 @@ impl Control {
         self.tell_member(effects);
     }
 
-    /// Another node leads the coordinator: its keeper has not heard of this one.
+    /// Another node leads the coordinator: its keeper has not heard of this one, and
+    /// what was proposed while nobody led is probably lost.
     pub fn on_leader(&mut self) {
-        self.member.on_leader();
+        self.excluded_at.clear();
+        self.beat_soon();
+    }
+
+    /// The next [`Control::tick`] beats.
+    pub fn beat_soon(&mut self) {
+        self.member.beat_soon();
     }
 
     fn tell_member(&mut self, effects: &mut Vec<Effect>) {

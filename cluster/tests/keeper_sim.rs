@@ -361,7 +361,7 @@ impl World {
         }
         if let Some(leader) = leader.filter(|_| process.leader.0 < term) {
             process.leader = (term, leader);
-            process.member.on_leader();
+            process.member.beat_soon();
         }
     }
 
@@ -422,7 +422,7 @@ impl World {
             acked: 0,
         });
         self.processes[process].leader = (term, process);
-        self.processes[process].member.on_leader();
+        self.processes[process].member.beat_soon();
     }
 
     // ---- the network ----

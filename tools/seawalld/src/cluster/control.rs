@@ -610,7 +610,7 @@ async fn send_beat(shared: &Arc<Shared>, mut beat: Beat) {
         let shared = shared.clone();
         spawn(async move {
             tokio::time::sleep(Duration::from_millis(10)).await;
-            shared.with_control(|control, _| control.on_leader());
+            shared.with_control(|control, _| control.beat_soon());
             shared.beat.notify_one();
         });
     }
