@@ -31,6 +31,12 @@
 //! - What was written and not acknowledged when a primary changed is *uncertain*:
 //!   the new primary's word counts, and those who may differ ask for it.
 //!
+//! - That is for keys replicated [synchronously](Mode::Sync), which all are unless
+//!   their namespace is said to be something else ([`Modes`]). An asynchronous
+//!   write goes the same way, but nobody waits for it. Keys without replication
+//!   are neither logged nor filled; a node that ceases to be the primary drops
+//!   them, for what it has of them is out of date when it leads again.
+//!
 //! The shape is that of PacificA (Lin et al., Microsoft Research TR-2008-25):
 //! primary-backup data, its configuration kept by consensus elsewhere.
 
@@ -38,6 +44,7 @@ mod asks;
 mod lane;
 mod log;
 mod message;
+mod modes;
 mod primary;
 mod replica;
 mod replicator;
@@ -47,6 +54,7 @@ mod wire;
 
 pub use log::{Entry, Log, Lsn};
 pub use message::{Change, Message};
+pub use modes::{Mode, Modes};
 pub use replicator::{Access, Counters, Limits, Replicator, Route};
 pub use tickets::Ticket;
 

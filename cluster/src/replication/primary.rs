@@ -4,7 +4,7 @@ use super::lane::{Fill, Lane, Share, Stage, Wait};
 use super::message::Message;
 use super::replicator::Replicator;
 use super::wire::{put, take};
-use super::{Effect, Lsn, Peer};
+use super::{Effect, Lsn, Mode, Peer};
 use crate::ring::Partition;
 use crate::topology::{Epoch, Incarnation, Revision};
 use alloc::sync::Arc;
@@ -146,8 +146,10 @@ impl Replicator {
         let shares = &lane.shares;
         let number = fill.number;
         let (mut sent, mut items) = (0, 0);
-        let mut wanted = |hash: KeyHash| {
+        let modes = self.modes.has_none().then_some(&self.modes);
+        let mut wanted = |hash: KeyHash, key: &[u8]| {
             hash.core(their_cores) == u32::from(peer.core)
+                && modes.is_none_or(|modes| modes.of(key) != Mode::None)
                 && shares.get(&ring.of(hash)).is_some_and(|share| share.stage == Stage::Filling)
         };
         let limits = ScanLimits { items: 256, bytes };

@@ -9,7 +9,7 @@ use super::message;
 use super::source::{Source, Uncertain};
 use super::tickets::{Closed, Ticket, Tickets};
 use super::wire::key_of;
-use super::{Effect, Log, Lsn, Peer};
+use super::{Effect, Log, Lsn, Mode, Modes, Peer};
 use crate::map::{Map, Set};
 use crate::ring::Partition;
 use crate::time::Millis;
@@ -99,10 +99,21 @@ pub struct Counters {
     pub purged: u64,
 }
 
+/// A walk that drops what is not to be read.
+#[derive(Debug)]
+pub(super) struct Purge {
+    cursor: ScanCursor,
+    /// Everything in these.
+    garbage: Set<Partition>,
+    /// What is not replicated, in these.
+    cast_off: Set<Partition>,
+}
+
 /// See the [parent](super).
 #[derive(Debug)]
 pub struct Replicator {
     pub(super) limits: Limits,
+    pub(super) modes: Modes,
     pub(super) incarnation: Incarnation,
     pub(super) core: u16,
     pub(super) cores: u16,
@@ -120,7 +131,9 @@ pub struct Replicator {
     pub(super) garbage: Set<Partition>,
     /// This node is a copy of these, and has nothing that a log could be built on.
     pub(super) void: Set<Partition>,
-    pub(super) purge: Option<(ScanCursor, Set<Partition>)>,
+    /// This node led these until lately: keys without replication are out of date.
+    cast_off: Set<Partition>,
+    pub(super) purge: Option<Purge>,
     /// Writes to these wait, for a hand-over. True: it was said that none is
     /// under way.
     paused: BTreeMap<Partition, bool>,
@@ -151,6 +164,7 @@ impl Replicator {
     pub fn new(limits: Limits, incarnation: Incarnation, core: u16, cores: u16) -> Replicator {
         Replicator {
             limits,
+            modes: Modes::default(),
             incarnation,
             core,
             cores,
@@ -163,6 +177,7 @@ impl Replicator {
             gained: Map::default(),
             garbage: Set::default(),
             void: Set::default(),
+            cast_off: Set::default(),
             purge: None,
             paused: BTreeMap::new(),
             log: Log::new(limits.log_bytes_max),
@@ -180,6 +195,11 @@ impl Replicator {
             effects: Vec::new(),
             counters: Counters::default(),
         }
+    }
+
+    /// How writes are replicated; to be said before the first request.
+    pub fn set_modes(&mut self, modes: Modes) {
+        self.modes = modes;
     }
 
     /// What happened so far.
@@ -238,6 +258,22 @@ impl Replicator {
         if near { Route::Here } else { Route::At(primary) }
     }
 
+    /// Whether a key is read at its primary alone: its replicas may have less than
+    /// was answered.
+    #[inline]
+    pub fn is_read_at_primary(&self, key: &[u8]) -> bool {
+        !self.modes.is_all_sync() && self.modes.of(key) != Mode::Sync
+    }
+
+    /// Whether what this node has of a key is out of date although it leads: it did
+    /// before, and a key without replication has changed elsewhere since.
+    #[inline]
+    pub fn is_out_of_date(&self, hash: KeyHash, key: &[u8]) -> bool {
+        !self.cast_off.is_empty()
+            && self.cast_off.contains(&self.topology.ring().of(hash))
+            && self.modes.of(key) == Mode::None
+    }
+
     /// Whether the node may answer for what it holds.
     #[inline]
     pub fn is_leased(&self, now: Millis) -> bool {
@@ -256,7 +292,10 @@ impl Replicator {
         clock: Millis,
     ) {
         self.clock = clock;
-        self.append(key, hash, Some(number), shard, now);
+        match self.modes.of(key) {
+            Mode::Async => self.append_aside(|own| own.append(key, hash, None, shard, now)),
+            Mode::Sync | Mode::None => self.append(key, hash, Some(number), shard, now),
+        }
     }
 
     /// Puts the state of a key into the log.
@@ -268,6 +307,10 @@ impl Replicator {
         shard: &mut Shard,
         now: Now,
     ) {
+        let mode = self.modes.of(key);
+        if mode == Mode::None {
+            return;
+        }
         let partition = self.topology.ring().of(hash);
         let owners = *self.topology.owners(partition);
         let left = if self.left.is_empty() { None } else { self.left.get(&partition).cloned() };
@@ -294,9 +337,16 @@ impl Replicator {
                 waits |= self.wait_for(peer, lsn, partition, number);
             }
         }
-        if waits {
+        if waits && mode == Mode::Sync {
             self.tickets.wrote(hash, lsn);
         }
+    }
+
+    /// Appends what no request's answer waits for.
+    fn append_aside(&mut self, append: impl FnOnce(&mut Replicator)) {
+        let aside = self.tickets.aside();
+        append(self);
+        self.tickets.resume(aside);
     }
 
     /// The current batch waits for a replica, if writes do.
@@ -325,11 +375,11 @@ impl Replicator {
         }
         keys.sort_unstable();
         keys.dedup();
-        let aside = self.tickets.aside();
-        for (hash, key) in keys {
-            self.append(&key, hash, None, shard, now);
-        }
-        self.tickets.resume(aside);
+        self.append_aside(|own| {
+            for (hash, key) in keys {
+                own.append(&key, hash, None, shard, now);
+            }
+        });
     }
 
     /// Whether the last write of a key is still on its way to the replicas.
@@ -449,6 +499,9 @@ impl Replicator {
             let is_primary = holds == Some(0);
             let other_epoch = owners.epoch != was.epoch;
             if was_primary && (!is_primary || other_epoch) {
+                if self.modes.has_none() {
+                    self.cast_off.insert(partition);
+                }
                 let (mut keys, complete) = self.step_down(partition);
                 if is_primary {
                     again.append(&mut keys);
@@ -789,21 +842,30 @@ impl Replicator {
 
     /// Drops a little of what the node no longer holds. True: there is more.
     pub fn upkeep(&mut self, shard: &mut Shard, now: Now) -> bool {
-        if self.garbage.is_empty() {
+        if self.garbage.is_empty() && self.cast_off.is_empty() {
             return false;
         }
-        let garbage = &self.garbage;
-        let (cursor, covers) =
-            self.purge.get_or_insert_with(|| (ScanCursor::default(), garbage.clone()));
-        let ring = self.topology.ring();
+        let (garbage, cast_off) = (&self.garbage, &self.cast_off);
+        let purge = self.purge.get_or_insert_with(|| Purge {
+            cursor: ScanCursor::default(),
+            garbage: garbage.clone(),
+            cast_off: cast_off.clone(),
+        });
+        let (ring, modes) = (self.topology.ring(), &self.modes);
         let items_max = self.limits.purge_items_max;
-        let mut unwanted = |hash: KeyHash| covers.contains(&ring.of(hash));
+        let Purge { cursor, garbage, cast_off } = purge;
+        let mut unwanted = |hash: KeyHash, key: &[u8]| {
+            let partition = ring.of(hash);
+            garbage.contains(&partition)
+                || cast_off.contains(&partition) && modes.of(key) == Mode::None
+        };
         self.counters.purged += shard.purge_next(cursor, items_max, now, &mut unwanted) as u64;
         if cursor.is_done()
-            && let Some((_, covers)) = self.purge.take()
+            && let Some(done) = self.purge.take()
         {
-            self.garbage.retain(|partition| !covers.contains(partition));
+            self.garbage.retain(|partition| !done.garbage.contains(partition));
+            self.cast_off.retain(|partition| !done.cast_off.contains(partition));
         }
-        !self.garbage.is_empty()
+        !self.garbage.is_empty() || !self.cast_off.is_empty()
     }
 }

@@ -25,13 +25,14 @@ impl Shard {
         cursor: &mut ScanCursor,
         limits: ScanLimits,
         now: Now,
-        wanted: &mut dyn FnMut(KeyHash) -> bool,
+        wanted: &mut dyn FnMut(KeyHash, &[u8]) -> bool,
         each: &mut dyn FnMut(KeyHash, &[u8]),
     ) {
         let mut record = Vec::new();
         self.walk(cursor, limits, now, &mut |at, view| {
-            let hash = self.hash_of(view.key(&self.store.slab));
-            if !wanted(hash) {
+            let key = view.key(&self.store.slab);
+            let hash = self.hash_of(key);
+            if !wanted(hash, key) {
                 return 0;
             }
             record.clear();
@@ -41,20 +42,21 @@ impl Shard {
         });
     }
 
-    /// Frees the next items whose hash `unwanted` takes. Returns how many.
+    /// Frees the next items that `unwanted` takes. Returns how many.
     pub fn purge_next(
         &mut self,
         cursor: &mut ScanCursor,
         items_max: usize,
         now: Now,
-        unwanted: &mut dyn FnMut(KeyHash) -> bool,
+        unwanted: &mut dyn FnMut(KeyHash, &[u8]) -> bool,
     ) -> usize {
         self.at(now);
         let mut found = Vec::new();
         let limits = ScanLimits { items: items_max, bytes: usize::MAX };
         self.walk(cursor, limits, now, &mut |at, view| {
-            let hash = self.hash_of(view.key(&self.store.slab));
-            if unwanted(hash) {
+            let key = view.key(&self.store.slab);
+            let hash = self.hash_of(key);
+            if unwanted(hash, key) {
                 found.push((at, hash));
             }
             0

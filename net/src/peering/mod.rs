@@ -69,6 +69,12 @@ pub trait Peering: Debug + Send {
     /// must see what is only known where it may be changed.
     fn route(&self, hash: KeyHash, changes: bool) -> Route;
 
+    /// Whether even a read of the key executes where it may be changed.
+    fn is_read_at_primary(&self, key: &[u8]) -> bool;
+
+    /// Whether what is here of the key is out of date, for a moment.
+    fn is_out_of_date(&self, hash: KeyHash, key: &[u8]) -> bool;
+
     /// Whether the last change of the key is still on its way to the replicas.
     fn is_pending(&self, hash: KeyHash) -> bool;
 

@@ -146,7 +146,8 @@ impl Peers {
     #[inline]
     pub fn is_free(&self, request: &Request<'_>, hash: KeyHash) -> bool {
         !request.op.needs_primary()
-            && self.peering.route(hash, false) == Route::Here
+            && self.peering.route(hash, self.peering.is_read_at_primary(request.key)) == Route::Here
+            && !self.peering.is_out_of_date(hash, request.key)
             && !self.peering.is_pending(hash)
             && (self.waiting.is_empty() || !self.waiting_hashes.contains_key(&hash))
     }
@@ -229,12 +230,16 @@ impl Peers {
                 return parked.fail(place.1, &op, NOBODY);
             }
         };
+        let key = hop.request(op, &parked.batch.bytes).key;
         let changes = op.needs_primary();
+        let at_primary = changes || self.peering.is_read_at_primary(key);
+        let out_of_date = self.peering.is_out_of_date(hop.hash, key);
         let again = until.is_some();
         let until = until.unwrap_or(Now(core.now.0 + self.limits.patience_ms));
-        let behind = !again && self.waiting_hashes.contains_key(&hop.hash)
+        let behind = out_of_date
+            || !again && self.waiting_hashes.contains_key(&hop.hash)
             || self.away_hashes.contains_key(&hop.hash);
-        let route = if behind { Route::Wait } else { self.peering.route(hop.hash, changes) };
+        let route = if behind { Route::Wait } else { self.peering.route(hop.hash, at_primary) };
         let passed_on = matches!(parked.home, Home::Link(_));
         match route {
             Route::Here => self.run(place, parked, op, core),

@@ -103,6 +103,17 @@ impl Cluster {
 
 type Asker = common::Client<std::net::TcpStream>;
 
+/// Of a hundred keys of a namespace, how many have this value, asked of these nodes.
+fn found(cluster: &Cluster, from: &[usize], namespace: &str, value: &str) -> usize {
+    let mut found = 0;
+    cluster.each(from, |client, key| {
+        let got = client.get(&format!("{namespace}:{key}"));
+        assert!(got.as_ref().is_none_or(|(got, _)| got == value.as_bytes()), "{namespace}:{key}");
+        found += usize::from(got.is_some());
+    });
+    found
+}
+
 fn set(client: &mut Asker, key: usize, value: &str) {
     client.set(&format!("key:{key}"), 0, 0, value.as_bytes());
 }
@@ -165,6 +176,40 @@ fn lives(mut cluster: Cluster) {
         cluster.restart(node);
         cluster.wait_until_whole();
     }
+}
+
+#[test]
+fn a_namespace_says_how_it_is_replicated() {
+    let modes = "feed=async,tmp=none";
+    let mut cluster = Cluster::start("modes", &["-m", "64", "-t", "1", "--replication-of", modes]);
+    for value in ["first", "second"] {
+        for namespace in ["key", "feed", "tmp"] {
+            cluster.each(&[0, 1, 2], |client, key| {
+                client.set(&format!("{namespace}:{key}"), 0, 0, value.as_bytes());
+            });
+            // Who is asked knows what was answered, in every mode.
+            assert_eq!(found(&cluster, &[1, 2, 0], namespace, value), 100);
+        }
+    }
+    let items = |cluster: &Cluster, node: usize| {
+        let (_, metrics) = cluster.node(node).http("GET", "/metrics");
+        let line = metrics.lines().find_map(|line| line.strip_prefix("memcached_current_items "));
+        line.expect("it is there").parse::<usize>().unwrap()
+    };
+    let began = Instant::now();
+    while (0..3).map(|node| items(&cluster, node)).sum::<usize>() != 500 {
+        assert!(began.elapsed() < PATIENCE, "two copies of two namespaces, one of the third");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    cluster.kill(1);
+    assert_eq!(found(&cluster, &[0, 2], "key", "second"), 100);
+    assert_eq!(found(&cluster, &[0, 2], "feed", "second"), 100, "all had arrived");
+    let kept = found(&cluster, &[0, 2], "tmp", "second");
+    assert!((40..95).contains(&kept), "a third had its only copy there; left are {kept}");
+    cluster.restart(1);
+    cluster.wait_until_whole();
+    assert!(found(&cluster, &[0, 1, 2], "tmp", "second") <= kept);
+    assert_eq!(found(&cluster, &[0, 1, 2], "key", "second"), 100);
 }
 
 #[test]

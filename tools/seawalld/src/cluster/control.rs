@@ -96,8 +96,9 @@ impl Starting {
                 ..Limits::default()
             };
             let (standing, sender) = (standing.clone(), sender.clone());
-            let peering =
+            let mut peering =
                 CorePeering::new(limits, incarnation, core, cores, patience, standing, sender);
+            peering.replicator().set_modes(config.modes.clone());
             Box::new(peering) as Box<dyn net::peering::Peering>
         };
         PeeringFactory { make: Arc::new(make), limits }

@@ -257,6 +257,14 @@ impl Peering for CorePeering {
         }
     }
 
+    fn is_read_at_primary(&self, key: &[u8]) -> bool {
+        self.replicator.is_read_at_primary(key)
+    }
+
+    fn is_out_of_date(&self, hash: KeyHash, key: &[u8]) -> bool {
+        self.replicator.is_out_of_date(hash, key)
+    }
+
     fn is_pending(&self, hash: KeyHash) -> bool {
         self.replicator.is_pending(hash)
     }

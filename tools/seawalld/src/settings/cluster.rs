@@ -2,6 +2,7 @@
 
 use super::Effective;
 use super::collect::Problem;
+use cluster::replication::{Mode, Modes};
 use cluster::time::Timing;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -49,6 +50,8 @@ pub struct ClusterConfig {
     pub keepers: usize,
     /// Copies of every item, for a new cluster.
     pub copies: u8,
+    /// How writes are replicated.
+    pub modes: Modes,
     /// Partitions as a power of two, for a new cluster.
     pub ring_bits: u32,
     /// Zone.
@@ -181,6 +184,7 @@ impl ClusterConfig {
             coordinator,
             keepers: keepers as usize,
             copies: rows.number("cluster.replicas") as u8,
+            modes: modes(rows, problems),
             ring_bits: partitions.trailing_zeros(),
             zone: rows.text("cluster.zone").to_owned(),
             weight: rows.number("cluster.weight") as u16,
@@ -196,6 +200,25 @@ impl ClusterConfig {
             tls,
         })
     }
+}
+
+fn modes(rows: &Effective, problems: &mut Vec<Problem>) -> Modes {
+    let mut namespaces = Vec::new();
+    for entry in rows.list("cluster.replication_of") {
+        let parts = entry.split_once('=');
+        match parts.and_then(|(name, mode)| Some((name, Mode::parse(mode)?))) {
+            Some((name, mode)) if !name.is_empty() => {
+                namespaces.push((name.as_bytes().into(), mode));
+            }
+            _ => problems.push(rows.problem(
+                "cluster.replication_of",
+                format!("{entry:?} is not NAMESPACE=sync, =async or =none"),
+            )),
+        }
+    }
+    let delimiter = rows.text("namespace.delimiter").as_bytes()[0];
+    let usual = Mode::parse(rows.text("cluster.replication")).unwrap_or_default();
+    Modes::new(delimiter, usual, namespaces)
 }
 
 fn tls(rows: &Effective, problems: &mut Vec<Problem>) -> Option<TlsConfig> {

@@ -123,6 +123,8 @@ pub const SETTINGS: &[Setting] = &[
     row("cluster.coordinator", None, "coordinator", Kind::Text, "embedded", "who keeps the topology: embedded (the nodes themselves), or etcd://HOST:PORT,..."),
     row("cluster.keepers", None, "keepers", Kind::Count(1, 7), "3", "nodes that keep the topology among themselves: 1, 3, 5 or 7"),
     row("cluster.replicas", None, "replicas", Kind::Count(1, 3), "2", "copies of every item, the first included; taken by the node that begins the cluster"),
+    row("cluster.replication", None, "replication", Kind::Choice(&["sync", "async", "none"]), "sync", "when a write is answered: sync, when every in-sync copy has it; async, at once, the copies follow; none, at once, and there is one copy; the same on all nodes"),
+    row("cluster.replication_of", None, "replication-of", Kind::List, "", "NAMESPACE=sync|async|none for the keys of some namespaces; the same on all nodes"),
     row("cluster.partitions", None, "partitions", Kind::Count(16, 1 << 24), "65536", "parts that the keys are cut into, a power of two; taken by the node that begins the cluster"),
     row("cluster.zone", None, "zone", Kind::Text, "", "zone of this node: copies go to distinct zones"),
     row("cluster.weight", None, "weight", Kind::Count(1, 10_000), "100", "share of the partitions relative to other nodes"),
