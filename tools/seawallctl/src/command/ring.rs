@@ -43,6 +43,10 @@ pub(super) fn run(admin: &Admin, json: bool, out: &mut dyn Write) -> Result<(), 
             writeln!(out, "{words}: {value}")?;
         }
     }
+    let clock = text(&ring, "clock_complaint");
+    if !clock.is_empty() {
+        writeln!(out, "{clock}")?;
+    }
     if ring["leased"] != true {
         writeln!(out, "this node has no lease: it answers no request")?;
     }

@@ -7,6 +7,7 @@
 use super::core::{CorePeering, NodeClock, Report, Standing};
 use super::keeper::{self, Answer, Answers, Leading, kind};
 use super::links::{self, Links};
+use super::skew::{self, Skew};
 use crate::server::say;
 use crate::settings::{ClusterConfig, Coordinator as Choice};
 use anyhow::{Context, Result};
@@ -117,6 +118,8 @@ pub struct Shared {
     pub links: Links,
     pub namespaces: Vec<String>,
     pub leading: Mutex<Option<Leading>>,
+    /// Of this machine's clock.
+    pub skew: Skew,
     /// A beat is due now.
     pub beat: Notify,
     control: Mutex<Control>,
@@ -211,6 +214,7 @@ impl Cluster {
         let clock = starting.standing.clock;
         let control = Control::new(introduction, config.timing.clone(), clock.now());
         let shared = Arc::new(Shared {
+            skew: Skew::new(config.skew_max_ms),
             config,
             seed,
             cores,
@@ -462,7 +466,7 @@ impl Shared {
     /// A beat of some node, for the keeper that is here or not.
     pub fn on_beat(self: &Arc<Shared>, beat: &Beat) -> Answer {
         match self.leading.lock().expect("no holder panics").as_mut() {
-            Some(leading) => Answer::Reply(leading.on_beat(self, beat)),
+            Some(leading) => Answer::Reply(leading.on_beat(self, beat), skew::clock_of_day()),
             None => Answer::NotLeader,
         }
     }
@@ -589,6 +593,7 @@ async fn send_beat(shared: &Arc<Shared>, mut beat: Beat) {
     // One that ends still says that it knows that it is out, or others would wait
     // until its lease were surely over; but it is not to be called up again.
     beat.healthy &= !shared.ending.load(Ordering::Relaxed);
+    let sent = skew::clock_of_day();
     let role = shared.coordinator.role().borrow().clone();
     let answer = match role {
         Role::Leader { .. } => shared.on_beat(&beat),
@@ -603,7 +608,8 @@ async fn send_beat(shared: &Arc<Shared>, mut beat: Beat) {
         }
         Role::Follower { leader: None } => return,
     };
-    let Answer::Reply(reply) = answer else { return };
+    let Answer::Reply(reply, theirs) = answer else { return };
+    shared.skew.note(sent, theirs, skew::clock_of_day());
     let now: Millis = shared.clock.now();
     shared.with_control(|control, effects| control.on_reply(now, &reply, effects));
     // What is not settled yet will be soon: ask before the next beat is due.

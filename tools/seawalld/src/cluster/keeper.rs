@@ -34,8 +34,8 @@ const TICK: Duration = Duration::from_millis(10);
 /// The answer to a beat.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Answer {
-    /// From the keeper.
-    Reply(BeatReply),
+    /// From the keeper, and its machine's clock of day in milliseconds.
+    Reply(BeatReply, i64),
     /// This node does not lead.
     NotLeader,
 }

@@ -9,6 +9,7 @@
 //! | `links.rs` | links to and from other nodes' cores |
 //! | `cipher.rs` | TLS on such a link |
 //! | `spread.rs` | invalidations of the whole cluster |
+//! | `skew.rs` | how far this machine's clock of day is from the keeper's |
 //! | `counted.rs` | its metrics |
 //! | `shown.rs` | what clients and operators see of it |
 
@@ -19,6 +20,7 @@ mod counted;
 mod keeper;
 mod links;
 mod shown;
+mod skew;
 mod spread;
 
 pub use control::{Cluster, Starting};

@@ -99,6 +99,8 @@ pub fn ring(shared: &Shared) -> Value {
         "revision": topology.revision().0,
         "settled": settled.0,
         "leased": leased,
+        "clock_skew_ms": shared.skew.ms(),
+        "clock_complaint": shared.skew.is_too_much().then(|| shared.skew.words()),
         "copies": topology.copies_wanted(),
         "arcs": arcs,
         "partitions": { "all": all, "whole": whole, "lacking": lacking, "unavailable": without },

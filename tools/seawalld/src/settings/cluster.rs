@@ -76,6 +76,8 @@ pub struct ClusterConfig {
     pub confirm_ms: u64,
     /// Beats, leases and what follows from silence.
     pub timing: Timing,
+    /// Milliseconds that clocks of day may differ by.
+    pub skew_max_ms: u64,
     /// Certificates.
     pub tls: Option<TlsConfig>,
 }
@@ -197,6 +199,7 @@ impl ClusterConfig {
             fills_max: rows.number("cluster.fills_max") as usize,
             confirm_ms: rows.number("cluster.confirm_ms"),
             timing,
+            skew_max_ms: rows.number("cluster.skew_max_ms"),
             tls,
         })
     }

@@ -140,6 +140,7 @@ pub const SETTINGS: &[Setting] = &[
     row("cluster.down_after_ms", None, "down-after-ms", Kind::Count(20, 600_000), "300", "milliseconds of silence after which a node is down and its replicas take over"),
     row("cluster.repair_after_ms", None, "repair-after-ms", Kind::Count(100, 86_400_000), "10000", "milliseconds after which the copies of a node that is down are made anew elsewhere"),
     row("cluster.abandon_after_ms", None, "abandon-after-ms", Kind::Count(200, 86_400_000), "30000", "milliseconds after which partitions that only a dead node held begin anew, empty"),
+    row("cluster.skew_max_ms", None, "skew-max-ms", Kind::Count(1, 86_400_000), "500", "milliseconds by which this machine's clock of day may differ from the keeper's before that is complained about"),
     row("cluster.tls_certificate", None, "cluster-tls-certificate", Kind::Path, "", "PEM certificate chain of this node; with key and CA all traffic between nodes is encrypted and authenticated both ways"),
     row("cluster.tls_key", None, "cluster-tls-key", Kind::Path, "", "PEM key of the certificate"),
     row("cluster.tls_ca", None, "cluster-tls-ca", Kind::Path, "", "PEM certificates of the authority that signed all nodes' certificates"),
