@@ -212,6 +212,17 @@ impl Replicator {
         self.log.bytes()
     }
 
+    /// Confirmations that answers wait for.
+    pub fn unconfirmed(&self) -> usize {
+        self.lanes.values().map(|lane| lane.waits.len()).sum()
+    }
+
+    /// Writes taken from primaries that are perhaps not everywhere; as many as
+    /// their logs hold at most.
+    pub fn uncertain(&self) -> usize {
+        self.sources.values().map(|source| source.uncertain.len()).sum()
+    }
+
     /// The topology it acts by.
     pub fn topology(&self) -> &Arc<Topology> {
         &self.topology

@@ -116,6 +116,7 @@ pub struct Peers {
     pass: Vec<Place>,
     tickets: HashMap<u64, Vec<Place>>,
     finished: Vec<Finished>,
+    passed_on: u64,
     // Boxes, because they travel as such.
     #[allow(clippy::vec_box)]
     spare: Vec<Box<Batch>>,
@@ -138,6 +139,7 @@ impl Peers {
             pass: Vec::new(),
             tickets: HashMap::new(),
             finished: Vec::new(),
+            passed_on: 0,
             spare: Vec::new(),
         }
     }
@@ -160,6 +162,17 @@ impl Peers {
     /// Requests at other nodes.
     pub fn away(&self) -> usize {
         self.away.len()
+    }
+
+    /// Requests that were passed on to other nodes so far.
+    pub fn passed_on(&self) -> u64 {
+        self.passed_on
+    }
+
+    /// Bytes of requests that wait for links, at most
+    /// [`link_bytes_max`](PeeringLimits::link_bytes_max) each and one request.
+    pub fn queued_bytes(&self) -> usize {
+        self.outgoing.values().map(|outgoing| outgoing.queue.len()).sum()
     }
 
     /// Requests that wait for a route.
@@ -310,6 +323,7 @@ impl Peers {
         // A batch has fewer requests than 2^16.
         let id = place.0 << 16 | u64::from(place.1);
         wire::put_request(id, hash, request, &mut outgoing.queue);
+        self.passed_on += 1;
         self.away.insert(id, Away { peer, hash, changes, until });
         if changes {
             *self.away_hashes.entry(hash).or_default() += 1;

@@ -13,9 +13,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 struct CoreCounts {
     counters: Counters,
     log_bytes: usize,
+    unconfirmed: usize,
+    uncertain: usize,
     parked: usize,
     away: usize,
     waiting: usize,
+    queued_bytes: usize,
+    passed_on: u64,
 }
 
 /// Adds the cluster's samples. Waits for the cores: not for the control thread.
@@ -56,14 +60,24 @@ pub fn add(shared: &Shared, page: &mut Page) -> anyhow::Result<()> {
         let counts = shared.node().on_core(u32::from(core), PATIENCE, |core| {
             let peers = core.peers.as_mut()?;
             let (parked, away, waiting) = (peers.parked(), peers.away(), peers.waiting());
+            let (queued_bytes, passed_on) = (peers.queued_bytes(), peers.passed_on());
             let replicator = CorePeering::of(&mut core.peers)?.replicator();
-            let (counters, log_bytes) = (replicator.counters(), replicator.log_bytes());
-            Some(CoreCounts { counters, log_bytes, parked, away, waiting })
+            Some(CoreCounts {
+                counters: replicator.counters(),
+                log_bytes: replicator.log_bytes(),
+                unconfirmed: replicator.unconfirmed(),
+                uncertain: replicator.uncertain(),
+                parked,
+                away,
+                waiting,
+                queued_bytes,
+                passed_on,
+            })
         })?;
         cores.extend(counts);
     }
     type Get = fn(&CoreCounts) -> u64;
-    let series: [(&str, Type, &str, Get); 13] = [
+    let series: &[(&str, Type, &str, Get)] = &[
         ("seawall_replication_logged_total", Type::Counter, "Writes put into the log.", |c| {
             c.counters.logged
         }),
@@ -109,6 +123,18 @@ pub fn add(shared: &Shared, page: &mut Page) -> anyhow::Result<()> {
         ("seawall_replication_log_bytes", Type::Gauge, "Memory of the replication log.", |c| {
             c.log_bytes as u64
         }),
+        (
+            "seawall_replication_unconfirmed",
+            Type::Gauge,
+            "Confirmations of replicas that answers wait for.",
+            |c| c.unconfirmed as u64,
+        ),
+        (
+            "seawall_replication_uncertain",
+            Type::Gauge,
+            "Writes taken from primaries that are perhaps not everywhere.",
+            |c| c.uncertain as u64,
+        ),
         ("seawall_cluster_batches", Type::Gauge, "Batches of requests under way.", |c| {
             c.parked as u64
         }),
@@ -118,10 +144,22 @@ pub fn add(shared: &Shared, page: &mut Page) -> anyhow::Result<()> {
         ("seawall_cluster_requests_waiting", Type::Gauge, "Requests that wait for a node.", |c| {
             c.waiting as u64
         }),
+        (
+            "seawall_cluster_requests_passed_on_total",
+            Type::Counter,
+            "Requests passed on to other nodes.",
+            |c| c.passed_on,
+        ),
+        (
+            "seawall_cluster_link_queue_bytes",
+            Type::Gauge,
+            "Requests that wait for links to other nodes.",
+            |c| c.queued_bytes as u64,
+        ),
     ];
     for (name, kind, help, get) in series {
         for (core, counts) in cores.iter().enumerate() {
-            page.add(name, kind, help, &[("core", &core.to_string())], get(counts));
+            page.add(name, *kind, help, &[("core", &core.to_string())], get(counts));
         }
     }
     Ok(())
