@@ -1,5 +1,6 @@
 //! A core's replication: the links to its replicas.
 
+use super::invalidate::NO_PARTITION;
 use super::lane::{Fill, Lane, Share, Stage, Wait};
 use super::message::Message;
 use super::replicator::Replicator;
@@ -13,8 +14,6 @@ use engine::{KeyHash, Now, ScanCursor, ScanLimits, Shard};
 
 /// Most questions of a replica that are kept until this node leads.
 const QUESTIONS_MAX: usize = 1 << 20;
-/// No key belongs to it.
-const NO_PARTITION: Partition = Partition(u32::MAX);
 
 impl Replicator {
     /// Peers that this core has something for: there should be a link to each.
