@@ -217,6 +217,25 @@ fn a_node_that_starts_anew_is_filled_while_writes_go_on() {
 }
 
 #[test]
+fn a_write_is_answered_when_its_replica_is_filled_anew_and_nothing_else_is_written() {
+    let mut cluster = pair();
+    let key = keys(&cluster, 0, 1)[0].clone();
+    cluster.cut(0, 1);
+    let ticket = cluster.set(&key, "waits");
+    // The replica starts again. Its life before may still serve: that is not
+    // settled until it is filled.
+    cluster.nodes[1] = fixture::TestNode::new(Limits::default(), 2);
+    cluster.heal(0, 1);
+    cluster.topology.apply(&Command::Join(introduction(1, 2)));
+    cluster.tell_unsettled(0);
+    cluster.tell_unsettled(1);
+    assert!(!cluster.is_done(0, ticket));
+    cluster.settle();
+    assert_eq!(cluster.value_at(1, &key).as_deref(), Some("waits"));
+    assert!(cluster.is_done(0, ticket), "the replica has it, and serves");
+}
+
+#[test]
 fn a_log_that_is_too_short_means_a_fill() {
     let limits = Limits { log_bytes_max: 1 << 16, ..Limits::default() };
     let mut cluster = Cluster::new(2, limits, |_| vec![0, 1]);

@@ -199,6 +199,18 @@ impl Replicator {
             return;
         }
         joined.sort_unstable();
+        // What was written when the replica had nothing waits still, and nothing new
+        // may come that it would confirm.
+        let (acked, mut done) = (lane.acked, Vec::new());
+        lane.waits.retain(|wait| {
+            let has_joined = joined.binary_search_by_key(&wait.partition, |(at, _)| *at).is_ok();
+            let kept = wait.lsn > acked || !has_joined;
+            if !kept {
+                done.push(wait.ticket);
+            }
+            kept
+        });
+        done.into_iter().for_each(|ticket| self.confirm(ticket, None));
         let Peer { node, core } = peer;
         self.effects.push(Effect::CaughtUp { node, core, partitions: joined });
     }
