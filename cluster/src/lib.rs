@@ -12,6 +12,7 @@
 //! | [`keeper`] | who is alive, who gets a lease, what is settled, and what follows |
 //! | [`node`] | what a node's control does: its member, and what its cores report |
 //! | [`replication`] | what a core sends its replicas, and when a write is safe |
+//! | [`spread`] | whom an invalidation must reach, and when it has |
 //! | [`time`] | how long all that may take |
 //! | [`view`] | how clients and people see it |
 #![no_std]
@@ -28,6 +29,7 @@ pub mod planner;
 pub mod planning;
 pub mod replication;
 pub mod ring;
+pub mod spread;
 pub mod time;
 pub mod topology;
 pub mod view;

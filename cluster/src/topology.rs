@@ -296,6 +296,11 @@ impl Topology {
         self.member(node).is_some_and(|member| member.up)
     }
 
+    /// Whether some partition's copy there is in sync.
+    pub fn is_in_sync_anywhere(&self, node: NodeIndex) -> bool {
+        self.owners.iter().any(|owners| owners.is_in_sync(node))
+    }
+
     /// Who holds a partition.
     #[inline]
     pub fn owners(&self, partition: Partition) -> &Owners {

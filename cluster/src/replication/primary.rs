@@ -1,5 +1,6 @@
 //! A core's replication: the links to its replicas.
 
+use super::invalidate::NO_PARTITION;
 use super::lane::{Fill, Lane, Share, Stage, Wait};
 use super::message::Message;
 use super::replicator::Replicator;
@@ -13,8 +14,6 @@ use engine::{KeyHash, Now, ScanCursor, ScanLimits, Shard};
 
 /// Most questions of a replica that are kept until this node leads.
 const QUESTIONS_MAX: usize = 1 << 20;
-/// No key belongs to it.
-const NO_PARTITION: Partition = Partition(u32::MAX);
 
 impl Replicator {
     /// Peers that this core has something for: there should be a link to each.
@@ -202,21 +201,20 @@ impl Replicator {
             return;
         }
         joined.sort_unstable();
-        // Also what its life before never confirmed: no later mark would tell.
-        let acked = lane.acked;
-        let mut done = Vec::new();
+        // What was written when the replica had nothing waits still, and nothing new
+        // may come that it would confirm.
+        let (acked, mut done) = (lane.acked, Vec::new());
         lane.waits.retain(|wait| {
-            let key = |(partition, _): &(Partition, Epoch)| *partition;
-            let has =
-                wait.lsn <= acked && joined.binary_search_by_key(&wait.partition, key).is_ok();
-            if has {
+            let has_joined = joined.binary_search_by_key(&wait.partition, |(at, _)| *at).is_ok();
+            let kept = wait.lsn > acked || !has_joined;
+            if !kept {
                 done.push(wait.ticket);
             }
-            !has
+            kept
         });
+        done.into_iter().for_each(|ticket| self.confirm(ticket, None));
         let Peer { node, core } = peer;
         self.effects.push(Effect::CaughtUp { node, core, partitions: joined });
-        done.into_iter().for_each(|ticket| self.confirm(ticket, None));
     }
 
     /// What a replica answered. False: it makes no sense.

@@ -154,9 +154,7 @@ impl Replicator {
                 put(&Message::Filled { fill: *fill }, out);
             }
             Message::Generations(generations) => {
-                for generation in generations {
-                    shard.merge_generation(*generation);
-                }
+                self.invalidate(generations, shard);
             }
             _ => return None,
         }

@@ -15,7 +15,7 @@ use crate::ring::Partition;
 use crate::time::Millis;
 use crate::topology::{Epoch, Incarnation, NodeIndex, Owners, Revision, Topology};
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use engine::{HashSeed, KeyHash, Now, ScanCursor, Shard};
@@ -122,9 +122,14 @@ pub struct Replicator {
     pub(super) settled: Revision,
     lease_until: Millis,
     /// The clock when it was last read.
-    clock: Millis,
+    pub(super) clock: Millis,
     /// Before that only primaries answer reads: an invalidation is under way.
-    near_from: Millis,
+    pub(super) near_from: Millis,
+    /// Which ones are, and until when at most.
+    pub(super) suspensions: Vec<(u64, Millis)>,
+    /// Places in the log where something was invalidated that some replica may
+    /// not know of, and since when.
+    pub(super) untold: VecDeque<(Lsn, Millis)>,
     /// Partitions whose primary this node became by a revision that is not settled.
     gained: Map<Partition, Revision>,
     /// What lies here of these is not to be read, and is being dropped.
@@ -174,6 +179,8 @@ impl Replicator {
             lease_until: Millis(0),
             clock: Millis(0),
             near_from: Millis(0),
+            suspensions: Vec::new(),
+            untold: VecDeque::new(),
             gained: Map::default(),
             garbage: Set::default(),
             void: Set::default(),
@@ -444,12 +451,6 @@ impl Replicator {
     /// The node's lease runs until then, by its own clock.
     pub fn set_lease(&mut self, until: Millis) {
         self.lease_until = until;
-    }
-
-    /// Until then replicas send readers to the primary: an invalidation reaches
-    /// one node after the other, and no reader may see it undone.
-    pub fn suspend_near_reads(&mut self, until: Millis) {
-        self.near_from = until;
     }
 
     /// Nobody acts by a revision before this one any more.
@@ -795,6 +796,7 @@ impl Replicator {
     /// it every few milliseconds.
     pub fn tick(&mut self, clock: Millis) {
         self.clock = clock;
+        let untold = self.untold_late();
         let (settled_lsn, revision) = (self.settled_lsn(), self.topology.revision());
         for lane in self.lanes.values_mut() {
             lane.tell_settled = lane.held >= revision && settled_lsn > lane.settled;
@@ -802,7 +804,9 @@ impl Replicator {
                 lane.shares.get(partition).is_some_and(|share| share.stage.is_required())
             };
             let old = |wait: &Wait| clock.since(wait.since) >= self.limits.confirm_ms;
-            let late = if lane.broken {
+            let late = if untold.contains(&lane.peer) {
+                lane.shares.values().any(|share| share.stage.is_required())
+            } else if lane.broken {
                 lane.shares.values().any(|share| share.stage.is_required())
             } else {
                 lane.waits.front().is_some_and(old)

@@ -334,6 +334,11 @@ impl Shard {
         self.merge_generation(Generation { scope: GenerationScope::Flush, id: 0, version });
     }
 
+    /// A number that grows whenever something is invalidated that was not before.
+    pub fn invalidations(&self) -> u64 {
+        self.store.generations.changes
+    }
+
     /// The latest version given or seen.
     pub fn last_version(&self) -> Version {
         self.clock.last()

@@ -1,9 +1,11 @@
 //! The clients, and the history that they write down.
 
-use super::data::{Answer, Op, key_name};
+use super::data::{Answer, NAMESPACE, Op, Store, TAGS, key_name};
 use super::hub::MS;
 use super::random::Random;
-use history::{Acknowledgement, Action, Builder, KeyId, Operation};
+use history::{
+    Acknowledgement, Action, Builder, Invalidation, KeyId, Operation, Scope, Settings, TagId,
+};
 use std::collections::BTreeMap;
 
 /// How keys and values are chosen.
@@ -15,6 +17,37 @@ pub struct Load {
     pub think_us: u64,
     /// Bytes behind a value, at most.
     pub padding_max: u64,
+    /// Clients invalidate now and then.
+    pub invalidates: bool,
+    /// Some values expire.
+    pub expires: bool,
+}
+
+/// What an invalidation covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Values with this tag.
+    Tag(u8),
+    /// The namespace of all keys.
+    Namespace,
+    /// Everything.
+    All,
+}
+
+impl Target {
+    /// Whether nothing is left in question of `other` once this is done.
+    fn settles(self, other: Target) -> bool {
+        self == other || matches!(self, Target::Namespace | Target::All)
+    }
+}
+
+/// What a client asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// About one key.
+    Key(u32, Op),
+    /// That many values die.
+    Invalidate(Target),
 }
 
 /// An operation under way.
@@ -22,8 +55,7 @@ pub struct Load {
 pub struct Going {
     /// Its number.
     pub operation: u64,
-    pub key: u32,
-    pub op: Op,
+    pub ask: Ask,
     pub invoked: u64,
 }
 
@@ -39,10 +71,24 @@ pub struct Client {
 
 impl Client {
     /// What it asks next.
-    pub fn next(&mut self, random: &mut Random, load: &Load, value: u64) -> (u32, Op) {
+    pub fn next(&mut self, random: &mut Random, load: &Load, value: u64) -> Ask {
+        if load.invalidates && random.below(1_000) < 6 {
+            return Ask::Invalidate(match random.below(4) {
+                0 => Target::All,
+                1 => Target::Namespace,
+                tag => Target::Tag(tag as u8 - 1),
+            });
+        }
         let padding = random.below(load.padding_max + 1) as u16;
+        let mut store = Store { value, padding, ttl_ms: 0, tag: 0 };
+        if load.invalidates {
+            store.tag = random.below(u64::from(TAGS) + 1) as u8;
+        }
+        if load.expires && random.percent(30) {
+            store.ttl_ms = random.between(20, 900) as u16;
+        }
         if let Some((key, compare)) = self.read.take().filter(|_| random.percent(40)) {
-            return (key, Op::Cas { value, padding, compare });
+            return Ask::Key(key, Op::Cas { store, compare });
         }
         // A quarter of the keys gets most of the requests.
         let hot = u64::from(load.keys / 4).max(1);
@@ -50,16 +96,16 @@ impl Client {
         let key = random.below(of) as u32;
         let op = match random.below(100) {
             0..50 => Op::Get,
-            50..92 => Op::Set { value, padding },
+            50..92 => Op::Set(store),
             _ => Op::Delete,
         };
-        (key, op)
+        Ask::Key(key, op)
     }
 
     /// What it makes of an answer.
     pub fn remember(&mut self, going: &Going, answer: Answer) {
-        if let Answer::Value(Some((_, cas))) = answer {
-            self.read = Some((going.key, cas));
+        if let (Answer::Value(Some((_, cas))), Ask::Key(key, _)) = (answer, going.ask) {
+            self.read = Some((key, cas));
         }
     }
 }
@@ -72,6 +118,23 @@ struct Patience {
     longest: u64,
 }
 
+/// With this slack and less, all clocks of day are one.
+pub const EXACT_US: u64 = 2 * MS;
+
+/// An invalidation that ended.
+#[derive(Clone, Copy, Debug)]
+struct Swept {
+    target: Target,
+    invoked: u64,
+    ended: u64,
+    /// It was acknowledged.
+    sure: bool,
+}
+
+/// So long after an invalidation of unknown outcome was given up, its words may
+/// still be under way.
+const LATE_WORDS: u64 = 2_000 * MS;
+
 /// Writes down what clients saw.
 #[derive(Debug, Default)]
 pub struct Recorder {
@@ -79,6 +142,10 @@ pub struct Recorder {
     keys: Vec<KeyId>,
     done: Vec<(u32, Operation)>,
     patience: Vec<Patience>,
+    tags: Vec<TagId>,
+    swept: Vec<Swept>,
+    /// How early or late a value may expire, in microseconds.
+    pub expiry_slack: u64,
     /// By key and CAS unique: stores that replaced it.
     replaced: BTreeMap<(u32, u64), u64>,
     /// Stores that replaced what another one had replaced already.
@@ -90,53 +157,83 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// A recorder of so many keys.
-    pub fn new(keys: u32) -> Recorder {
+    /// A recorder of so many keys, whose values expire so early or late.
+    pub fn new(keys: u32, expiry_slack: u64) -> Recorder {
         let mut builder = Builder::default();
         let names = (0..keys).map(|key| builder.key(&key_name(key))).collect();
         let patience = vec![Patience::default(); keys as usize];
-        Recorder { builder, keys: names, patience, ..Recorder::default() }
+        let tags = (1..=TAGS).map(|tag| builder.tag(&format!("tag {tag}"))).collect();
+        Recorder { builder, keys: names, patience, tags, expiry_slack, ..Recorder::default() }
     }
 
     /// An operation ended, well or not.
     pub fn ended(&mut self, client: u32, going: &Going, at: u64, answer: Answer) {
         self.operations += 1;
-        let wrote = match going.op {
-            Op::Set { value, .. } | Op::Cas { value, .. } => Some(value),
+        match going.ask {
+            Ask::Key(key, op) => self.asked(client, key, op, going.invoked, at, answer),
+            Ask::Invalidate(target) => self.swept(client, target, going.invoked, at, answer),
+        }
+    }
+
+    fn swept(&mut self, client: u32, target: Target, invoked: u64, ended: u64, answer: Answer) {
+        let sure = match answer {
+            Answer::Invalidated => true,
+            Answer::Unknown => false,
+            // Nobody was there.
+            _ => return,
+        };
+        self.swept.push(Swept { target, invoked, ended, sure });
+        let scope = match target {
+            Target::Tag(tag) => Scope::Tag(self.tags[usize::from(tag - 1)]),
+            Target::Namespace => Scope::Namespace(NAMESPACE.into()),
+            Target::All => Scope::All,
+        };
+        let (invoked_ns, completed_ns) = (invoked * 1_000, sure.then_some(ended * 1_000));
+        self.builder.invalidate(Invalidation { client, scope, invoked_ns, completed_ns });
+    }
+
+    fn asked(&mut self, client: u32, key: u32, op: Op, invoked: u64, at: u64, answer: Answer) {
+        let wrote = match op {
+            Op::Set(store) | Op::Cas { store, .. } => Some(store),
             Op::Get | Op::Delete => None,
         };
         let completed = !matches!(answer, Answer::Unknown | Answer::Refused | Answer::Elsewhere);
         let action = match (answer, wrote) {
             (Answer::Value(Some((value, _))), _) => Action::Hit { value },
             (Answer::Value(None), _) => Action::Miss,
-            (Answer::Stored, Some(value)) => Action::write(value),
-            (Answer::NotStored | Answer::Refused | Answer::Elsewhere, Some(value)) => {
-                Action::Refused { value }
+            (Answer::Stored | Answer::Unknown, Some(store)) => self.write(store),
+            (Answer::NotStored | Answer::Refused | Answer::Elsewhere, Some(store)) => {
+                Action::Refused { value: store.value }
             }
-            (Answer::Unknown, Some(value)) => Action::write(value),
             (Answer::Deleted, _) => Action::Delete,
-            (Answer::Unknown, None) if going.op == Op::Delete => Action::Delete,
+            (Answer::Unknown, None) if op == Op::Delete => Action::Delete,
             _ => {
                 // A read without an answer, or a delete that was not executed.
                 self.refused += 1;
-                return self.waited(going.key, going.invoked, at, false);
+                return self.waited(key, invoked, at, false);
             }
         };
         let unknown = answer == Answer::Unknown;
         self.unknown += u64::from(unknown);
         self.refused += u64::from(matches!(answer, Answer::Refused | Answer::Elsewhere));
         self.acknowledged += u64::from(matches!(answer, Answer::Stored | Answer::Deleted));
-        if let (Answer::Stored, Op::Cas { value, compare, .. }) = (answer, going.op)
-            && let Some(before) = self.replaced.insert((going.key, compare), value)
+        if let (Answer::Stored, Op::Cas { store, compare }) = (answer, op)
+            && let Some(before) = self.replaced.insert((key, compare), store.value)
         {
-            let key = key_name(going.key);
+            let (key, value) = (key_name(key), store.value);
             let text = format!("lost update: {key}: {before} and {value} replaced the same value");
             self.lost_updates.push(text);
         }
-        self.waited(going.key, going.invoked, at, completed);
-        let (key, invoked_ns) = (self.keys[going.key as usize], going.invoked * 1_000);
+        self.waited(key, invoked, at, completed);
+        let (id, invoked_ns) = (self.keys[key as usize], invoked * 1_000);
         let completed_ns = (!unknown).then_some(at * 1_000);
-        self.done.push((going.key, Operation { client, key, invoked_ns, completed_ns, action }));
+        self.done.push((key, Operation { client, key: id, invoked_ns, completed_ns, action }));
+    }
+
+    fn write(&self, store: Store) -> Action {
+        let ttl_ns = (store.ttl_ms > 0).then_some(u64::from(store.ttl_ms) * MS * 1_000);
+        let tag = usize::from(store.tag).checked_sub(1).map(|at| self.tags[at]);
+        Action::Write { value: store.value, ttl_ns, tags: tag.into_iter().collect() }
     }
 
     fn waited(&mut self, key: u32, invoked: u64, at: u64, answered: bool) {
@@ -166,13 +263,71 @@ impl Recorder {
         self.patience.iter().map(|patience| patience.longest / MS).collect()
     }
 
-    /// The history of the keys that `judged` takes.
+    /// Invalidations, and those of unknown outcome.
+    pub fn invalidations(&self) -> (u64, u64) {
+        let unsure = self.swept.iter().filter(|swept| !swept.sure).count();
+        (self.swept.len() as u64, unsure as u64)
+    }
+
+    /// Spans in which an invalidation holds on some nodes and not on others, if it
+    /// was not acknowledged: until one that covers as much is.
+    pub fn unsure(&self) -> Vec<(u64, u64)> {
+        let unsure = self.swept.iter().filter(|swept| !swept.sure);
+        let span = |unsure: &Swept| {
+            let later = self.swept.iter().filter(|later| {
+                let after = later.invoked >= unsure.ended + LATE_WORDS;
+                later.sure && after && later.target.settles(unsure.target)
+            });
+            (unsure.invoked, later.map(|later| later.ended).min().unwrap_or(u64::MAX))
+        };
+        unsure.map(span).collect()
+    }
+
+    /// How strictly to judge.
+    pub fn settings(&self) -> Settings {
+        Settings { expiry_slack_ns: self.expiry_slack * 1_000, ..Settings::default() }
+    }
+
+    /// The history of the keys that `judged` takes. Misses and deletes prove nothing
+    /// where one node may see what another one does not: while it is not known whether
+    /// something was invalidated, and where clocks of day differ, around the
+    /// moment at which a value expires.
     pub fn finish(
         mut self,
         judged: impl Fn(u32) -> bool,
     ) -> Result<history::History, history::Malformed> {
+        let mut spans: Vec<(Option<KeyId>, u64, u64)> = Vec::new();
+        for (from, to) in self.unsure() {
+            spans.push((None, from * 1_000, to.saturating_mul(1_000)));
+        }
+        let slack_ns = self.expiry_slack * 1_000;
+        for (_, operation) in &self.done {
+            if let Action::Write { ttl_ns: Some(ttl_ns), .. } = operation.action {
+                let from = (operation.invoked_ns + ttl_ns).saturating_sub(slack_ns);
+                let to = operation.completed_by_ns().saturating_add(ttl_ns + slack_ns);
+                // Where all clocks are one, it is gone for all at once.
+                if slack_ns > EXACT_US * 1_000 {
+                    spans.push((Some(operation.key), from, to));
+                }
+            }
+        }
+        let in_question = |operation: &Operation| {
+            spans.iter().any(|(key, from, to)| {
+                key.is_none_or(|key| key == operation.key)
+                    && operation.invoked_ns <= *to
+                    && operation.completed_by_ns() >= *from
+            })
+        };
         let kept = self.done.into_iter().filter(|(key, _)| judged(*key));
-        kept.for_each(|(_, operation)| self.builder.push(operation));
+        for (_, mut operation) in kept {
+            match operation.action {
+                Action::Miss if in_question(&operation) => continue,
+                // One that found nothing leaves what others still see.
+                Action::Delete if in_question(&operation) => operation.completed_ns = None,
+                _ => {}
+            }
+            self.builder.push(operation);
+        }
         self.builder.finish()
     }
 }

@@ -7,17 +7,21 @@
 //! runs.
 
 use super::hub::{End, Event, Hub, MS, Who};
+use super::machine::Message;
 use super::network::{Network, Place};
 use super::wire::{self, Passed};
 use cluster::node::{Report, Tell};
 use cluster::replication::{Access, Counters, Effect, Limits, Peer, Replicator, Route, Ticket};
+use cluster::spread::{SUSPENDED_MS, Word};
 use cluster::time::Millis;
 use cluster::topology::{Incarnation, NodeIndex, Revision};
+use engine::snapshot::{Generation, GenerationScope};
 use engine::{
-    Arena, Delete, DeleteOutcome, HashSeed, KeyHash, Now, Shard, ShardConfig, Value, Write,
-    WriteOutcome,
+    Arena, Delete, DeleteOutcome, Expiry, HashSeed, KeyHash, Now, Shard, ShardConfig, Tag, Value,
+    Version, Write, WriteOutcome,
 };
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::num::NonZeroU64;
 
 /// How long a request waits for a node that executes it.
 const PATIENCE_MS: u64 = 2_000;
@@ -26,17 +30,35 @@ const RECONNECT_US: u64 = 20 * MS;
 /// Bytes of a shard.
 const SHARD_BYTES: usize = 8 << 20;
 
-/// What a client asks.
+/// The namespace of all keys.
+pub const NAMESPACE: &str = "key";
+/// Tags that values can have: 1 to so many.
+pub const TAGS: u8 = 2;
+
+/// A value as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// The value: no two are the same.
+    pub value: u64,
+    /// So many bytes lie behind it.
+    pub padding: u16,
+    /// It expires after so many milliseconds; 0 if never.
+    pub ttl_ms: u16,
+    /// Its tag; 0 if none.
+    pub tag: u8,
+}
+
+/// What a client asks about a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
     /// Read.
     Get,
-    /// Store a value, with so many bytes behind it.
-    Set { value: u64, padding: u16 },
+    /// Store a value.
+    Set(Store),
     /// Remove.
     Delete,
     /// Store if nothing was stored since.
-    Cas { value: u64, padding: u16, compare: u64 },
+    Cas { store: Store, compare: u64 },
 }
 
 /// What it gets.
@@ -50,6 +72,8 @@ pub enum Answer {
     NotStored,
     /// It is gone, or was not there.
     Deleted,
+    /// All that was to die is dead.
+    Invalidated,
     /// Not executed.
     Refused,
     /// Nobody knows.
@@ -87,6 +111,8 @@ pub enum CoreTell {
     Control(Tell),
     /// Links to this node are to be closed.
     Close(NodeIndex),
+    /// Part of an invalidation; it is answered under that number.
+    Word { ask: u64, word: Word },
 }
 
 /// An answer that was made.
@@ -184,6 +210,8 @@ pub struct Core {
     reported_at: u64,
     /// What it last held of the key that is watched.
     watched: Option<u64>,
+    /// Words that its replicas must know before they are answered.
+    untold: Vec<u64>,
 }
 
 /// A key by its number.
@@ -194,7 +222,8 @@ pub fn key_name(key: u32) -> String {
 impl Core {
     /// A fresh core.
     pub fn new(who: Who, core: u16, cores: u16, limits: Limits, seed: u64) -> Core {
-        let config = ShardConfig::new(HashSeed::new(seed), SHARD_BYTES);
+        let mut config = ShardConfig::new(HashSeed::new(seed), SHARD_BYTES);
+        config.namespaces = vec![NAMESPACE.into()];
         let mut shard = Shard::new(config, Arena::heap(SHARD_BYTES));
         shard.set_core(u32::from(core), u32::from(cores));
         Core {
@@ -222,6 +251,7 @@ impl Core {
             reported: Revision(0),
             reported_at: 0,
             watched: None,
+            untold: Vec::new(),
         }
     }
 
@@ -366,6 +396,7 @@ impl Core {
         self.purging = self.replicator.upkeep(&mut self.shard, turn.now);
         self.take_effects(turn);
         self.answer(turn);
+        self.say_told(turn);
         self.connect(turn);
         self.send(turn);
         self.watch(turn);
@@ -421,6 +452,7 @@ impl Core {
                 CoreTell::Control(Tell::Settled(revision)) => self.replicator.set_settled(revision),
                 CoreTell::Control(Tell::Pause(partitions)) => self.replicator.pause(&partitions),
                 CoreTell::Control(Tell::Resume(partitions)) => self.replicator.resume(&partitions),
+                CoreTell::Word { ask, word } => self.hear_word(ask, &word, turn),
                 CoreTell::Close(node) => {
                     let outs = self.outs.iter().filter(|(peer, _)| peer.node == node);
                     let outs: Vec<u64> = outs.filter_map(|(_, out)| out.link).collect();
@@ -432,6 +464,43 @@ impl Core {
                 }
             }
         }
+    }
+
+    /// What the server's `spread::on_core` does.
+    fn hear_word(&mut self, ask: u64, word: &Word, turn: &mut Turn<'_>) {
+        let (shard, until) = (&mut self.shard, turn.clock.plus(SUSPENDED_MS));
+        let mut latest = 0;
+        match word {
+            Word::Latest(number) => {
+                self.replicator.suspend_near_reads(*number, until);
+                latest = shard.last_version().0.max(turn.now.0 << 20);
+            }
+            Word::Take(number, all) => {
+                self.replicator.suspend_near_reads(*number, until);
+                let generation = |(scope, id, version): &(u8, u64, u64)| {
+                    let scope = GenerationScope::from_number(*scope)?;
+                    Some(Generation { scope, id: *id, version: Version(*version) })
+                };
+                let all: Vec<Generation> = all.iter().filter_map(generation).collect();
+                self.replicator.invalidate(&all, shard);
+                return self.untold.push(ask);
+            }
+            Word::Over(number) => self.replicator.resume_near_reads(*number),
+            Word::FlushAt(at) => drop(shard.flush(Now(*at), turn.now)),
+        }
+        self.said(ask, latest, turn);
+    }
+
+    fn say_told(&mut self, turn: &mut Turn<'_>) {
+        if !self.untold.is_empty() && self.replicator.is_told() {
+            std::mem::take(&mut self.untold).into_iter().for_each(|ask| self.said(ask, 0, turn));
+        }
+    }
+
+    fn said(&self, ask: u64, latest: u64, turn: &mut Turn<'_>) {
+        let acts = self.replicator.topology().revision();
+        let message = Box::new(Message::Said { ask, core: self.core, acts, latest });
+        turn.hub.after(100, Event::Message { to: self.who.machine, message });
     }
 
     fn take_links(&mut self, turn: &mut Turn<'_>) {
@@ -791,11 +860,6 @@ fn uncount(counts: &mut BTreeMap<u64, u32>, hash: KeyHash) {
 
 /// Executes one request on the shard.
 fn execute(shard: &mut Shard, key: &[u8], hash: KeyHash, op: Op, now: Now) -> Answer {
-    let padded = |value: u64, padding: u16| {
-        let mut bytes = value.to_le_bytes().to_vec();
-        bytes.resize(8 + usize::from(padding), 0);
-        bytes
-    };
     match op {
         Op::Get => {
             let read = shard.get(key, hash, now).map(|item| {
@@ -806,24 +870,33 @@ fn execute(shard: &mut Shard, key: &[u8], hash: KeyHash, op: Op, now: Now) -> An
             });
             Answer::Value(read)
         }
-        Op::Set { value, padding } => {
-            let value = padded(value, padding);
-            match shard.write(Write::set(key, hash, Value::Bytes(&value)), now) {
-                Ok(WriteOutcome::Stored { .. }) => Answer::Stored,
-                _ => Answer::NotStored,
-            }
-        }
-        Op::Cas { value, padding, compare } => {
-            let value = padded(value, padding);
-            let set = Write::set(key, hash, Value::Bytes(&value));
-            match shard.write(Write { compare: Some(compare), ..set }, now) {
-                Ok(WriteOutcome::Stored { .. }) => Answer::Stored,
-                _ => Answer::NotStored,
-            }
-        }
+        Op::Set(store) => write(shard, key, hash, store, None, now),
+        Op::Cas { store, compare } => write(shard, key, hash, store, Some(compare), now),
         Op::Delete => match shard.delete(key, hash, now, &Delete::default()) {
             DeleteOutcome::Deleted | DeleteOutcome::NotFound => Answer::Deleted,
             _ => Answer::Unknown,
         },
+    }
+}
+
+fn write(
+    shard: &mut Shard,
+    key: &[u8],
+    hash: KeyHash,
+    store: Store,
+    compare: Option<u64>,
+    now: Now,
+) -> Answer {
+    let mut bytes = store.value.to_le_bytes().to_vec();
+    bytes.resize(8 + usize::from(store.padding), 0);
+    let tag = NonZeroU64::new(u64::from(store.tag)).map(Tag);
+    let expiry = match store.ttl_ms {
+        0 => Expiry::NEVER,
+        ttl_ms => Expiry(now.0 + u64::from(ttl_ms)),
+    };
+    let set = Write::set(key, hash, Value::Bytes(&bytes));
+    match shard.write(Write { compare, expiry, tags: tag.as_slice(), ..set }, now) {
+        Ok(WriteOutcome::Stored { .. }) => Answer::Stored,
+        _ => Answer::NotStored,
     }
 }

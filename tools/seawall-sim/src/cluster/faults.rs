@@ -32,10 +32,14 @@ pub enum FaultKind {
     Lag,
     /// Clocks drift apart.
     Drift,
+    /// Clients invalidate many values at once.
+    Invalidate,
+    /// Values expire.
+    Expire,
 }
 
 impl FaultKind {
-    const ALL: [FaultKind; 10] = [
+    const ALL: [FaultKind; 12] = [
         FaultKind::Partition,
         FaultKind::OneWay,
         FaultKind::Pause,
@@ -46,7 +50,14 @@ impl FaultKind {
         FaultKind::Leader,
         FaultKind::Lag,
         FaultKind::Drift,
+        FaultKind::Invalidate,
+        FaultKind::Expire,
     ];
+
+    /// Whether it happens at some moments, and not all the time.
+    fn is_moment(self) -> bool {
+        !matches!(self, FaultKind::Drift | FaultKind::Invalidate | FaultKind::Expire)
+    }
 
     /// What an option means.
     pub fn chosen(options: &[FaultKind]) -> Vec<FaultKind> {
@@ -110,8 +121,7 @@ pub fn schedule(
     from: u64,
     to: u64,
 ) -> Vec<Fault> {
-    let kinds: Vec<FaultKind> =
-        kinds.iter().copied().filter(|kind| *kind != FaultKind::Drift).collect();
+    let kinds: Vec<FaultKind> = kinds.iter().copied().filter(|kind| kind.is_moment()).collect();
     let mut faults = Vec::new();
     // Some runs are calm for long, others are not.
     let pause_ms = random.between(80, 1_200);
@@ -148,7 +158,11 @@ pub fn schedule(
             }
             FaultKind::Leader => What::Leader,
             FaultKind::Lag => What::Lag(machine),
-            FaultKind::All | FaultKind::None | FaultKind::Drift => continue,
+            FaultKind::All
+            | FaultKind::None
+            | FaultKind::Drift
+            | FaultKind::Invalidate
+            | FaultKind::Expire => continue,
         };
         faults.push(Fault { from: at, to: (at + lasts * MS).min(to), what });
     }

@@ -4,6 +4,7 @@
 //! in which it was put there. Nothing else moves the clock, so a run depends on
 //! its seed alone. Time is in microseconds since the begin of the run.
 
+use super::clients::Target;
 use super::data::{Answer, CoreTell, Request};
 use super::machine::Message;
 use super::random::Random;
@@ -64,6 +65,8 @@ pub enum Event {
     Planned { who: Who, request: PlanRequest, wishes: Vec<Wish> },
     /// A client's request arrives at a node.
     Request { who: Who, request: Request },
+    /// A client's wish that something be invalidated does.
+    Invalidate { who: Who, client: u32, operation: u64, target: Target },
     /// An answer arrives at its client.
     Answer { client: u32, operation: u64, answer: Answer },
     /// A client goes on.

@@ -1,5 +1,6 @@
 //! A machine: its clocks, and the process that runs on it.
 
+use super::clients::Target;
 use super::data::Core;
 use super::hub::{MS, Who};
 use super::random::Random;
@@ -9,15 +10,16 @@ use cluster::member::{Beat, BeatReply};
 use cluster::node::{Control, Report};
 use cluster::planning::HandOverRequest;
 use cluster::replication::{Counters, Limits};
+use cluster::spread::{self, Spread, Word};
 use cluster::time::{Millis, Timing};
-use cluster::topology::{Incarnation, Introduction, Revision};
+use cluster::topology::{Incarnation, Introduction, NodeIndex, Revision};
 use engine::Now;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Clocks of two machines differ in rate by less than one part in 64.
 const DRIFT_PPM: u64 = 7_600;
 /// Wall clocks are wrong by so much at most.
-const SKEW_MS: u64 = 200;
+pub const SKEW_MS: u64 = 200;
 /// The wall clock's begin.
 const NOW: u64 = 1_700_000_000_000;
 
@@ -36,6 +38,14 @@ pub enum Message {
     Reply(BeatReply),
     /// The keeper asks a primary.
     HandOver(HandOverRequest),
+    /// A client wants something invalidated.
+    Invalidate { client: u32, operation: u64, target: Target },
+    /// Part of an invalidation, from another node or the own one.
+    Word { from: usize, word: Word },
+    /// A core's answer to that.
+    Said { ask: u64, core: u16, acts: Revision, latest: u64 },
+    /// A node's.
+    Answered { from: usize, word: Word, answer: spread::Answer },
 }
 
 /// A machine's clocks.
@@ -58,6 +68,11 @@ impl Clock {
     /// The monotonic clock at a virtual time.
     pub fn millis(&self, at: u64) -> Millis {
         Millis(self.offset_ms + at * self.rate_ppm / 1_000_000 / MS)
+    }
+
+    /// No wall clock is ahead of that.
+    pub fn latest(at: u64) -> Now {
+        Now(NOW + SKEW_MS + at / MS)
     }
 
     /// The wall clock at a virtual time.
@@ -91,6 +106,27 @@ impl Lead {
     }
 }
 
+/// An invalidation that this node carries out.
+#[derive(Debug)]
+pub struct Spreading {
+    pub client: u32,
+    pub operation: u64,
+    pub spread: Spread,
+    /// When a node was last asked.
+    pub asked: BTreeMap<NodeIndex, u64>,
+}
+
+/// A word of another node that the cores are to answer.
+#[derive(Debug)]
+pub struct Asked {
+    pub from: usize,
+    pub word: Word,
+    /// Cores that have not.
+    pub missing: BTreeSet<u16>,
+    pub acts: Revision,
+    pub latest: u64,
+}
+
 /// A process of a node.
 #[derive(Debug)]
 pub struct Process {
@@ -112,6 +148,8 @@ pub struct Process {
     /// What arrived and was not yet looked at.
     pub inbox: VecDeque<Message>,
     pub reports: VecDeque<(u16, Revision, Report)>,
+    pub spreading: Vec<Spreading>,
+    pub asked: BTreeMap<u64, Asked>,
     /// When the control thread next looks around.
     pub due: u64,
     /// When the last thing for each core arrives there.
@@ -186,6 +224,8 @@ impl Machine {
             applied: 0,
             inbox: VecDeque::new(),
             reports: VecDeque::new(),
+            spreading: Vec::new(),
+            asked: BTreeMap::new(),
             due: u64::MAX,
             tell_at: vec![0; usize::from(setup.cores)],
         });

@@ -14,6 +14,7 @@
 //! | [`network`] | links and reachability |
 //! | [`coordinator`] | the log of commands |
 //! | [`faults`] | what goes wrong |
+//! | [`spreads`] | invalidations of the whole cluster |
 //! | [`clients`] | who asks, and what they saw |
 //! | [`judge`] | whether that may be |
 //! | [`scale`] | the control plane of a thousand nodes |
@@ -28,6 +29,7 @@ mod machine;
 mod network;
 mod random;
 mod scale;
+mod spreads;
 mod wire;
 mod world;
 
@@ -108,6 +110,8 @@ fn run(options: &ClusterOptions, seed: u64) -> Verdict {
         keys: random.between(4, 40) as u32,
         think_us: random.between(1, 40) * MS,
         padding_max: if heavy { 6_000 } else { 100 },
+        invalidates: kinds.contains(&FaultKind::Invalidate),
+        expires: kinds.contains(&FaultKind::Expire),
     };
     let calm_at = FAULTS_FROM + options.duration_ms * MS;
     let clients = random.between(2, 12) as u32;
@@ -123,6 +127,7 @@ fn run(options: &ClusterOptions, seed: u64) -> Verdict {
         clients,
         calm_at,
         drift: kinds.contains(&FaultKind::Drift),
+        pauses: kinds.contains(&FaultKind::Pause),
         log: options.log,
         watch: options.watch,
     };
@@ -188,6 +193,8 @@ fn print_totals(verdicts: &[Verdict]) {
     println!("  acknowledged writes    {}", sum(|v| v.acknowledged));
     println!("  of unknown outcome     {}", sum(|v| v.unknown));
     println!("  refused                {}", sum(|v| v.refused));
+    println!("invalidations            {}", sum(|v| v.invalidations));
+    println!("  of unknown outcome     {}", sum(|v| v.unsure));
     println!("primaries replaced       {}", sum(|v| v.failovers));
     println!("fills                    {}", sum(|v| v.fills));
     println!("resumed from the log     {}", sum(|v| v.resumes));

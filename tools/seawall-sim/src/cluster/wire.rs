@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! frame     kind u8 | length u32 | payload
-//! request   id u64 | hash u64 | key u32 | op u8 | value u64 | compare u64 | padding u16
+//! request   id u64 | hash u64 | key u32 | op u8 | compare u64 |
+//!           value u64 | padding u16 | ttl u16 | tag u8
 //! answer    id u64 | kind u8 | value u64 | cas u64
 //! ```
 
-use super::data::{Answer, Op};
+use super::data::{Answer, Op, Store};
 
 pub const REQUESTS: u8 = 1;
 pub const ANSWERS: u8 = 2;
@@ -39,19 +40,22 @@ pub struct Passed {
 }
 
 pub fn put_request(request: &Passed, out: &mut Vec<u8>) {
-    let (op, value, compare, padding) = match request.op {
-        Op::Get => (0u8, 0, 0, 0),
-        Op::Set { value, padding } => (1, value, 0, padding),
-        Op::Delete => (2, 0, 0, 0),
-        Op::Cas { value, padding, compare } => (3, value, compare, padding),
+    let none = Store { value: 0, padding: 0, ttl_ms: 0, tag: 0 };
+    let (op, store, compare) = match request.op {
+        Op::Get => (0u8, none, 0),
+        Op::Set(store) => (1, store, 0),
+        Op::Delete => (2, none, 0),
+        Op::Cas { store, compare } => (3, store, compare),
     };
     out.extend_from_slice(&request.id.to_le_bytes());
     out.extend_from_slice(&request.hash.to_le_bytes());
     out.extend_from_slice(&request.key.to_le_bytes());
     out.push(op);
-    out.extend_from_slice(&value.to_le_bytes());
     out.extend_from_slice(&compare.to_le_bytes());
-    out.extend_from_slice(&padding.to_le_bytes());
+    out.extend_from_slice(&store.value.to_le_bytes());
+    out.extend_from_slice(&store.padding.to_le_bytes());
+    out.extend_from_slice(&store.ttl_ms.to_le_bytes());
+    out.push(store.tag);
 }
 
 pub fn take_request(bytes: &mut &[u8]) -> Option<Passed> {
@@ -59,13 +63,16 @@ pub fn take_request(bytes: &mut &[u8]) -> Option<Passed> {
     let hash = take_u64(bytes)?;
     let key = u32::from_le_bytes(take(bytes)?);
     let [kind] = take(bytes)?;
-    let (value, compare) = (take_u64(bytes)?, take_u64(bytes)?);
+    let (compare, value) = (take_u64(bytes)?, take_u64(bytes)?);
     let padding = u16::from_le_bytes(take(bytes)?);
+    let ttl_ms = u16::from_le_bytes(take(bytes)?);
+    let [tag] = take(bytes)?;
+    let store = Store { value, padding, ttl_ms, tag };
     let op = match kind {
         0 => Op::Get,
-        1 => Op::Set { value, padding },
+        1 => Op::Set(store),
         2 => Op::Delete,
-        _ => Op::Cas { value, padding, compare },
+        _ => Op::Cas { store, compare },
     };
     Some(Passed { id, hash, key, op })
 }
@@ -80,6 +87,7 @@ pub fn put_answer(id: u64, answer: Answer, out: &mut Vec<u8>) {
         Answer::Refused => (5, 0, 0),
         Answer::Unknown => (6, 0, 0),
         Answer::Elsewhere => (7, 0, 0),
+        Answer::Invalidated => (8, 0, 0),
     };
     out.extend_from_slice(&id.to_le_bytes());
     out.push(kind);
@@ -99,6 +107,7 @@ pub fn take_answer(bytes: &mut &[u8]) -> Option<(u64, Answer)> {
         4 => Answer::Deleted,
         5 => Answer::Refused,
         6 => Answer::Unknown,
+        8 => Answer::Invalidated,
         _ => Answer::Elsewhere,
     };
     Some((id, answer))

@@ -4,12 +4,14 @@
 //! that decides is the code of the cluster and the engine; what is here carries
 //! bytes and messages between them.
 
-use super::clients::{Client, Going, Load, Recorder};
+use super::clients::{Ask, Client, EXACT_US, Going, Load, Recorder};
 use super::coordinator::Coordinator;
 use super::data::{Answer, Core, CoreTell, Op, Origin, Request, Turn};
 use super::faults::{Fault, What};
 use super::hub::{End, Event, Hub, MS, Who};
-use super::machine::{Lead, Machine, Message, NodeSetup, Process, machine_name, machine_of};
+use super::machine::{
+    Lead, Machine, Message, NodeSetup, Process, SKEW_MS, machine_name, machine_of,
+};
 use super::network::Network;
 use cluster::change::Command;
 use cluster::keeper::{self, Keeper};
@@ -45,6 +47,8 @@ pub struct Setup {
     pub clients: u32,
     pub calm_at: u64,
     pub drift: bool,
+    /// Processes stand still now and then.
+    pub pauses: bool,
     /// Print what the coordinator commits.
     pub log: bool,
     /// Print what happens to this key.
@@ -73,6 +77,7 @@ pub struct World {
     over: bool,
     next_operation: u64,
     next_value: u64,
+    pub(super) next_ask: u64,
     read_back: Vec<bool>,
 }
 
@@ -94,7 +99,7 @@ impl World {
             net: Network::new(setup.nodes),
             coordinator: Coordinator::new(setup.nodes, topology),
             clients: vec![Client::default(); setup.clients as usize],
-            recorder: Recorder::new(setup.load.keys),
+            recorder: Recorder::new(setup.load.keys, slack(&setup)),
             hashes: (0..setup.load.keys).map(hash).collect(),
             exempt: BTreeSet::new(),
             failovers: 0,
@@ -105,6 +110,7 @@ impl World {
             over: false,
             next_operation: 0,
             next_value: 1,
+            next_ask: 1,
             read_back: vec![false; setup.load.keys as usize],
             machines,
             faults,
@@ -209,6 +215,15 @@ impl World {
                 }
             }
             Event::Request { who, request } => self.request(who, request),
+            Event::Invalidate { who, client, operation, target } => {
+                match self.machines[who.machine].process(who) {
+                    Some(process) => {
+                        process.inbox.push_back(Message::Invalidate { client, operation, target });
+                        self.wake_control(who, 50);
+                    }
+                    None => self.answered(client, operation, Answer::Unknown),
+                }
+            }
             Event::Answer { client, operation, answer } => self.answered(client, operation, answer),
             Event::Client { client } => self.ask(client),
             Event::Timeout { client, operation } => {
@@ -370,6 +385,7 @@ impl World {
             process.control.on_report(now, core, acts, report, &mut effects);
         }
         process.control.tick(now, &mut effects);
+        self.spread(&mut process);
         self.lead(&mut process);
         let ends = effects.contains(&Effect::Superseded);
         for effect in effects {
@@ -432,6 +448,16 @@ impl World {
             }
             Message::Reply(reply) => process.control.on_reply(now, &reply, effects),
             Message::HandOver(request) => process.control.on_hand_over(now, &request, effects),
+            Message::Invalidate { client, operation, target } => {
+                self.begin_spread(process, client, operation, target);
+            }
+            Message::Word { from, word } => self.hear_word(process, from, word),
+            Message::Said { ask, core, acts, latest } => {
+                self.hear_core(process, ask, core, acts, latest);
+            }
+            Message::Answered { from, word, answer } => {
+                super::spreads::hear_node(process, from, &word, answer);
+            }
         }
     }
 
@@ -505,7 +531,7 @@ impl World {
     }
 
     /// Through the rings, to each core in its own time.
-    fn tell_cores(&mut self, process: &mut Process, tell: &CoreTell) {
+    pub(super) fn tell_cores(&mut self, process: &mut Process, tell: &CoreTell) {
         let who = process.who;
         let lag = self.machines[who.machine].lag_us;
         for core in 0..self.setup.node.cores {
@@ -517,7 +543,7 @@ impl World {
         }
     }
 
-    fn send(&mut self, from: usize, to: usize, message: Message) {
+    pub(super) fn send(&mut self, from: usize, to: usize, message: Message) {
         for late in self.net.send(from, to, &mut self.hub) {
             self.hub.after(late, Event::Message { to, message: Box::new(message.clone()) });
         }
@@ -647,24 +673,34 @@ impl World {
         if self.hub.random.percent(15) {
             own.machine = self.hub.random.below(self.setup.nodes as u64) as usize;
         }
-        let (key, op) = own.next(&mut self.hub.random, &self.setup.load, value);
-        self.issue(client, key, op);
+        let ask = own.next(&mut self.hub.random, &self.setup.load, value);
+        self.issue(client, ask);
     }
 
-    fn issue(&mut self, client: u32, key: u32, op: Op) {
+    fn issue(&mut self, client: u32, ask: Ask) {
         let (operation, at) = (self.next_operation, self.hub.at);
         self.next_operation += 1;
         let own = &mut self.clients[client as usize];
-        own.going = Some(Going { operation, key, op, invoked: at });
-        let patience = self.hub.random.between(200 * MS, 2_600 * MS);
+        own.going = Some(Going { operation, ask, invoked: at });
+        let mut patience = self.hub.random.between(200 * MS, 2_600 * MS);
+        if matches!(ask, Ask::Invalidate(_)) {
+            // It is told what became of it.
+            patience = 4_000 * MS;
+        }
         self.hub.after(patience, Event::Timeout { client, operation });
         let machine = own.machine;
         match self.machines[machine].process.as_ref().map(|process| process.who) {
             Some(who) => {
-                let origin = Origin::Client { client, operation };
-                let request = Request { origin, key, hash: self.hashes[key as usize], op };
                 let late = self.hub.random.between(30, 300);
-                self.hub.after(late, Event::Request { who, request });
+                let event = match ask {
+                    Ask::Key(key, op) => {
+                        let origin = Origin::Client { client, operation };
+                        let hash = self.hashes[key as usize];
+                        Event::Request { who, request: Request { origin, key, hash, op } }
+                    }
+                    Ask::Invalidate(target) => Event::Invalidate { who, client, operation, target },
+                };
+                self.hub.after(late, event);
             }
             None => {
                 // Nobody listens.
@@ -705,7 +741,9 @@ impl World {
         }
         self.recorder.ended(client, &going, at, answer);
         if self.whole_at.is_some() {
-            self.read_back[going.key as usize] |= !failed;
+            if let Ask::Key(key, _) = going.ask {
+                self.read_back[key as usize] |= !failed;
+            }
             return self.read_next(client);
         }
         let think = self.hub.random.below(self.setup.load.think_us);
@@ -898,7 +936,7 @@ impl World {
         };
         self.clients[client as usize].machine =
             self.hub.random.below(self.setup.nodes as u64) as usize;
-        self.issue(client, key as u32, Op::Get);
+        self.issue(client, Ask::Key(key as u32, Op::Get));
     }
 }
 
@@ -914,6 +952,14 @@ fn report_kind(process: &Process) -> ReportKind {
     }
 }
 
-fn machine_at(topology: &Topology, node: NodeIndex) -> Option<usize> {
+/// How early or late values may expire.
+fn slack(setup: &Setup) -> u64 {
+    let skew = if setup.drift { SKEW_MS * MS } else { 0 };
+    // Until its lease ends, a turn that was interrupted goes on by its clock.
+    let interrupted = if setup.pauses { setup.node.timing.lease_ms * MS } else { 0 };
+    EXACT_US + skew + interrupted
+}
+
+pub(super) fn machine_at(topology: &Topology, node: NodeIndex) -> Option<usize> {
     machine_of(&topology.member(node)?.node.name)
 }

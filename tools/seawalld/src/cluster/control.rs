@@ -481,6 +481,11 @@ impl Shared {
         self.report(core, NodeReport::Broken(node));
     }
 
+    /// The revision that a core acts by.
+    pub fn acts(&self, core: u16) -> Revision {
+        self.standing.acts(core)
+    }
+
     fn report(self: &Arc<Shared>, core: u16, report: NodeReport) {
         let (now, acts) = (self.clock.now(), self.standing.acts(core));
         self.with_control(|control, effects| control.on_report(now, core, acts, report, effects));

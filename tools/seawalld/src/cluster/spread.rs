@@ -1,43 +1,32 @@
-//! Invalidations of the whole cluster, in two rounds.
+//! Invalidations of the whole cluster.
 //!
-//! A tag, a namespace or everything is invalidated up to a *version*, and every
-//! core of every node must agree on it. So the latest version of all is asked
-//! for first; meanwhile only primaries answer reads, for the second round reaches
-//! one node after the other. It says what the generation is, and when every node
-//! has taken it over the client is answered. A node that cannot be reached is
-//! waited for until it is known to be down: it gets the generation when it comes
-//! back, from whoever fills it, before it serves.
+//! [`Spread`] decides whom to ask what, and when it is done; this carries it out:
+//! words to other nodes over the peers' connections, and on this node to every
+//! core.
 
 use super::control::{Shared, spawn};
 use super::core::CorePeering;
 use super::keeper::kind;
-use cluster::topology::{NodeIndex, Revision};
+use cluster::spread::{Answer, Next, SUSPENDED_MS, Spread, Word};
+use cluster::topology::NodeIndex;
 use engine::snapshot::{Generation, GenerationScope};
 use engine::{Now, Version};
 use net::control::{ControlAnswer, ControlCall, ControlOp};
 use net::core::Core;
-use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc::unbounded_channel;
 
-/// How long replicas send readers away after the first round, at most.
-const NEAR_READS_SUSPENDED_MS: u64 = 1_000;
-/// How long a node may take for one round.
-const ROUND_TIMEOUT: Duration = Duration::from_millis(300);
-/// How long all may take.
-const PATIENCE: Duration = Duration::from_secs(3);
-
-/// What a node is asked.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-enum Word {
-    /// The latest version of all your cores; and near reads end for now.
-    Latest,
-    /// Take these over: `(scope, id, version)`.
-    Take(Vec<(u8, u64, u64)>),
-    /// Everything dies at that moment, in Unix milliseconds.
-    FlushAt(u64),
-}
+/// How long a node may take for one answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(300);
+/// How long its replicas may take to confirm an invalidation: then it is asked
+/// anew.
+const TOLD_TIMEOUT: Duration = Duration::from_millis(250);
+/// Pause before a node that has not answered is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+/// Pause before it is looked again whether something has changed.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 /// Does what a client or an operator asked for.
 pub fn begin(shared: &Arc<Shared>, mut call: Box<ControlCall>) {
@@ -53,9 +42,9 @@ pub async fn run(shared: &Arc<Shared>, op: &ControlOp) -> ControlAnswer {
     let now = shared.node().clock().now();
     let done = match op {
         ControlOp::Flush { at } if *at > now => {
-            return match everywhere(shared, &Word::FlushAt(at.0)).await {
-                Some(_) => ControlAnswer::Done,
-                None => failed(),
+            return match everywhere(shared, Spread::flush_at(at.0, shared.clock.now())).await {
+                true => ControlAnswer::Done,
+                false => failed(),
             };
         }
         ControlOp::Flush { .. } => generations(shared, vec![(GenerationScope::Flush, 0)]).await,
@@ -87,117 +76,150 @@ fn failed() -> ControlAnswer {
     ControlAnswer::Failed("not every node of the cluster confirmed it; try again".into())
 }
 
-/// Both rounds.
 async fn generations(shared: &Arc<Shared>, what: Vec<(GenerationScope, u64)>) -> bool {
-    let Some(latest) = everywhere(shared, &Word::Latest).await else { return false };
-    let version = latest.into_iter().max().unwrap_or(0);
-    let taken = what.into_iter().map(|(scope, id)| (scope as u8, id, version)).collect();
-    everywhere(shared, &Word::Take(taken)).await.is_some()
+    static INVALIDATIONS: AtomicU64 = AtomicU64::new(0);
+    // No other node's has that number, nor one of an earlier life.
+    let own = shared.incarnation.0 ^ shared.me().map_or(0, |me| u64::from(me.0) << 48);
+    let number = own.wrapping_add(INVALIDATIONS.fetch_add(1, Ordering::Relaxed));
+    let what = what.into_iter().map(|(scope, id)| (scope as u8, id)).collect();
+    everywhere(shared, Spread::generations(number, what, shared.clock.now())).await
 }
 
-/// Asks every node, until each has answered or is out: that is, down by a revision
-/// which is settled.
-async fn everywhere(shared: &Arc<Shared>, word: &Word) -> Option<Vec<u64>> {
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    let mut answers: Vec<(NodeIndex, u64)> = Vec::new();
-    loop {
+/// Carries it out.
+async fn everywhere(shared: &Arc<Shared>, mut spread: Spread) -> bool {
+    let done = loop {
         // A node that came up meanwhile is asked, too.
-        let topology = shared.topology();
-        let settled = shared.standing().1;
-        let mut missing = Vec::new();
-        for (node, member) in topology.nodes() {
-            let out = !member.up && member.fence <= settled && member.fence > Revision(0);
-            if !out && !answers.iter().any(|(known, _)| *known == node) {
-                missing.push((node, member.node.peer_address.clone()));
+        let (topology, settled) = (shared.topology(), shared.standing().1);
+        let nodes = match spread.next(shared.clock.now(), &topology, shared.me(), settled) {
+            Next::Done => break true,
+            Next::Failed => break false,
+            Next::Ask(nodes) => nodes,
+        };
+        let mut pause = if nodes.is_empty() { Some(LOOK_AGAIN) } else { None };
+        for (node, answer) in ask_all(shared, &nodes, spread.word()).await {
+            match answer {
+                Some(answer) => spread.on_answer(node, answer),
+                None => pause = Some(ASK_AGAIN),
             }
         }
-        if missing.is_empty() {
-            return Some(answers.into_iter().map(|(_, answer)| answer).collect());
+        if let Some(pause) = pause {
+            tokio::time::sleep(pause).await;
         }
-        if tokio::time::Instant::now() >= deadline {
-            return None;
-        }
-        let asked = missing.into_iter().map(|(node, address)| {
-            let (shared, word) = (shared.clone(), word.clone());
-            tokio::spawn(async move { (node, ask(&shared, node, &address, &word).await) })
+    };
+    if let Some(farewell) = spread.farewell() {
+        let shared = shared.clone();
+        spawn(async move {
+            let nodes: Vec<NodeIndex> = shared.topology().nodes().map(|(node, _)| node).collect();
+            ask_all(&shared, &nodes, &farewell).await;
         });
-        let mut silent = false;
-        for answer in asked.collect::<Vec<_>>() {
-            match answer.await {
-                Ok((node, Some(answer))) => answers.push((node, answer)),
-                _ => silent = true,
-            }
-        }
-        if silent {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
     }
+    done
 }
 
-async fn ask(shared: &Arc<Shared>, node: NodeIndex, address: &str, word: &Word) -> Option<u64> {
+/// Asks all of them at once.
+async fn ask_all(
+    shared: &Arc<Shared>,
+    nodes: &[NodeIndex],
+    word: &Word,
+) -> Vec<(NodeIndex, Option<Answer>)> {
+    let asked = nodes.iter().map(|node| {
+        let (shared, word, node) = (shared.clone(), word.clone(), *node);
+        tokio::spawn(async move { (node, ask(&shared, node, &word).await) })
+    });
+    let mut answers = Vec::new();
+    for answer in asked.collect::<Vec<_>>() {
+        answers.extend(answer.await);
+    }
+    answers
+}
+
+async fn ask(shared: &Arc<Shared>, node: NodeIndex, word: &Word) -> Option<Answer> {
     if shared.me() == Some(node) {
         return here(shared, word).await;
     }
+    let address = shared.address_of(node)?;
     let body = postcard::to_stdvec(word).ok()?;
-    let answer = shared.peers.call(address, kind::SPREAD, body, ROUND_TIMEOUT).await.ok()?;
-    Some(u64::from_le_bytes(answer.try_into().ok()?))
+    let answer = shared.peers.call(&address, kind::SPREAD, body, ANSWER_TIMEOUT).await.ok()?;
+    postcard::from_bytes(&answer).ok()
 }
 
 /// Another node asks.
 pub async fn answer(shared: &Arc<Shared>, body: &[u8]) -> Vec<u8> {
     match postcard::from_bytes(body) {
         Ok(word) => match here(shared, &word).await {
-            Some(answer) => answer.to_le_bytes().to_vec(),
+            Some(answer) => postcard::to_stdvec(&answer).unwrap_or_default(),
             None => Vec::new(),
         },
         Err(_) => Vec::new(),
     }
 }
 
-/// Does it on all cores of this node.
-async fn here(shared: &Arc<Shared>, word: &Word) -> Option<u64> {
+/// Does it on all cores of this node, again until their replicas have it, too.
+async fn here(shared: &Arc<Shared>, word: &Word) -> Option<Answer> {
+    let began = Instant::now();
+    loop {
+        let (mut latest, mut told) = (0, true);
+        for (version, is_told) in on_cores(shared, word).await? {
+            latest = latest.max(version);
+            told &= is_told;
+        }
+        if told {
+            let acts = (0..shared.cores).map(|core| shared.acts(core)).min().unwrap_or_default();
+            return Some(Answer { incarnation: shared.incarnation, acts, latest });
+        }
+        if began.elapsed() >= TOLD_TIMEOUT {
+            return None;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+async fn on_cores(shared: &Arc<Shared>, word: &Word) -> Option<Vec<(u64, bool)>> {
     let (sender, mut answers) = unbounded_channel();
     for core in 0..shared.cores {
         let (word, sender, clock) = (word.clone(), sender.clone(), shared.clock);
         let task = Box::new(move |core: &mut Core| {
-            let _ = sender.send(on_core(core, &word, clock.now().plus(NEAR_READS_SUSPENDED_MS)));
+            let _ = sender.send(on_core(core, &word, clock.now().plus(SUSPENDED_MS)));
         });
         shared.tell(core, task)?;
     }
     drop(sender);
-    let mut latest = 0;
+    let mut all = Vec::new();
     for _ in 0..shared.cores {
-        latest = latest.max(answers.recv().await?);
+        all.push(answers.recv().await?);
     }
-    Some(latest)
+    Some(all)
 }
 
-fn on_core(core: &mut Core, word: &Word, until: cluster::time::Millis) -> u64 {
+/// The latest version, and whether all replicas of this core have what it was told.
+fn on_core(core: &mut Core, word: &Word, until: cluster::time::Millis) -> (u64, bool) {
     let Core { peers, shard, now, .. } = core;
-    let peering = CorePeering::of(peers);
+    let Some(replicator) = CorePeering::of(peers).map(CorePeering::replicator) else {
+        return (0, false);
+    };
     match word {
-        Word::Latest => {
-            if let Some(peering) = peering {
-                peering.replicator().suspend_near_reads(until);
-            }
+        Word::Latest(number) => {
+            replicator.suspend_near_reads(*number, until);
             // Later than everything that was written here.
-            shard.last_version().0.max(now.0 << 20)
+            (shard.last_version().0.max(now.0 << 20), true)
         }
-        Word::Take(generations) => {
-            for (scope, id, version) in generations {
-                if let Some(scope) = GenerationScope::from_number(*scope) {
-                    let version = Version(*version);
-                    shard.merge_generation(Generation { scope, id: *id, version });
-                }
-            }
-            if let Some(peering) = peering {
-                peering.replicator().suspend_near_reads(cluster::time::Millis(0));
-            }
-            0
+        Word::Take(number, all) => {
+            replicator.suspend_near_reads(*number, until);
+            let generation = |(scope, id, version): &(u8, u64, u64)| {
+                let scope = GenerationScope::from_number(*scope)?;
+                Some(Generation { scope, id: *id, version: Version(*version) })
+            };
+            let all: Vec<Generation> = all.iter().filter_map(generation).collect();
+            replicator.invalidate(&all, shard);
+            (0, replicator.is_told())
+        }
+        Word::Over(number) => {
+            replicator.resume_near_reads(*number);
+            (0, true)
         }
         Word::FlushAt(at) => {
             shard.flush(Now(*at), *now);
-            0
+            (0, true)
         }
     }
 }

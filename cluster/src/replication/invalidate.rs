@@ -1,0 +1,90 @@
+//! A core's replication: invalidations.
+//!
+//! A generation is state of the whole core, not of a key, so it is no entry of
+//! the log. It is told to every replica in front of the entries that follow it,
+//! and a place in the log says when they have it: an invalidation counts as
+//! taken over here once every replica that serves reads has confirmed that.
+//! What comes over a link is told on in the same way, for who sent it may know
+//! other replicas than this core.
+
+use super::replicator::Replicator;
+use super::{Lsn, Peer};
+use crate::ring::Partition;
+use crate::time::Millis;
+use engine::snapshot::Generation;
+use engine::{KeyHash, Shard};
+
+/// No key belongs to it.
+pub(super) const NO_PARTITION: Partition = Partition(u32::MAX);
+/// Invalidations under way of which a core knows at a time. Beyond that it waits
+/// for the last of them.
+const SUSPENSIONS_MAX: usize = 64;
+
+impl Replicator {
+    /// An invalidation is under way: it reaches one node after the other, and no
+    /// reader may see it undone. So until it is over, or then, readers are sent to
+    /// the primary.
+    pub fn suspend_near_reads(&mut self, invalidation: u64, until: Millis) {
+        self.suspensions.retain(|(known, _)| *known != invalidation);
+        if self.suspensions.len() == SUSPENSIONS_MAX {
+            self.suspensions.remove(0);
+        }
+        self.suspensions.push((invalidation, until));
+        self.near_from = self.near_from.max(until);
+    }
+
+    /// It is over.
+    pub fn resume_near_reads(&mut self, invalidation: u64) {
+        let before = self.suspensions.len();
+        self.suspensions.retain(|(known, _)| *known != invalidation);
+        if self.suspensions.len() < before {
+            let until = self.suspensions.iter().map(|(_, until)| *until).max();
+            self.near_from = until.unwrap_or_default();
+        }
+    }
+
+    /// Takes over what was invalidated, and tells the replicas.
+    pub fn invalidate(&mut self, generations: &[Generation], shard: &mut Shard) {
+        let before = shard.invalidations();
+        for generation in generations {
+            shard.merge_generation(*generation);
+        }
+        if shard.invalidations() == before {
+            return;
+        }
+        for lane in self.lanes.values_mut() {
+            lane.tell_generations = true;
+        }
+        let lsn = self.log.append(NO_PARTITION, KeyHash(0), |_, _| {});
+        self.untold.push_back((lsn, self.clock));
+    }
+
+    /// Whether every replica that serves reads has what was invalidated here.
+    pub fn is_told(&self) -> bool {
+        self.untold.back().is_none_or(|(lsn, _)| self.knows_not(*lsn).next().is_none())
+    }
+
+    /// Replicas that serve reads and have not confirmed that place.
+    pub(super) fn knows_not(&self, lsn: Lsn) -> impl Iterator<Item = Peer> + '_ {
+        let settled = self.settled;
+        let lanes = self.lanes.values().filter(move |lane| lane.broken || lane.acked < lsn);
+        lanes
+            .filter(move |lane| lane.shares.values().any(|share| share.holds_up(settled)))
+            .map(|lane| lane.peer)
+    }
+
+    /// Forgets what all know. Those who have not said so in time.
+    pub(super) fn untold_late(&mut self) -> alloc::vec::Vec<Peer> {
+        while let Some((lsn, _)) = self.untold.front()
+            && self.knows_not(*lsn).next().is_none()
+        {
+            self.untold.pop_front();
+        }
+        match self.untold.front() {
+            Some((lsn, since)) if self.clock.since(*since) >= self.limits.confirm_ms => {
+                self.knows_not(*lsn).collect()
+            }
+            _ => alloc::vec::Vec::new(),
+        }
+    }
+}
