@@ -5,7 +5,7 @@ mod fixture;
 use cluster::change::{Command, Step};
 use cluster::replication::{Access, Effect, Limits, Route};
 use cluster::time::Millis;
-use cluster::topology::{Incarnation, NodeIndex};
+use cluster::topology::{Incarnation, Introduction, NodeIndex};
 use fixture::{Cluster, introduction};
 
 fn pair() -> Cluster {
@@ -66,6 +66,28 @@ fn requests_go_to_the_primary_and_reads_to_any_in_sync_copy() {
     }
     assert_eq!(cluster.route(0, key, Access::Read), Route::Wait);
     assert_eq!(cluster.route(1, key, Access::Read), Route::At(NodeIndex(0)));
+}
+
+#[test]
+fn a_node_without_a_copy_reads_in_its_own_zone() {
+    let mut cluster = Cluster::new(4, Limits::default(), |_| vec![0, 1]);
+    for (node, zone) in [(0, "north"), (1, "south"), (2, "north"), (3, "south")] {
+        let node = Introduction { zone: zone.into(), ..introduction(node, 1) };
+        cluster.topology.apply(&Command::Join(node));
+    }
+    cluster.spread();
+    cluster.settle();
+    let [north, south] = [NodeIndex(0), NodeIndex(1)].map(Route::At);
+    assert_eq!(cluster.route(2, "key", Access::Read), north);
+    assert_eq!(cluster.route(3, "key", Access::Read), south);
+    assert_eq!(cluster.route(3, "key", Access::Write), north);
+    // Not from one that is out of sync, or down.
+    cluster.change(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1) });
+    assert_eq!(cluster.route(3, "key", Access::Read), north);
+    cluster.settle();
+    assert_eq!(cluster.route(3, "key", Access::Read), south);
+    cluster.change(&down(1));
+    assert_eq!(cluster.route(3, "key", Access::Read), north);
 }
 
 #[test]

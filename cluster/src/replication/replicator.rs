@@ -13,7 +13,7 @@ use super::{Effect, Log, Lsn, Mode, Modes, Peer};
 use crate::map::{Map, Set};
 use crate::ring::Partition;
 use crate::time::Millis;
-use crate::topology::{Epoch, Incarnation, NodeIndex, Owners, Revision, Topology};
+use crate::topology::{Epoch, Incarnation, Member, NodeIndex, Owners, Revision, Topology};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
@@ -70,7 +70,8 @@ pub enum Access {
 pub enum Route {
     /// On this node.
     Here,
-    /// At the primary.
+    /// At the primary, or for a read at a replica in this node's zone, if that is in
+    /// sync; should it not answer, a write's place is the right one.
     At(NodeIndex),
     /// Nowhere yet: ask again in a moment.
     Wait,
@@ -119,6 +120,8 @@ pub struct Replicator {
     pub(super) cores: u16,
     pub(super) me: Option<NodeIndex>,
     pub(super) topology: Arc<Topology>,
+    /// By number: nodes of this node's zone that are up; none if it has no zone.
+    zone: Box<[bool]>,
     pub(super) settled: Revision,
     lease_until: Millis,
     /// The clock when it was last read.
@@ -175,6 +178,7 @@ impl Replicator {
             cores,
             me: None,
             topology: Arc::new(Topology::default()),
+            zone: Box::default(),
             settled: Revision(0),
             lease_until: Millis(0),
             clock: Millis(0),
@@ -273,7 +277,20 @@ impl Replicator {
             && !self.garbage.contains(&partition)
             && !self.asks.contains(hash)
             && (self.unsettled.is_empty() || !self.unsettled.contains_key(&hash));
-        if near { Route::Here } else { Route::At(primary) }
+        if near {
+            return Route::Here;
+        }
+        let close = |node: NodeIndex| self.zone[usize::from(node.0)];
+        if access == Access::Read
+            && self.limits.read_nearest
+            && !self.zone.is_empty()
+            && !close(primary)
+            && let Some((node, _)) =
+                owners.replicas().find(|(node, in_sync)| *in_sync && *node != me && close(*node))
+        {
+            return Route::At(node);
+        }
+        Route::At(primary)
     }
 
     /// Whether a key is read at its primary alone: its replicas may have less than
@@ -494,6 +511,7 @@ impl Replicator {
         let old = core::mem::replace(&mut self.topology, topology);
         let topology = Arc::clone(&self.topology);
         let before = core::mem::replace(&mut self.me, me);
+        self.zone = same_zone(&topology, me);
         self.forget_past_lives(&old);
         let mut again = Vec::new();
         let mut led_by_others = Set::default();
@@ -883,4 +901,16 @@ impl Replicator {
         }
         !self.garbage.is_empty() || !self.cast_off.is_empty()
     }
+}
+
+/// By number, whether a node is up and in the zone of `me`; nothing if that has none.
+fn same_zone(topology: &Topology, me: Option<NodeIndex>) -> Box<[bool]> {
+    let own = me.and_then(|me| topology.member(me)).map_or("", |member| &member.node.zone);
+    if own.is_empty() {
+        return Box::default();
+    }
+    let is_close = |member: &Option<Member>| {
+        member.as_ref().is_some_and(|member| member.up && member.node.zone == own)
+    };
+    topology.members().iter().map(is_close).collect()
 }

@@ -245,7 +245,8 @@ impl Peers {
         };
         let key = hop.request(op, &parked.batch.bytes).key;
         let changes = op.needs_primary();
-        let at_primary = changes || self.peering.is_read_at_primary(key);
+        // A replica that was asked and could not answer is not asked again.
+        let at_primary = changes || until.is_some() || self.peering.is_read_at_primary(key);
         let out_of_date = self.peering.is_out_of_date(hop.hash, key);
         let again = until.is_some();
         let until = until.unwrap_or(Now(core.now.0 + self.limits.patience_ms));
