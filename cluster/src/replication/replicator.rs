@@ -4,6 +4,7 @@
 //! links is in [`primary`](super::primary) and [`replica`](super::replica).
 
 use super::asks::Asks;
+use super::garbage::Garbage;
 use super::lane::{Lane, Share, Stage, Wait};
 use super::message;
 use super::source::{Source, Uncertain};
@@ -18,7 +19,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use engine::{HashSeed, KeyHash, Now, ScanCursor, Shard};
+use engine::{HashSeed, KeyHash, Now, Shard};
 
 /// A key whose state is to be written into the log once more.
 pub(super) type Again = (KeyHash, Box<[u8]>);
@@ -122,10 +123,10 @@ pub struct Replicator {
     /// Partitions whose primary this node became by a revision that is not settled.
     gained: Map<Partition, Revision>,
     /// What lies here of these is not to be read, and is being dropped.
-    pub(super) garbage: Set<Partition>,
-    /// This node is a copy of these, and has nothing that a log could be built on.
-    pub(super) void: Set<Partition>,
-    pub(super) purge: Option<(ScanCursor, Set<Partition>)>,
+    pub(super) garbage: Garbage,
+    /// This node is a copy of these, and has nothing that a log could be built on,
+    /// but for what these cores of the primary have filled since.
+    pub(super) void: Map<Partition, Vec<Peer>>,
     /// Writes to these wait, for a hand-over. True: it was said that none is
     /// under way.
     paused: BTreeMap<Partition, bool>,
@@ -168,9 +169,8 @@ impl Replicator {
             suspensions: Vec::new(),
             untold: VecDeque::new(),
             gained: Map::default(),
-            garbage: Set::default(),
-            void: Set::default(),
-            purge: None,
+            garbage: Garbage::default(),
+            void: Map::default(),
             paused: BTreeMap::new(),
             log: Log::new(limits.log_bytes_max),
             promoted: Map::default(),
@@ -226,7 +226,7 @@ impl Replicator {
         let leased = now < self.lease_until;
         if primary == me {
             let taking_over = !self.gained.is_empty() && self.gained.contains_key(&partition)
-                || !self.garbage.is_empty() && self.garbage.contains(&partition)
+                || self.garbage.contains(partition)
                 || !self.refused.is_empty() && self.refused.contains_key(&partition)
                 || access == Access::Write
                     && !self.paused.is_empty()
@@ -239,7 +239,7 @@ impl Replicator {
             && now >= self.near_from
             && leased
             && owners.is_in_sync(me)
-            && !self.garbage.contains(&partition)
+            && !self.garbage.contains(partition)
             && !self.asks.contains(hash)
             && (self.unsettled.is_empty() || !self.unsettled.contains_key(&hash));
         if near { Route::Here } else { Route::At(primary) }
@@ -443,7 +443,7 @@ impl Replicator {
             let began_anew = owners.born > was.epoch;
             // What is here of it, is it worth anything?
             if held.is_some() && (holds.is_none() || began_anew) {
-                self.garbage.insert(partition);
+                self.garbage.add(partition);
                 self.reigned.remove(&partition);
             }
             let was_primary = held == Some(0);
@@ -464,7 +464,7 @@ impl Replicator {
                 self.share(partition, owners, &old);
             } else if let Some(me) = me.filter(|_| holds.is_some()) {
                 if held.is_none() || began_anew {
-                    self.void.insert(partition);
+                    self.void.insert(partition, Vec::new());
                 }
                 if other_epoch && owners.is_in_sync(me) {
                     led_by_others.insert(partition);
@@ -542,11 +542,11 @@ impl Replicator {
             // this node leads again before, it has nothing better.
             self.asks.add(partition, hash, key);
         }
-        if complete && !self.garbage.contains(&partition) {
+        if complete && !self.garbage.contains(partition) {
             self.reigned.insert(partition, epoch);
         } else {
             self.reigned.remove(&partition);
-            self.void.insert(partition);
+            self.void.insert(partition, Vec::new());
         }
     }
 
@@ -616,9 +616,9 @@ impl Replicator {
         let Some(me) = self.me else { return };
         let leads = |partition: Partition| topology.owners(partition).primary() == Some(me);
         let holds = |partition: Partition| topology.owners(partition).position(me).is_some();
-        let void = self.asks.take(|partition| !holds(partition));
+        let void = self.asks.take(|partition, _| !holds(partition));
         drop(void);
-        again.extend(self.asks.take(leads));
+        again.extend(self.asks.take(|partition, _| leads(partition)));
         self.asks.follow(&topology);
         for (from, entry) in self.forget_uncertain(|peer, entry| {
             let owners = topology.owners(entry.partition);
@@ -796,18 +796,8 @@ impl Replicator {
         if self.garbage.is_empty() {
             return false;
         }
-        let garbage = &self.garbage;
-        let (cursor, covers) =
-            self.purge.get_or_insert_with(|| (ScanCursor::default(), garbage.clone()));
-        let ring = self.topology.ring();
-        let items_max = self.limits.purge_items_max;
-        let mut unwanted = |hash: KeyHash| covers.contains(&ring.of(hash));
-        self.counters.purged += shard.purge_next(cursor, items_max, now, &mut unwanted) as u64;
-        if cursor.is_done()
-            && let Some((_, covers)) = self.purge.take()
-        {
-            self.garbage.retain(|partition| !covers.contains(partition));
-        }
+        let (ring, items_max) = (self.topology.ring(), self.limits.purge_items_max);
+        self.counters.purged += self.garbage.drop_next(ring, items_max, shard, now) as u64;
         !self.garbage.is_empty()
     }
 }
