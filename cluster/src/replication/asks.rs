@@ -49,12 +49,12 @@ impl Asks {
         }
     }
 
-    /// All questions about some partitions are void; their keys.
-    pub fn take(&mut self, of: impl Fn(Partition) -> bool) -> Vec<(KeyHash, Box<[u8]>)> {
+    /// All questions about some keys are void; these.
+    pub fn take(&mut self, of: impl Fn(Partition, KeyHash) -> bool) -> Vec<(KeyHash, Box<[u8]>)> {
         if self.open.is_empty() {
             return Vec::new();
         }
-        let taken = self.open.extract_if(|_, ask| of(ask.partition));
+        let taken = self.open.extract_if(|hash, ask| of(ask.partition, *hash));
         let mut taken: Vec<_> = taken.map(|(hash, ask)| (hash, ask.key)).collect();
         taken.sort_unstable();
         self.count();

@@ -41,6 +41,7 @@
 //! primary-backup data, its configuration kept by consensus elsewhere.
 
 mod asks;
+mod garbage;
 mod invalidate;
 mod lane;
 mod log;

@@ -1,12 +1,13 @@
 //! A core's replication: the links from its primaries.
 
+use super::garbage::Part;
 use super::message::{Change, Message};
 use super::replicator::Replicator;
 use super::source::{Source, Uncertain};
 use super::wire::{put, take};
 use super::{Effect, Lsn, Peer};
 use crate::ring::Partition;
-use crate::topology::Revision;
+use crate::topology::{NodeIndex, Revision};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use engine::{KeyHash, Now, Shard, snapshot};
@@ -124,9 +125,9 @@ impl Replicator {
                     }
                     covers.sort_unstable();
                     source.filling = Some((*fill, covers.clone()));
-                    self.begin_anew(&covers);
+                    self.begin_anew(peer, &covers);
                 }
-                if partitions.iter().any(|(partition, _)| self.garbage.contains(partition)) {
+                if partitions.iter().any(|(partition, _)| self.garbage.contains(*partition)) {
                     return Some(false);
                 }
             }
@@ -148,7 +149,7 @@ impl Replicator {
                 let covers = source.filling.take_if(|(number, _)| number == fill);
                 for partition in covers.into_iter().flat_map(|(_, covers)| covers) {
                     if self.topology.owners(partition).primary() == Some(peer.node) {
-                        self.void.remove(&partition);
+                        self.is_filled(peer, partition);
                     }
                 }
                 put(&Message::Filled { fill: *fill }, out);
@@ -161,17 +162,36 @@ impl Replicator {
         Some(true)
     }
 
-    /// What this node has of some partitions is worth nothing.
-    fn begin_anew(&mut self, partitions: &[Partition]) {
+    /// What this node has of a primary's core in some partitions is worth nothing.
+    fn begin_anew(&mut self, peer: Peer, partitions: &[Partition]) {
+        let part = Part { core: peer.core, cores: self.cores_of(peer.node) };
         for partition in partitions {
-            self.garbage.insert(*partition);
-            self.void.insert(*partition);
+            self.garbage.add_part(*partition, part);
+            self.void.entry(*partition).or_default().retain(|filled| *filled != peer);
             self.reigned.remove(partition);
         }
-        self.purge = None;
-        let covered = |partition: Partition| partitions.binary_search(&partition).is_ok();
+        let covered = |partition: Partition, hash: KeyHash| {
+            partitions.binary_search(&partition).is_ok() && part.has(hash)
+        };
         self.asks.take(covered);
-        self.forget_uncertain(|_, entry| covered(entry.partition));
+        self.forget_uncertain(|_, entry| covered(entry.partition, entry.hash));
+    }
+
+    /// A primary's core has filled its part of a partition.
+    fn is_filled(&mut self, peer: Peer, partition: Partition) {
+        let cores = self.cores_of(peer.node);
+        // Those of as many cores share keys one by one.
+        let all = if cores == self.cores { 1 } else { usize::from(cores) };
+        let Some(filled) = self.void.get_mut(&partition) else { return };
+        filled.retain(|known| known.node == peer.node && *known != peer);
+        filled.push(peer);
+        if filled.len() >= all {
+            self.void.remove(&partition);
+        }
+    }
+
+    fn cores_of(&self, node: NodeIndex) -> u16 {
+        self.topology.member(node).map_or(1, |member| member.node.cores.max(1))
     }
 
     /// Everything up to `lsn` of a primary's log is where it must be.
@@ -230,7 +250,8 @@ impl Replicator {
             }
             partitions.sort_unstable();
             let led = |at: &&Partition| topology.owners(**at).primary() == Some(peer.node);
-            let mut lacks: Vec<Partition> = self.void.iter().filter(led).copied().collect();
+            let void = self.void.iter().filter(|(_, filled)| !filled.contains(&peer));
+            let mut lacks: Vec<Partition> = void.map(|(at, _)| *at).filter(|at| led(&at)).collect();
             lacks.sort_unstable();
             if !lacks.is_empty() {
                 put(&Message::Lacks(lacks), out);

@@ -4,6 +4,7 @@
 //! links is in [`primary`](super::primary) and [`replica`](super::replica).
 
 use super::asks::Asks;
+use super::garbage::Garbage;
 use super::lane::{Lane, Share, Stage, Wait};
 use super::message;
 use super::source::{Source, Uncertain};
@@ -18,7 +19,7 @@ use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use engine::{HashSeed, KeyHash, Now, ScanCursor, Shard};
+use engine::{HashSeed, KeyHash, Now, Shard};
 
 /// A key whose state is to be written into the log once more.
 pub(super) type Again = (KeyHash, Box<[u8]>);
@@ -100,16 +101,6 @@ pub struct Counters {
     pub purged: u64,
 }
 
-/// A walk that drops what is not to be read.
-#[derive(Debug)]
-pub(super) struct Purge {
-    cursor: ScanCursor,
-    /// Everything in these.
-    garbage: Set<Partition>,
-    /// What is not replicated, in these.
-    cast_off: Set<Partition>,
-}
-
 /// See the [parent](super).
 #[derive(Debug)]
 pub struct Replicator {
@@ -136,12 +127,10 @@ pub struct Replicator {
     /// Partitions whose primary this node became by a revision that is not settled.
     gained: Map<Partition, Revision>,
     /// What lies here of these is not to be read, and is being dropped.
-    pub(super) garbage: Set<Partition>,
-    /// This node is a copy of these, and has nothing that a log could be built on.
-    pub(super) void: Set<Partition>,
-    /// This node led these until lately: keys without replication are out of date.
-    cast_off: Set<Partition>,
-    pub(super) purge: Option<Purge>,
+    pub(super) garbage: Garbage,
+    /// This node is a copy of these, and has nothing that a log could be built on,
+    /// but for what these cores of the primary have filled since.
+    pub(super) void: Map<Partition, Vec<Peer>>,
     /// Writes to these wait, for a hand-over. True: it was said that none is
     /// under way.
     paused: BTreeMap<Partition, bool>,
@@ -186,10 +175,8 @@ impl Replicator {
             suspensions: Vec::new(),
             untold: VecDeque::new(),
             gained: Map::default(),
-            garbage: Set::default(),
-            void: Set::default(),
-            cast_off: Set::default(),
-            purge: None,
+            garbage: Garbage::default(),
+            void: Map::default(),
             paused: BTreeMap::new(),
             log: Log::new(limits.log_bytes_max),
             promoted: Map::default(),
@@ -261,7 +248,7 @@ impl Replicator {
         let leased = now < self.lease_until;
         if primary == me {
             let taking_over = !self.gained.is_empty() && self.gained.contains_key(&partition)
-                || !self.garbage.is_empty() && self.garbage.contains(&partition)
+                || self.garbage.contains(partition)
                 || !self.refused.is_empty() && self.refused.contains_key(&partition)
                 || access == Access::Write
                     && !self.paused.is_empty()
@@ -274,7 +261,7 @@ impl Replicator {
             && now >= self.near_from
             && leased
             && owners.is_in_sync(me)
-            && !self.garbage.contains(&partition)
+            && !self.garbage.contains(partition)
             && !self.asks.contains(hash)
             && (self.unsettled.is_empty() || !self.unsettled.contains_key(&hash));
         if near {
@@ -304,8 +291,8 @@ impl Replicator {
     /// before, and a key without replication has changed elsewhere since.
     #[inline]
     pub fn is_out_of_date(&self, hash: KeyHash, key: &[u8]) -> bool {
-        !self.cast_off.is_empty()
-            && self.cast_off.contains(&self.topology.ring().of(hash))
+        !self.garbage.is_empty()
+            && self.garbage.contains_unreplicated(self.topology.ring().of(hash))
             && self.modes.of(key) == Mode::None
     }
 
@@ -522,7 +509,7 @@ impl Replicator {
             let began_anew = owners.born > was.epoch;
             // What is here of it, is it worth anything?
             if held.is_some() && (holds.is_none() || began_anew) {
-                self.garbage.insert(partition);
+                self.garbage.add(partition);
                 self.reigned.remove(&partition);
             }
             let was_primary = held == Some(0);
@@ -530,7 +517,7 @@ impl Replicator {
             let other_epoch = owners.epoch != was.epoch;
             if was_primary && (!is_primary || other_epoch) {
                 if self.modes.has_none() {
-                    self.cast_off.insert(partition);
+                    self.garbage.add_unreplicated(partition);
                 }
                 let (mut keys, complete) = self.step_down(partition);
                 if is_primary {
@@ -546,7 +533,7 @@ impl Replicator {
                 self.share(partition, owners, &old);
             } else if let Some(me) = me.filter(|_| holds.is_some()) {
                 if held.is_none() || began_anew {
-                    self.void.insert(partition);
+                    self.void.insert(partition, Vec::new());
                 }
                 if other_epoch && owners.is_in_sync(me) {
                     led_by_others.insert(partition);
@@ -624,11 +611,11 @@ impl Replicator {
             // this node leads again before, it has nothing better.
             self.asks.add(partition, hash, key);
         }
-        if complete && !self.garbage.contains(&partition) {
+        if complete && !self.garbage.contains(partition) {
             self.reigned.insert(partition, epoch);
         } else {
             self.reigned.remove(&partition);
-            self.void.insert(partition);
+            self.void.insert(partition, Vec::new());
         }
     }
 
@@ -698,9 +685,9 @@ impl Replicator {
         let Some(me) = self.me else { return };
         let leads = |partition: Partition| topology.owners(partition).primary() == Some(me);
         let holds = |partition: Partition| topology.owners(partition).position(me).is_some();
-        let void = self.asks.take(|partition| !holds(partition));
+        let void = self.asks.take(|partition, _| !holds(partition));
         drop(void);
-        again.extend(self.asks.take(leads));
+        again.extend(self.asks.take(|partition, _| leads(partition)));
         self.asks.follow(&topology);
         for (from, entry) in self.forget_uncertain(|peer, entry| {
             let owners = topology.owners(entry.partition);
@@ -875,31 +862,13 @@ impl Replicator {
 
     /// Drops a little of what the node no longer holds. True: there is more.
     pub fn upkeep(&mut self, shard: &mut Shard, now: Now) -> bool {
-        if self.garbage.is_empty() && self.cast_off.is_empty() {
+        if self.garbage.is_empty() {
             return false;
         }
-        let (garbage, cast_off) = (&self.garbage, &self.cast_off);
-        let purge = self.purge.get_or_insert_with(|| Purge {
-            cursor: ScanCursor::default(),
-            garbage: garbage.clone(),
-            cast_off: cast_off.clone(),
-        });
-        let (ring, modes) = (self.topology.ring(), &self.modes);
-        let items_max = self.limits.purge_items_max;
-        let Purge { cursor, garbage, cast_off } = purge;
-        let mut unwanted = |hash: KeyHash, key: &[u8]| {
-            let partition = ring.of(hash);
-            garbage.contains(&partition)
-                || cast_off.contains(&partition) && modes.of(key) == Mode::None
-        };
-        self.counters.purged += shard.purge_next(cursor, items_max, now, &mut unwanted) as u64;
-        if cursor.is_done()
-            && let Some(done) = self.purge.take()
-        {
-            self.garbage.retain(|partition| !done.garbage.contains(partition));
-            self.cast_off.retain(|partition| !done.cast_off.contains(partition));
-        }
-        !self.garbage.is_empty() || !self.cast_off.is_empty()
+        let (ring, items_max) = (self.topology.ring(), self.limits.purge_items_max);
+        let dropped = self.garbage.drop_next(ring, &self.modes, items_max, shard, now);
+        self.counters.purged += dropped as u64;
+        !self.garbage.is_empty()
     }
 }
 

@@ -236,6 +236,15 @@ impl Recorder {
         Action::Write { value: store.value, ttl_ns, tags: tag.into_iter().collect() }
     }
 
+    /// From now on the key may be gone, for it was lost. What was there before may
+    /// still be seen, but not after somebody saw that it is not.
+    pub fn lost(&mut self, key: u32, at: u64) {
+        let (client, action) = (u32::MAX, Action::Delete);
+        let (key_id, invoked_ns) = (self.keys[key as usize], at * 1_000);
+        let lost = Operation { client, key: key_id, invoked_ns, completed_ns: None, action };
+        self.done.push((key, lost));
+    }
+
     fn waited(&mut self, key: u32, invoked: u64, at: u64, answered: bool) {
         let patience = &mut self.patience[key as usize];
         let since = patience.since.map_or(invoked, |since| since.min(invoked));
@@ -288,14 +297,11 @@ impl Recorder {
         Settings { expiry_slack_ns: self.expiry_slack * 1_000, ..Settings::default() }
     }
 
-    /// The history of the keys that `judged` takes. Misses and deletes prove nothing
+    /// The history. Misses and deletes prove nothing
     /// where one node may see what another one does not: while it is not known whether
     /// something was invalidated, and where clocks of day differ, around the
     /// moment at which a value expires.
-    pub fn finish(
-        mut self,
-        judged: impl Fn(u32) -> bool,
-    ) -> Result<history::History, history::Malformed> {
+    pub fn finish(mut self) -> Result<history::History, history::Malformed> {
         let mut spans: Vec<(Option<KeyId>, u64, u64)> = Vec::new();
         for (from, to) in self.unsure() {
             spans.push((None, from * 1_000, to.saturating_mul(1_000)));
@@ -318,8 +324,7 @@ impl Recorder {
                     && operation.completed_by_ns() >= *from
             })
         };
-        let kept = self.done.into_iter().filter(|(key, _)| judged(*key));
-        for (_, mut operation) in kept {
+        for (_, mut operation) in self.done {
             match operation.action {
                 Action::Miss if in_question(&operation) => continue,
                 // One that found nothing leaves what others still see.

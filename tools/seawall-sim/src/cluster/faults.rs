@@ -36,10 +36,18 @@ pub enum FaultKind {
     Invalidate,
     /// Values expire.
     Expire,
+    /// A node is emptied, for a while.
+    Drain,
+    /// A process hands over, ends, and starts again.
+    Leave,
+    /// A machine is new in the cluster.
+    Join,
+    /// What only a dead node held is given up soon.
+    Abandon,
 }
 
 impl FaultKind {
-    const ALL: [FaultKind; 12] = [
+    const ALL: [FaultKind; 16] = [
         FaultKind::Partition,
         FaultKind::OneWay,
         FaultKind::Pause,
@@ -52,11 +60,22 @@ impl FaultKind {
         FaultKind::Drift,
         FaultKind::Invalidate,
         FaultKind::Expire,
+        FaultKind::Drain,
+        FaultKind::Leave,
+        FaultKind::Join,
+        FaultKind::Abandon,
     ];
 
     /// Whether it happens at some moments, and not all the time.
     fn is_moment(self) -> bool {
-        !matches!(self, FaultKind::Drift | FaultKind::Invalidate | FaultKind::Expire)
+        !matches!(
+            self,
+            FaultKind::Drift
+                | FaultKind::Invalidate
+                | FaultKind::Expire
+                | FaultKind::Join
+                | FaultKind::Abandon
+        )
     }
 
     /// What an option means.
@@ -89,6 +108,12 @@ pub enum What {
     Leader,
     /// A machine's cores.
     Lag(usize),
+    /// This one is emptied.
+    Drain(usize),
+    /// It hands over for so long at most, and ends.
+    Leave { machine: usize, patience_ms: u64 },
+    /// It starts for the first time when this ends.
+    Late(usize),
 }
 
 /// A fault of the schedule.
@@ -117,12 +142,21 @@ pub fn schedule(
     random: &mut Random,
     kinds: &[FaultKind],
     machines: usize,
-    cores: u16,
+    cores: &dyn Fn(usize) -> u16,
     from: u64,
     to: u64,
 ) -> Vec<Fault> {
-    let kinds: Vec<FaultKind> = kinds.iter().copied().filter(|kind| kind.is_moment()).collect();
     let mut faults = Vec::new();
+    // A majority is there from the begin.
+    if kinds.contains(&FaultKind::Join) && machines > 2 {
+        for machine in (machines / 2 + 1).max(2)..machines {
+            if random.percent(50) {
+                let starts = random.between(from, to);
+                faults.push(Fault { from: 0, to: starts, what: What::Late(machine) });
+            }
+        }
+    }
+    let kinds: Vec<FaultKind> = kinds.iter().copied().filter(|kind| kind.is_moment()).collect();
     // Some runs are calm for long, others are not.
     let pause_ms = random.between(80, 1_200);
     let mut at = from;
@@ -149,7 +183,7 @@ pub fn schedule(
             }
             FaultKind::Pause => What::Pause { machine, in_turn: random.percent(50) },
             FaultKind::Stall => {
-                What::Stall { machine, core: random.below(u64::from(cores)) as u16 }
+                What::Stall { machine, core: random.below(u64::from(cores(machine))) as u16 }
             }
             FaultKind::Crash => What::Crash(machine),
             FaultKind::Reset => What::Reset(machine, other),
@@ -158,11 +192,15 @@ pub fn schedule(
             }
             FaultKind::Leader => What::Leader,
             FaultKind::Lag => What::Lag(machine),
+            FaultKind::Drain => What::Drain(machine),
+            FaultKind::Leave => What::Leave { machine, patience_ms: random.between(50, 2_000) },
             FaultKind::All
             | FaultKind::None
             | FaultKind::Drift
             | FaultKind::Invalidate
-            | FaultKind::Expire => continue,
+            | FaultKind::Expire
+            | FaultKind::Join
+            | FaultKind::Abandon => continue,
         };
         faults.push(Fault { from: at, to: (at + lasts * MS).min(to), what });
     }

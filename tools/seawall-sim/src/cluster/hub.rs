@@ -83,6 +83,10 @@ pub enum Event {
     Elect,
     /// The faults are over.
     Calm,
+    /// Operators look whether it is as they wish.
+    Operate,
+    /// A machine's process starts, if none runs.
+    Start(usize),
     /// Is the cluster whole again?
     Look,
 }

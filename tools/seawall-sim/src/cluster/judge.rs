@@ -25,8 +25,8 @@ pub struct Verdict {
     pub fenced: u64,
     /// Frames that a core could not make sense of.
     pub garbage: u64,
-    /// Partitions that lost every in-sync copy at once: not judged.
-    pub exempt: u64,
+    /// Partitions that began anew, as every in-sync copy was lost.
+    pub born: u64,
     /// Milliseconds from the last fault until the cluster was whole.
     pub whole_after_ms: Option<u64>,
     /// By key, the longest time without an answer.
@@ -45,7 +45,6 @@ pub fn judge(mut world: World) -> Verdict {
     for machine in &world.machines {
         add(&mut counters, machine.counters());
     }
-    let ring = world.coordinator.latest().ring();
     let recorder = world.recorder;
     violations.extend(recorder.lost_updates.iter().cloned());
     let (invalidations, unsure) = recorder.invalidations();
@@ -64,7 +63,7 @@ pub fn judge(mut world: World) -> Verdict {
         resumes: counters.resumed,
         fenced: counters.fenced,
         garbage: world.garbage,
-        exempt: world.exempt.len() as u64,
+        born: world.born,
         whole_after_ms: world.whole_at.map(|at| (at - world.setup.calm_at) / super::hub::MS),
         unavailable_ms: recorder.unavailable_ms(),
         faults: world.faults.iter().map(ToString::to_string).collect(),
@@ -76,9 +75,7 @@ pub fn judge(mut world: World) -> Verdict {
     if counters.unstored > 0 {
         violations.push(format!("{} records found no room", counters.unstored));
     }
-    let (hashes, exempt) = (&world.hashes, &world.exempt);
-    let judged = |key: u32| !exempt.contains(&ring.of(hashes[key as usize]).0);
-    match recorder.finish(judged) {
+    match recorder.finish() {
         Ok(history) => {
             let report = check(&history, &settings);
             violations.extend(report.violations.iter().map(ToString::to_string));

@@ -127,6 +127,19 @@ pub struct Asked {
     pub latest: u64,
 }
 
+/// How far a process is with its end.
+#[derive(Clone, Copy, Debug)]
+pub struct Farewell {
+    /// It hands over until then, at most.
+    pub until: Millis,
+    /// When it last proposed something.
+    pub proposed_at: Millis,
+    /// It has handed over: when it has been out for so long, it ends.
+    pub ends_at: Option<Millis>,
+    /// It goes on with handing over.
+    pub hands_over: bool,
+}
+
 /// A process of a node.
 #[derive(Debug)]
 pub struct Process {
@@ -150,6 +163,8 @@ pub struct Process {
     pub reports: VecDeque<(u16, Revision, Report)>,
     pub spreading: Vec<Spreading>,
     pub asked: BTreeMap<u64, Asked>,
+    /// It is about to end.
+    pub farewell: Option<Farewell>,
     /// When the control thread next looks around.
     pub due: u64,
     /// When the last thing for each core arrives there.
@@ -178,10 +193,18 @@ pub struct Machine {
 /// How all nodes are set up.
 #[derive(Clone, Debug)]
 pub struct NodeSetup {
-    pub cores: u16,
+    /// Data cores of each machine; the first so many again and again.
+    pub cores: Vec<u16>,
     pub limits: Limits,
     pub timing: Timing,
     pub seed: u64,
+}
+
+impl NodeSetup {
+    /// Data cores of a machine.
+    pub fn cores(&self, machine: usize) -> u16 {
+        self.cores[machine % self.cores.len()]
+    }
 }
 
 impl Machine {
@@ -202,6 +225,7 @@ impl Machine {
     pub fn start(&mut self, machine: usize, setup: &NodeSetup, at: u64) -> Who {
         self.lives += 1;
         let who = Who { machine, life: self.lives };
+        let cores = setup.cores(machine);
         let introduction = Introduction {
             name: machine_name(machine),
             incarnation: Incarnation(self.lives),
@@ -209,14 +233,14 @@ impl Machine {
             peer_address: machine_name(machine),
             zone: String::new(),
             weight: 100,
-            cores: setup.cores,
+            cores,
             core_ports: 0,
         };
-        let core = |core| Core::new(who, core, setup.cores, setup.limits, setup.seed);
+        let core = |core| Core::new(who, core, cores, setup.limits, setup.seed);
         self.process = Some(Process {
             who,
             control: Control::new(introduction, setup.timing.clone(), self.clock.millis(at)),
-            cores: (0..setup.cores).map(core).collect(),
+            cores: (0..cores).map(core).collect(),
             keeper: None,
             lead: None,
             term: 0,
@@ -226,8 +250,9 @@ impl Machine {
             reports: VecDeque::new(),
             spreading: Vec::new(),
             asked: BTreeMap::new(),
+            farewell: None,
             due: u64::MAX,
-            tell_at: vec![0; usize::from(setup.cores)],
+            tell_at: vec![0; usize::from(cores)],
         });
         self.paused_until = 0;
         self.interrupt = None;

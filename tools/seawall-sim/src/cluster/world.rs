@@ -17,9 +17,9 @@ use cluster::change::Command;
 use cluster::keeper::{self, Keeper};
 use cluster::node::{Effect, Report, Tell};
 use cluster::planner;
-use cluster::topology::{Incarnation, Keeping, NodeIndex, Topology};
+use cluster::ring::Partition;
+use cluster::topology::{Epoch, Incarnation, Keeping, NodeIndex, Topology};
 use engine::{HashSeed, KeyHash};
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// The control thread looks around so often.
@@ -66,8 +66,10 @@ pub struct World {
     pub recorder: Recorder,
     pub faults: Vec<Fault>,
     pub hashes: Vec<KeyHash>,
-    /// Partitions of which every in-sync copy died at once.
-    pub exempt: BTreeSet<u32>,
+    /// Partitions that began anew, as every in-sync copy was lost: how often.
+    pub born: u64,
+    /// By machine, whether an operator wants it empty.
+    pub(super) drained: Vec<bool>,
     pub failovers: u64,
     pub garbage: u64,
     pub problems: Vec<String>,
@@ -101,7 +103,8 @@ impl World {
             clients: vec![Client::default(); setup.clients as usize],
             recorder: Recorder::new(setup.load.keys, slack(&setup)),
             hashes: (0..setup.load.keys).map(hash).collect(),
-            exempt: BTreeSet::new(),
+            born: 0,
+            drained: vec![false; setup.nodes],
             failovers: 0,
             garbage: 0,
             problems: Vec::new(),
@@ -118,8 +121,11 @@ impl World {
             setup,
         };
         for machine in 0..world.setup.nodes {
-            world.start(machine);
+            if !world.faults.iter().any(|fault| fault.what == What::Late(machine)) {
+                world.start(machine);
+            }
         }
+        world.hub.after(CLIENTS_FROM, Event::Operate);
         world.hub.after(MS, Event::Elect);
         for client in 0..world.setup.clients {
             let at = CLIENTS_FROM + world.hub.random.below(50 * MS);
@@ -143,13 +149,13 @@ impl World {
     fn start(&mut self, machine: usize) {
         let who = self.machines[machine].start(machine, &self.setup.node, self.hub.at);
         self.wake_control(who, 0);
-        for core in 0..self.setup.node.cores {
+        for core in 0..self.setup.node.cores(machine) {
             self.wake(who, core, 0);
         }
     }
 
     /// The control thread is to look around within so many microseconds.
-    fn wake_control(&mut self, who: Who, within: u64) {
+    pub(super) fn wake_control(&mut self, who: Who, within: u64) {
         let at = self.hub.at + within;
         let Some(process) = self.machines[who.machine].process(who) else { return };
         if at < process.due {
@@ -233,6 +239,12 @@ impl World {
             Event::Heal(number) => self.end_fault(number),
             Event::Commit { term, command, late } => self.commit(term, &command, late),
             Event::Elect => self.elect_if_needed(),
+            Event::Operate => self.operate(),
+            Event::Start(machine) => {
+                if self.machines[machine].process.is_none() {
+                    self.start(machine);
+                }
+            }
             Event::Calm => self.calm_down(),
             Event::Look => self.look(),
         }
@@ -314,7 +326,7 @@ impl World {
     fn accept(&mut self, link: u64) {
         let Some(found) = self.net.link(link) else { return };
         let (place, peer) = (found.acceptor, found.opener_peer);
-        let cores = usize::from(self.setup.node.cores);
+        let cores = usize::from(self.setup.node.cores(place.who.machine));
         let Some(process) = self.machines[place.who.machine].process(place.who) else {
             return self.net.reset(link, MS, &mut self.hub);
         };
@@ -386,12 +398,19 @@ impl World {
         }
         process.control.tick(now, &mut effects);
         self.spread(&mut process);
+        let gone = self.say_farewell(&mut process, &mut effects);
         self.lead(&mut process);
         let ends = effects.contains(&Effect::Superseded);
         for effect in effects {
             self.control_effect(&mut process, effect);
         }
         self.machines[who.machine].process = Some(process);
+        if gone {
+            self.crash(who.machine);
+            let late = self.hub.random.between(MS, 800 * MS);
+            self.hub.after(late, Event::Start(who.machine));
+            return;
+        }
         if ends {
             self.problems.push(format!("{} ended itself at {at}", machine_name(who.machine)));
         }
@@ -513,7 +532,8 @@ impl World {
     fn control_effect(&mut self, process: &mut Process, effect: Effect) {
         let own = process.who.machine;
         match effect {
-            Effect::Beat(beat) => {
+            Effect::Beat(mut beat) => {
+                beat.healthy &= process.farewell.is_none_or(|own| own.ends_at.is_none());
                 if let Some(leader) = process.leader {
                     self.send(own, leader, Message::Beat { from: own, beat });
                 }
@@ -534,7 +554,7 @@ impl World {
     pub(super) fn tell_cores(&mut self, process: &mut Process, tell: &CoreTell) {
         let who = process.who;
         let lag = self.machines[who.machine].lag_us;
-        for core in 0..self.setup.node.cores {
+        for core in 0..self.setup.node.cores(who.machine) {
             let late = self.hub.random.between(20, 300) + self.hub.random.below(lag + 1);
             let at = &mut process.tell_at[usize::from(core)];
             *at = (self.hub.at + late).max(*at);
@@ -584,12 +604,11 @@ impl World {
         if self.setup.log {
             eprintln!("{:>9} us  {command:?}: {outcome:?}", self.hub.at);
         }
-        if matches!(command, Command::Exclude { .. }) {
-            // A primary wanted to go on alone, and died: its word came late.
-            self.exempt_lost();
-        }
         let after = Arc::clone(self.coordinator.latest());
-        for ((_, was), (_, is)) in before.partitions().zip(after.partitions()) {
+        for ((partition, was), (_, is)) in before.partitions().zip(after.partitions()) {
+            if was.born != is.born && was.born != Epoch(0) {
+                self.begin_anew(partition, &after);
+            }
             self.failovers += u64::from(was.primary().is_some() && was.primary() != is.primary());
         }
         let entries = self.coordinator.committed();
@@ -711,7 +730,7 @@ impl World {
     }
 
     fn request(&mut self, who: Who, request: Request) {
-        let core = request.hash.core(u32::from(self.setup.node.cores)) as u16;
+        let core = request.hash.core(u32::from(self.setup.node.cores(who.machine))) as u16;
         let Origin::Client { client, operation } = request.origin else { return };
         match self.machines[who.machine].process(who) {
             Some(process) => {
@@ -787,6 +806,9 @@ impl World {
             }
             What::Leader => self.elect(),
             What::Lag(machine) => self.machines[machine % machines].lag_us = 250 * MS,
+            What::Drain(machine) => self.drained[machine] = true,
+            What::Leave { machine, patience_ms } => self.begin_farewell(machine, patience_ms),
+            What::Late(_) => {}
         }
     }
 
@@ -794,8 +816,13 @@ impl World {
         match self.faults[number].what {
             What::Partition(set) => self.join(set, !set, true),
             What::OneWay(one, other) => self.join(one, other, false),
-            What::Pause { .. } | What::Stall { .. } | What::Reset(..) | What::Leader => {}
-            What::Crash(machine) => {
+            What::Pause { .. }
+            | What::Stall { .. }
+            | What::Reset(..)
+            | What::Leader
+            | What::Leave { .. } => {}
+            What::Drain(machine) => self.drained[machine] = false,
+            What::Crash(machine) | What::Late(machine) => {
                 if self.machines[machine].process.is_none() {
                     self.start(machine);
                 }
@@ -846,22 +873,14 @@ impl World {
         for link in self.net.between(machine, machine) {
             self.net.reset(link, 20 * MS, &mut self.hub);
         }
-        self.exempt_lost();
     }
 
-    /// Partitions of which no copy lives that has everything, are not judged.
-    fn exempt_lost(&mut self) {
-        let topology = Arc::clone(self.coordinator.latest());
-        for (partition, owners) in topology.partitions() {
-            let lives = |node: &NodeIndex| {
-                let Some(member) = topology.member(*node) else { return false };
-                let process = machine_of(&member.node.name).map(|at| &self.machines[at].process);
-                let life = process.and_then(|process| process.as_ref()).map(|own| own.who.life);
-                owners.is_in_sync(*node) && life == Some(member.node.incarnation.0)
-            };
-            if owners.primary().is_some() && !owners.copies().iter().any(lives) {
-                self.exempt.insert(partition.0);
-            }
+    /// Every in-sync copy of a partition was lost: by now its keys may be gone.
+    fn begin_anew(&mut self, partition: Partition, topology: &Topology) {
+        self.born += 1;
+        let of = |hash: &KeyHash| topology.ring().of(*hash) == partition;
+        for (key, _) in self.hashes.iter().enumerate().filter(|(_, hash)| of(hash)) {
+            self.recorder.lost(key as u32, self.hub.at);
         }
     }
 
@@ -869,6 +888,7 @@ impl World {
 
     fn calm_down(&mut self) {
         self.calm = true;
+        self.drained.fill(false);
         // All faults that last end now: the schedule ends with them.
         for machine in &mut self.machines {
             machine.interrupt = None;
