@@ -506,7 +506,9 @@ impl Conn {
         if let Some(peers) = &core.peers {
             // In a cluster only what is certain executes at once: the rest is
             // decided in a batch, and in the order of the connection.
-            let free = owner == core.id && self.answers.is_empty() && peers.is_free(request, hash);
+            let free = owner == core.id
+                && self.answers.is_empty()
+                && peers.is_free(request, hash, &mut core.shard, core.now);
             if !free {
                 return self.hop(request, hash, owner, core);
             }
