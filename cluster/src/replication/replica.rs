@@ -69,6 +69,7 @@ impl Replicator {
                 source.told = Revision(0);
                 source.marked = None;
                 let lsn = source.applied;
+                self.forget_holder(peer);
                 // What was asked over the last link may be lost.
                 self.asks.reopen(peer);
                 put(&Message::Opened { incarnation: self.incarnation, lsn }, out);
@@ -153,7 +154,15 @@ impl Replicator {
                 }
                 put(&Message::Filled { fill: *fill }, out);
             }
+            Message::Want { number, have, key } => {
+                self.sources.get(&peer)?;
+                if !self.wanted(peer, *number, *have, key) {
+                    return None;
+                }
+            }
+            Message::Revoked { number } => self.revoked(*number),
             Message::Generations(generations) => {
+                self.withdraw_all();
                 for generation in generations {
                     shard.merge_generation(*generation);
                 }
@@ -171,6 +180,7 @@ impl Replicator {
             self.reigned.remove(partition);
         }
         self.purge = None;
+        self.withdraw_all();
         let covered = |partition: Partition| partitions.binary_search(&partition).is_ok();
         self.asks.take(covered);
         self.forget_uncertain(|_, entry| covered(entry.partition));
@@ -205,11 +215,15 @@ impl Replicator {
                 record.key
             }
         };
-        Some((shard.hash_of(key), key.into()))
+        let hash = shard.hash_of(key);
+        self.withdraw(hash);
+        Some((hash, key.into()))
     }
 
-    /// What this replica has to say to a primary without being asked.
+    /// What is to be said without being asked over a link that a peer opened: by a
+    /// replica to its primary, and by a primary to a holder.
     pub fn poll_back(&mut self, peer: Peer, out: &mut Vec<u8>) {
+        self.grants.poll_back(peer, out);
         let revision = self.topology.revision();
         let Some(source) = self.sources.get_mut(&peer) else { return };
         let topology = &self.topology;
@@ -245,5 +259,6 @@ impl Replicator {
     pub fn wants_to_tell(&self, peer: Peer) -> bool {
         self.sources.get(&peer).is_some_and(|source| source.told < self.topology.revision())
             || self.asks.wants(peer.node, &self.topology)
+            || self.grants.has_news(peer)
     }
 }

@@ -192,6 +192,9 @@ fn print_totals(verdicts: &[Verdict]) {
     println!("fills                    {}", sum(|v| v.fills));
     println!("resumed from the log     {}", sum(|v| v.resumes));
     println!("writes fenced            {}", sum(|v| v.fenced));
+    println!("hot keys granted         {}", sum(|v| v.granted));
+    println!("  reads there            {}", sum(|v| v.copy_reads));
+    println!("  taken back for writes  {}", sum(|v| v.revoked));
     println!("links with garbage       {}", sum(|v| v.garbage));
     println!("partitions without copy  {}", sum(|v| v.exempt));
     println!(
