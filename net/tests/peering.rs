@@ -20,6 +20,10 @@ impl Peering for Replica {
     fn is_pending(&self, _: KeyHash) -> bool {
         false
     }
+    fn has_copy(&mut self, _: &[u8], _: KeyHash, _: u32, _: &mut Shard, _: Now) -> bool {
+        false
+    }
+    fn passed_on(&mut self, _: &[u8], _: KeyHash) {}
     fn wrote(&mut self, _: &[u8], _: KeyHash, _: u32, _: &mut Shard, _: Now) {
         panic!("a replica takes no writes of clients");
     }

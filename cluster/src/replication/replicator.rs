@@ -217,6 +217,16 @@ impl Replicator {
         self.counters
     }
 
+    /// This node in the topology it acts by.
+    pub fn me(&self) -> Option<NodeIndex> {
+        self.me
+    }
+
+    /// Its bounds.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// Bytes of the log.
     pub fn log_bytes(&self) -> usize {
         self.log.bytes()

@@ -142,21 +142,35 @@ impl Peers {
         }
     }
 
-    /// Whether a request may execute on this core at once, and be answered.
+    /// Whether a request may execute on this core, which is `own`, at once, and be
+    /// answered. `owner`: the core that holds the hash.
     #[inline]
     pub fn is_free(
-        &self,
+        &mut self,
         request: &Request<'_>,
         hash: KeyHash,
+        owner: u32,
+        own: u32,
         shard: &mut Shard,
         now: Now,
     ) -> bool {
         let needs = request.needs();
-        needs != Needs::Primary
-            && self.peering.route(hash, false) == Route::Here
-            && !self.peering.is_pending(hash)
-            && (self.waiting.is_empty() || !self.waiting_hashes.contains_key(&hash))
-            && (needs == Needs::Copy || is_unmarked(request.key, hash, shard, now))
+        if needs == Needs::Primary {
+            return false;
+        }
+        if owner != own {
+            return self.peering.has_copy(request.key, hash, owner, shard, now);
+        }
+        let waits = !self.waiting.is_empty() && self.waiting_hashes.contains_key(&hash);
+        match self.peering.route(hash, false) {
+            Route::Here => {
+                !waits
+                    && !self.peering.is_pending(hash)
+                    && (needs == Needs::Copy || is_unmarked(request.key, hash, shard, now))
+            }
+            Route::At(_) => !waits && self.peering.has_copy(request.key, hash, own, shard, now),
+            Route::Wait | Route::Refuse(_) => false,
+        }
     }
 
     /// Batches under way.
@@ -254,6 +268,13 @@ impl Peers {
             Route::Here => self.run(place, parked, op, core),
             Route::At(_) | Route::Wait if passed_on => parked.fill(place.1, Slot::Elsewhere),
             Route::At(peer) => {
+                if needs != Needs::Primary {
+                    let (shard, own) = (&mut core.shard, core.id);
+                    if self.peering.has_copy(request.key, hop.hash, own, shard, core.now) {
+                        return self.run(place, parked, op, core);
+                    }
+                    self.peering.passed_on(request.key, hop.hash);
+                }
                 if !self.pass_on(place, peer, hop.hash, needs, &request, until) {
                     self.wait(place, hop.hash, until);
                 }

@@ -93,11 +93,13 @@ impl Starting {
                 confirm_ms: config.confirm_ms,
                 fill_bytes_per_second: config.fill_rate,
                 read_nearest: config.read_nearest,
+                copies_max: config.hot.copies,
+                copy_ms: config.hot_ms,
                 ..Limits::default()
             };
-            let (standing, sender) = (standing.clone(), sender.clone());
+            let (standing, sender, hot) = (standing.clone(), sender.clone(), config.hot);
             let peering =
-                CorePeering::new(limits, incarnation, core, cores, patience, standing, sender);
+                CorePeering::new(limits, incarnation, core, cores, patience, hot, standing, sender);
             Box::new(peering) as Box<dyn net::peering::Peering>
         };
         PeeringFactory { make: Arc::new(make), limits }

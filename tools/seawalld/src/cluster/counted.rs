@@ -16,6 +16,11 @@ struct CoreCounts {
     parked: usize,
     away: usize,
     waiting: usize,
+    copies_held: usize,
+    keys_granted: usize,
+    keys_shown: usize,
+    core_copies: usize,
+    core_copy_reads: u64,
 }
 
 /// Adds the cluster's samples. Waits for the cores: not for the control thread.
@@ -51,14 +56,24 @@ pub fn add(shared: &Shared, page: &mut Page) -> anyhow::Result<()> {
         let counts = shared.node().on_core(u32::from(core), PATIENCE, |core| {
             let peers = core.peers.as_mut()?;
             let (parked, away, waiting) = (peers.parked(), peers.away(), peers.waiting());
-            let replicator = CorePeering::of(&mut core.peers)?.replicator();
-            let (counters, log_bytes) = (replicator.counters(), replicator.log_bytes());
-            Some(CoreCounts { counters, log_bytes, parked, away, waiting })
+            let (hot, replicator) = CorePeering::of(&mut core.peers)?.parts();
+            Some(CoreCounts {
+                counters: replicator.counters(),
+                log_bytes: replicator.log_bytes(),
+                parked,
+                away,
+                waiting,
+                copies_held: replicator.copies_held(),
+                keys_granted: replicator.keys_granted(),
+                keys_shown: hot.shown(),
+                core_copies: hot.held_keys().count(),
+                core_copy_reads: hot.reads(),
+            })
         })?;
         cores.extend(counts);
     }
     type Get = fn(&CoreCounts) -> u64;
-    let series: [(&str, Type, &str, Get); 13] = [
+    let series: [(&str, Type, &str, Get); 22] = [
         ("seawall_replication_logged_total", Type::Counter, "Writes put into the log.", |c| {
             c.counters.logged
         }),
@@ -113,6 +128,51 @@ pub fn add(shared: &Shared, page: &mut Page) -> anyhow::Result<()> {
         ("seawall_cluster_requests_waiting", Type::Gauge, "Requests that wait for a node.", |c| {
             c.waiting as u64
         }),
+        (
+            "seawall_hot_copies",
+            Type::Gauge,
+            "Copies of other nodes' hot keys that may be read here.",
+            |c| c.copies_held as u64,
+        ),
+        (
+            "seawall_hot_copies_received_total",
+            Type::Counter,
+            "Times that such a copy came here.",
+            |c| c.counters.copied,
+        ),
+        (
+            "seawall_hot_copy_reads_total",
+            Type::Counter,
+            "Reads of other nodes' keys that were answered here.",
+            |c| c.counters.copy_reads,
+        ),
+        ("seawall_hot_keys_granted", Type::Gauge, "Keys that other nodes have copies of.", |c| {
+            c.keys_granted as u64
+        }),
+        (
+            "seawall_hot_granted_total",
+            Type::Counter,
+            "Times that a key was granted to another node, again included.",
+            |c| c.counters.granted,
+        ),
+        (
+            "seawall_hot_revoked_total",
+            Type::Counter,
+            "Writes that took a key's copies back.",
+            |c| c.counters.revoked,
+        ),
+        ("seawall_hot_keys_shown", Type::Gauge, "Keys that other cores may answer.", |c| {
+            c.keys_shown as u64
+        }),
+        ("seawall_hot_core_copies", Type::Gauge, "Copies of other cores' hot keys.", |c| {
+            c.core_copies as u64
+        }),
+        (
+            "seawall_hot_core_copy_reads_total",
+            Type::Counter,
+            "Reads of other cores' keys that were answered here.",
+            |c| c.core_copy_reads,
+        ),
     ];
     for (name, kind, help, get) in series {
         for (core, counts) in cores.iter().enumerate() {

@@ -178,7 +178,7 @@ fn on_core(core: &mut Core, word: &Word, until: cluster::time::Millis) -> u64 {
     match word {
         Word::Latest => {
             if let Some(peering) = peering {
-                peering.replicator().suspend_near_reads(until);
+                peering.suspend_near_reads(until);
             }
             // Later than everything that was written here.
             shard.last_version().0.max(now.0 << 20)
@@ -191,7 +191,7 @@ fn on_core(core: &mut Core, word: &Word, until: cluster::time::Millis) -> u64 {
                 }
             }
             if let Some(peering) = peering {
-                peering.replicator().suspend_near_reads(cluster::time::Millis(0));
+                peering.suspend_near_reads(cluster::time::Millis(0));
             }
             0
         }
