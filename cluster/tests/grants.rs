@@ -213,7 +213,15 @@ fn while_an_invalidation_is_under_way_copies_answer_nothing() {
     let later = cluster.clock.plus(1_000);
     cluster.nodes[2].replicator.suspend_near_reads(later);
     assert_eq!(cluster.copy_at(2, KEY), None);
+    // Whether or not the holder is asked: its primary answers for it.
+    stall(&mut cluster, 2, 0);
     cluster.nodes[0].replicator.suspend_near_reads(later);
+    cluster.turn();
+    assert!(!cluster.nodes[0].replicator.copies_are_gone());
+    cluster.links.get_mut(&(2, 0)).unwrap().cut = false;
+    cluster.settle();
+    assert!(cluster.nodes[0].replicator.copies_are_gone());
+    assert_eq!(cluster.value_at(2, KEY), None);
     cluster.want(3, &[KEY]);
     cluster.settle();
     assert_eq!(state(&cluster, 3), Some(CopyState::Denied(Denied::Unsettled)));
@@ -221,6 +229,7 @@ fn while_an_invalidation_is_under_way_copies_answer_nothing() {
         cluster.nodes[node].replicator.suspend_near_reads(Millis(0));
     }
     cluster.pass(60);
+    assert!(cluster.nodes[0].replicator.copies_are_gone(), "these are new");
     assert!(cluster.copy_at(2, KEY).is_some() && cluster.copy_at(3, KEY).is_some());
 }
 

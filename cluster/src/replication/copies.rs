@@ -59,7 +59,7 @@ pub enum Denied {
     Unsettled = 6,
     /// As many keys are granted already as may be.
     Full = 7,
-    /// It found no memory at the holder.
+    /// The holder cannot store it: it has no memory for it, or takes it for expired.
     NoMemory = 8,
 }
 
@@ -90,7 +90,7 @@ impl fmt::Display for Denied {
             Denied::Rewritten => "it is written too often",
             Denied::Unsettled => "its partition is not settled",
             Denied::Full => "too many keys are granted",
-            Denied::NoMemory => "it found no memory here",
+            Denied::NoMemory => "it cannot be stored here",
         })
     }
 }

@@ -6,6 +6,10 @@
 //! replica. So whoever reads at a holder reads what no acknowledged write has
 //! replaced, and no later reader elsewhere has seen replaced.
 //!
+//! An invalidation changes items without writing them. It begins by taking back all
+//! grants of every core, and goes on at each when they are gone
+//! ([`Replicator::copies_are_gone`]); until its end nothing is granted.
+//!
 //! Two rules keep the grants out of everybody else's sight:
 //!
 //! - A grant ends before the node's lease does. Who waits until that lease is over
@@ -102,6 +106,8 @@ pub(super) struct Grants {
     /// What is to be said to each holder, in the order in which it was decided.
     back: BTreeMap<Peer, Vec<u8>>,
     revocations: u64,
+    /// The last revocation that an invalidation waits for.
+    invalidates: u64,
     /// The revision acted by before the topologies that took something.
     acted: Revision,
 }
@@ -374,6 +380,21 @@ impl Replicator {
         for hash in keys.map(|(hash, _)| *hash).collect::<Vec<_>>() {
             self.grants.revoke(hash);
         }
+    }
+
+    /// Takes back everything that is granted.
+    pub(super) fn revoke_all(&mut self) {
+        for hash in self.grants.keys.keys().copied().collect::<Vec<_>>() {
+            self.grants.revoke(hash);
+        }
+        self.grants.invalidates = self.grants.revocations;
+    }
+
+    /// Nothing is granted any more of what was when near reads were last suspended.
+    pub fn copies_are_gone(&self) -> bool {
+        let last = self.grants.invalidates;
+        let old = |grant: &Grant| grant.revoked.is_some_and(|number| number <= last);
+        !self.grants.keys.values().any(|granted| granted.holders.iter().any(old))
     }
 
     /// Notes by which revision this core acts, before it is given another topology.

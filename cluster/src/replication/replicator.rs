@@ -434,11 +434,17 @@ impl Replicator {
         self.lease_until = until;
     }
 
-    /// Until then replicas send readers to the primary: an invalidation reaches
-    /// one node after the other, and no reader may see it undone.
+    /// Until then replicas and holders of copies send readers to the primary: an
+    /// invalidation reaches one node after the other, and no reader may see it
+    /// undone. What this core has granted is taken back, for whoever holds it may be
+    /// one that is not asked: the invalidation goes on here when
+    /// [`Replicator::copies_are_gone`]. A moment that is past ends it.
     pub fn suspend_near_reads(&mut self, until: Millis) {
         self.withdraw_all();
         self.near_from = until;
+        if until > self.clock {
+            self.revoke_all();
+        }
     }
 
     /// Nobody acts by a revision before this one any more.

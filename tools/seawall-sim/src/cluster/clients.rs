@@ -13,6 +13,8 @@ pub struct Load {
     pub keys: u32,
     /// Longest pause of a client between two requests, in microseconds.
     pub think_us: u64,
+    /// Reads in a hundred requests.
+    pub reads: u64,
     /// Bytes behind a value, at most.
     pub padding_max: u64,
 }
@@ -49,8 +51,8 @@ impl Client {
         let of = if random.percent(60) { hot } else { u64::from(load.keys) };
         let key = random.below(of) as u32;
         let op = match random.below(100) {
-            0..50 => Op::Get,
-            50..92 => Op::Set { value, padding },
+            at if at < load.reads => Op::Get,
+            at if at < 92 => Op::Set { value, padding },
             _ => Op::Delete,
         };
         (key, op)

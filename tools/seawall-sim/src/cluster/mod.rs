@@ -107,6 +107,8 @@ fn run(options: &ClusterOptions, seed: u64) -> Verdict {
     let load = Load {
         keys: random.between(4, 40) as u32,
         think_us: random.between(1, 40) * MS,
+        // Where little is written, copies of hot keys live long.
+        reads: if random.percent(50) { 50 } else { 85 },
         padding_max: if heavy { 6_000 } else { 100 },
     };
     let calm_at = FAULTS_FROM + options.duration_ms * MS;

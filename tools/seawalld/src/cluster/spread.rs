@@ -3,7 +3,8 @@
 //! A tag, a namespace or everything is invalidated up to a *version*, and every
 //! core of every node must agree on it. So the latest version of all is asked
 //! for first; meanwhile only primaries answer reads, for the second round reaches
-//! one node after the other. It says what the generation is, and when every node
+//! one node after the other, and they take back the copies of hot keys that they
+//! have granted. It says what the generation is, and when every node
 //! has taken it over the client is answered. A node that cannot be reached is
 //! waited for until it is known to be down: it gets the generation when it comes
 //! back, from whoever fills it, before it serves.
@@ -23,6 +24,9 @@ use tokio::sync::mpsc::unbounded_channel;
 
 /// How long replicas send readers away after the first round, at most.
 const NEAR_READS_SUSPENDED_MS: u64 = 1_000;
+/// A core's answer when it must be asked again: copies that it granted are not yet
+/// given up.
+const NOT_YET: u64 = u64::MAX;
 /// How long a node may take for one round.
 const ROUND_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long all may take.
@@ -169,28 +173,32 @@ async fn here(shared: &Arc<Shared>, word: &Word) -> Option<u64> {
     for _ in 0..shared.cores {
         latest = latest.max(answers.recv().await?);
     }
-    Some(latest)
+    (latest != NOT_YET).then_some(latest)
 }
 
 fn on_core(core: &mut Core, word: &Word, until: cluster::time::Millis) -> u64 {
     let Core { peers, shard, now, .. } = core;
-    let peering = CorePeering::of(peers);
     match word {
         Word::Latest => {
-            if let Some(peering) = peering {
+            if let Some(peering) = CorePeering::of(peers) {
                 peering.suspend_near_reads(until);
             }
             // Later than everything that was written here.
             shard.last_version().0.max(now.0 << 20)
         }
         Word::Take(generations) => {
+            if let Some(peering) = CorePeering::of(peers)
+                && !peering.replicator().copies_are_gone()
+            {
+                return NOT_YET;
+            }
             for (scope, id, version) in generations {
                 if let Some(scope) = GenerationScope::from_number(*scope) {
                     let version = Version(*version);
                     shard.merge_generation(Generation { scope, id: *id, version });
                 }
             }
-            if let Some(peering) = peering {
+            if let Some(peering) = CorePeering::of(peers) {
                 peering.suspend_near_reads(cluster::time::Millis(0));
             }
             0
