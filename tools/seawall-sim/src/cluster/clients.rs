@@ -15,6 +15,8 @@ pub struct Load {
     pub think_us: u64,
     /// Reads in a hundred requests.
     pub reads: u64,
+    /// Of a hundred reads, those whose value is then replaced.
+    pub replaced: u64,
     /// Bytes behind a value, at most.
     pub padding_max: u64,
 }
@@ -43,7 +45,7 @@ impl Client {
     /// What it asks next.
     pub fn next(&mut self, random: &mut Random, load: &Load, value: u64) -> (u32, Op) {
         let padding = random.below(load.padding_max + 1) as u16;
-        if let Some((key, compare)) = self.read.take().filter(|_| random.percent(40)) {
+        if let Some((key, compare)) = self.read.take().filter(|_| random.percent(load.replaced)) {
             return (key, Op::Cas { value, padding, compare });
         }
         // A quarter of the keys gets most of the requests.

@@ -24,8 +24,9 @@ const PATIENCE_MS: u64 = 2_000;
 /// Pause after a failed attempt to connect.
 const RECONNECT_US: u64 = 20 * MS;
 /// So often a core says of which keys it wants copies: those that it passed on
-/// since.
-const HOT_US: u64 = 30 * MS;
+/// within the time below.
+const CHOOSE_US: u64 = 30 * MS;
+const HOT_US: u64 = 300 * MS;
 /// Bytes of a shard.
 const SHARD_BYTES: usize = 8 << 20;
 
@@ -181,9 +182,9 @@ pub struct Core {
     pub stale: Option<(Millis, Now)>,
     /// It does nothing until then.
     pub stalled_until: u64,
-    /// Keys of other nodes that were read here since the copies were chosen.
-    foreign: BTreeSet<u32>,
-    hot_at: u64,
+    /// Keys of other nodes that were read here, and when last.
+    foreign: BTreeMap<u32, u64>,
+    choose_at: u64,
     /// Copies answered reads of this turn; until then they may.
     copies_until: Millis,
     /// It drops what the node no longer holds.
@@ -226,8 +227,8 @@ impl Core {
             due: u64::MAX,
             stale: None,
             stalled_until: 0,
-            foreign: BTreeSet::new(),
-            hot_at: 0,
+            foreign: BTreeMap::new(),
+            choose_at: 0,
             copies_until: Millis(u64::MAX),
             purging: false,
             reported: Revision(0),
@@ -390,12 +391,12 @@ impl Core {
 
     /// Every key that is read here and held elsewhere is hot for a while.
     fn choose_copies(&mut self, turn: &Turn<'_>) {
-        if turn.hub.at < self.hot_at {
+        if turn.hub.at < self.choose_at {
             return;
         }
-        self.hot_at = turn.hub.at + HOT_US;
-        let names: Vec<String> =
-            std::mem::take(&mut self.foreign).into_iter().map(key_name).collect();
+        self.choose_at = turn.hub.at + CHOOSE_US;
+        self.foreign.retain(|_, read_at| turn.hub.at - *read_at < HOT_US);
+        let names: Vec<String> = self.foreign.keys().copied().map(key_name).collect();
         let hash = |name: &String| self.shard.hash_of(name.as_bytes());
         let keys: Vec<_> = names.iter().map(|name| (hash(name), name.as_bytes())).collect();
         self.replicator.want_copies(&keys, &mut self.shard, turn.now);
@@ -406,7 +407,7 @@ impl Core {
         if request.op != Op::Get || matches!(request.origin, Origin::Link { .. }) {
             return false;
         }
-        self.foreign.insert(request.key);
+        self.foreign.insert(request.key, turn.hub.at);
         let Some(until) = self.replicator.copy_until(request.hash, turn.clock) else {
             return false;
         };

@@ -353,3 +353,59 @@ impl Hot {
 pub fn is_readable(key: &[u8], hash: KeyHash, shard: &mut Shard, now: Now) -> bool {
     shard.inspect(key, hash, now).is_some_and(|found| !found.stale && !found.token_sent)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use engine::{Arena, HashSeed, ShardConfig, Value, Write};
+
+    const NOW: Now = Now(1_800_000_000_000);
+    const KEY: &[u8] = b"front page";
+
+    fn shard() -> Shard {
+        Shard::new(ShardConfig::new(HashSeed::new(1), 8 << 20), Arena::heap(8 << 20))
+    }
+
+    fn write(shard: &mut Shard, value: &[u8]) -> Vec<u8> {
+        let hash = shard.hash_of(KEY);
+        shard.write(Write::set(KEY, hash, Value::Bytes(value)), NOW).unwrap();
+        let mut record = Vec::new();
+        assert!(shard.export(KEY, hash, NOW, &mut record));
+        record
+    }
+
+    #[test]
+    fn a_reader_answers_what_is_shown_and_nothing_else() {
+        let board = Arc::new(Board::new(2));
+        let settings = HotSettings { copies: 16, share: 0.01, per_second: 1.0 };
+        let mut reader = Hot::new(settings, 1, 2, Arc::clone(&board));
+        let (mut owner, mut own) = (shard(), shard());
+        let hash = owner.hash_of(KEY);
+        let show = |sequence, record| {
+            board.show(0, 2, Shown { sequence, hash, record }, Millis(100));
+        };
+        show(1, write(&mut owner, b"one"));
+        let read = |reader: &mut Hot, own: &mut Shard, clock| {
+            reader.begin_turn();
+            let until = reader.find(KEY, hash, Millis(clock), own, NOW)?;
+            assert_eq!(until, Millis(100));
+            Some(own.peek(KEY, hash, NOW)?.head.to_vec())
+        };
+        assert_eq!(read(&mut reader, &mut own, 50).as_deref(), Some(&b"one"[..]));
+        assert_eq!(read(&mut reader, &mut own, 100), None, "it is over");
+        board.slots(0)[2].retract();
+        assert_eq!(read(&mut reader, &mut own, 50), None);
+        assert_eq!(reader.held_keys().count(), 0);
+        show(2, write(&mut owner, b"two"));
+        assert_eq!(read(&mut reader, &mut own, 50).as_deref(), Some(&b"two"[..]));
+        // Evicted here: not told as missing, and taken over again.
+        own.unlink_key(KEY, hash, NOW);
+        assert_eq!(read(&mut reader, &mut own, 50), None);
+        assert_eq!(read(&mut reader, &mut own, 50).as_deref(), Some(&b"two"[..]));
+        assert_eq!((reader.reads(), reader.held_keys().count()), (3, 1));
+        board.free(0, 2);
+        assert_eq!(read(&mut reader, &mut own, 50), None);
+        reader.drop_held(&mut own, NOW);
+        assert!(own.peek(KEY, hash, NOW).is_none(), "it does not stay");
+    }
+}
