@@ -340,7 +340,10 @@ impl Control {
     ) {
         let Some(own) = self.cores.get_mut(usize::from(core)) else { return };
         own.heard_at = now;
-        own.acts = own.acts.max(acts);
+        // What a replica has caught up with says nothing of what the core gave up.
+        if !matches!(report, Report::CaughtUp { .. }) {
+            own.acts = own.acts.max(acts);
+        }
         let all = self.cores.iter().map(|core| core.acts).min().unwrap_or_default();
         self.member.on_confirmed(all);
         match report {

@@ -537,3 +537,23 @@ fn a_primary_that_was_another_for_a_moment_gives_its_state_once_more() {
     assert_eq!(cluster.nodes[0].completed[&ticket], [0], "nobody knows");
     assert_eq!(cluster.value_at(0, &key), cluster.value_at(1, &key));
 }
+
+/// Seed 649 of the simulator, when it began to grant copies.
+#[test]
+fn a_write_that_was_in_the_fill_is_answered_though_nothing_is_written_after_it() {
+    let mut cluster = pair();
+    let key = &keys(&cluster, 0, 1)[0];
+    cluster.cut(0, 1);
+    let ticket = cluster.set(key, "one");
+    // Its replica goes, and comes back empty, before anything of that is settled.
+    cluster.topology.apply(&down(1));
+    cluster.tell_unsettled(0);
+    cluster.topology.apply(&Command::Join(introduction(1, 2)));
+    cluster.nodes[1] = fixture::TestNode::new(Limits::default(), 2);
+    cluster.tell_unsettled(0);
+    cluster.tell(1);
+    cluster.heal(0, 1);
+    cluster.settle();
+    assert_eq!(cluster.value_at(1, key).as_deref(), Some("one"));
+    assert!(cluster.is_done(0, ticket));
+}

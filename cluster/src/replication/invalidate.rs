@@ -23,7 +23,9 @@ const SUSPENSIONS_MAX: usize = 64;
 impl Replicator {
     /// An invalidation is under way: it reaches one node after the other, and no
     /// reader may see it undone. So until it is over, or then, readers are sent to
-    /// the primary.
+    /// the primary. What this core has granted is taken back, for whoever holds it
+    /// may be one that is not asked: the invalidation goes on here when
+    /// [`Replicator::copies_are_gone`].
     pub fn suspend_near_reads(&mut self, invalidation: u64, until: Millis) {
         self.suspensions.retain(|(known, _)| *known != invalidation);
         if self.suspensions.len() == SUSPENSIONS_MAX {
@@ -31,6 +33,8 @@ impl Replicator {
         }
         self.suspensions.push((invalidation, until));
         self.near_from = self.near_from.max(until);
+        self.withdraw_all();
+        self.revoke_all();
     }
 
     /// It is over.
@@ -45,6 +49,7 @@ impl Replicator {
 
     /// Takes over what was invalidated, and tells the replicas.
     pub fn invalidate(&mut self, generations: &[Generation], shard: &mut Shard) {
+        self.withdraw_all();
         let before = shard.invalidations();
         for generation in generations {
             shard.merge_generation(*generation);

@@ -14,6 +14,10 @@
 //!   7 mark     lsn u64 | lsn u64                                  nothing up to the first is
 //!                                                                missing, up to the second uncertain
 //!   10 generations  (scope u8 | id u64 | version u64) ...
+//! holder -> primary of a hot key
+//!   11 want    number u64 | have u64 | key     grant me a copy; what an earlier answer
+//!                                              carried is here
+//!   12 revoked number u64              that copy is gone
 //! replica -> primary
 //!   32 opened  incarnation u64 | lsn u64         it has what that primary sent up to there
 //!   33 ack     lsn u64                 and now up to there
@@ -22,14 +26,19 @@
 //!   36 ask     partition u32 | key     what is the item of this key?
 //!   37 held    revision u64 | (partition u32, epoch u32) ...   it was primary, in that epoch
 //!   38 lacks   partition u32 ...       of these it has nothing to build on
+//! primary -> holder
+//!   39 granted number u64 | span u32 | record     for so many milliseconds from the
+//!                                      question on; no record: it is what the holder has
+//!   40 denied  number u64 | why u8     no copy now
+//!   41 revoke  number u64 | hash u64   give the copy up, and say so
 //! ```
 
-use crate::replication::Lsn;
+use crate::replication::{Denied, Lsn};
 use crate::ring::Partition;
 use crate::topology::{Epoch, Incarnation, Revision};
 use alloc::vec::Vec;
-use engine::Version;
 use engine::snapshot::{Generation, GenerationScope};
+use engine::{KeyHash, Version};
 
 /// A message as read; the rest of its bytes lie where they were received.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,6 +126,43 @@ pub enum Message<'a> {
     },
     /// Of these partitions the replica has nothing that a log could be built on.
     Lacks(Vec<Partition>),
+    /// A core that another node's key is hot on wants a copy.
+    Want {
+        /// The question's.
+        number: u64,
+        /// It still has what the answer to this question carried; 0: nothing.
+        have: u64,
+        /// The key.
+        key: &'a [u8],
+    },
+    /// It may answer reads of the key.
+    Granted {
+        /// The question's.
+        number: u64,
+        /// For so long from when it asked.
+        span_ms: u32,
+        /// The item; empty if the holder has it.
+        record: &'a [u8],
+    },
+    /// It may not.
+    Denied {
+        /// The question's.
+        number: u64,
+        /// Why.
+        why: Denied,
+    },
+    /// It may not any more.
+    Revoke {
+        /// The revocation's.
+        number: u64,
+        /// The key's.
+        hash: KeyHash,
+    },
+    /// It does not any more.
+    Revoked {
+        /// The revocation's.
+        number: u64,
+    },
     /// What is the item of this key? It is to be written once more.
     Ask {
         /// Its partition.
@@ -143,6 +189,8 @@ const FILL: u8 = 5;
 const END: u8 = 6;
 const MARK: u8 = 7;
 const GENERATIONS: u8 = 10;
+const WANT: u8 = 11;
+const REVOKED: u8 = 12;
 const OPENED: u8 = 32;
 const ACK: u8 = 33;
 const FILLED: u8 = 34;
@@ -150,6 +198,9 @@ const FENCED: u8 = 35;
 const ASK: u8 = 36;
 const HELD: u8 = 37;
 const LACKS: u8 = 38;
+const GRANTED: u8 = 39;
+const DENIED: u8 = 40;
+const REVOKE: u8 = 41;
 
 /// Appends a write's bytes, without its content: an item's record, or the key
 /// of one that is gone, follows.
@@ -242,6 +293,32 @@ impl Message<'_> {
                     out.extend_from_slice(&partition.0.to_le_bytes());
                 }
             }
+            Message::Want { number, have, key } => {
+                out.push(WANT);
+                out.extend_from_slice(&number.to_le_bytes());
+                out.extend_from_slice(&have.to_le_bytes());
+                out.extend_from_slice(key);
+            }
+            Message::Granted { number, span_ms, record } => {
+                out.push(GRANTED);
+                out.extend_from_slice(&number.to_le_bytes());
+                out.extend_from_slice(&span_ms.to_le_bytes());
+                out.extend_from_slice(record);
+            }
+            Message::Denied { number, why } => {
+                out.push(DENIED);
+                out.extend_from_slice(&number.to_le_bytes());
+                out.push(*why as u8);
+            }
+            Message::Revoke { number, hash } => {
+                out.push(REVOKE);
+                out.extend_from_slice(&number.to_le_bytes());
+                out.extend_from_slice(&hash.0.to_le_bytes());
+            }
+            Message::Revoked { number } => {
+                out.push(REVOKED);
+                out.extend_from_slice(&number.to_le_bytes());
+            }
             Message::Ask { partition, key } => {
                 out.push(ASK);
                 out.extend_from_slice(&partition.0.to_le_bytes());
@@ -298,6 +375,19 @@ impl Message<'_> {
                 }
                 Message::Lacks(partitions)
             }
+            WANT => {
+                Message::Want { number: fields.u64()?, have: fields.u64()?, key: fields.rest() }
+            }
+            GRANTED => Message::Granted {
+                number: fields.u64()?,
+                span_ms: fields.u32()?,
+                record: fields.rest(),
+            },
+            DENIED => {
+                Message::Denied { number: fields.u64()?, why: Denied::from_number(fields.u8()?)? }
+            }
+            REVOKE => Message::Revoke { number: fields.u64()?, hash: KeyHash(fields.u64()?) },
+            REVOKED => Message::Revoked { number: fields.u64()? },
             ASK => Message::Ask { partition: Partition(fields.u32()?), key: fields.rest() },
             _ => return None,
         };
@@ -391,6 +481,12 @@ mod tests {
             Message::Filled { fill: 4 },
             Message::Fenced { lsn: place.0, partition: place.1, epoch: place.2 },
             Message::Ask { partition: place.1, key: b"key" },
+            Message::Want { number: 5, have: 4, key: b"key" },
+            Message::Granted { number: 5, span_ms: 100, record: b"record" },
+            Message::Granted { number: 5, span_ms: 100, record: b"" },
+            Message::Denied { number: 5, why: Denied::Full },
+            Message::Revoke { number: 6, hash: KeyHash(7) },
+            Message::Revoked { number: 6 },
         ];
         for message in messages {
             let mut bytes = Vec::new();

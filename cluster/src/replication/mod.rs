@@ -28,6 +28,8 @@
 //! - A replica that comes back goes on where it was if the log reaches back so
 //!   far. Else it gets a *fill*: a walk over the shard, with the log's entries
 //!   in between, then the log alone.
+//! - A key that is hot at a node without a copy of its partition is granted to it
+//!   for a moment ([`copies`], [`grants`]); its writes wait until that is taken back.
 //! - What was written and not acknowledged when a primary changed is *uncertain*:
 //!   the new primary's word counts, and those who may differ ask for it.
 //!
@@ -41,7 +43,9 @@
 //! primary-backup data, its configuration kept by consensus elsewhere.
 
 mod asks;
+mod copies;
 mod garbage;
+mod grants;
 mod invalidate;
 mod lane;
 mod log;
@@ -54,6 +58,7 @@ mod source;
 mod tickets;
 mod wire;
 
+pub use copies::{CopyState, Denied};
 pub use log::{Entry, Log, Lsn};
 pub use message::{Change, Message};
 pub use modes::{Mode, Modes};

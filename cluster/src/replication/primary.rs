@@ -16,9 +16,11 @@ use engine::{KeyHash, Now, ScanCursor, ScanLimits, Shard};
 const QUESTIONS_MAX: usize = 1 << 20;
 
 impl Replicator {
-    /// Peers that this core has something for: there should be a link to each.
+    /// Peers that this core has something for, some perhaps twice: there should be
+    /// a link to each.
     pub fn peers(&self) -> impl Iterator<Item = Peer> + '_ {
-        self.lanes.iter().filter(|(_, lane)| !lane.shares.is_empty()).map(|(peer, _)| *peer)
+        let replicas = self.lanes.iter().filter(|(_, lane)| !lane.shares.is_empty());
+        replicas.map(|(peer, _)| *peer).chain(self.copies.peers())
     }
 
     /// A link to a peer is there; what it must say first goes into `out`.
@@ -27,6 +29,7 @@ impl Replicator {
         let lane = self.lanes.entry(peer).or_insert_with(|| Lane::new(peer, next));
         lane.reset_link();
         lane.connected = true;
+        self.reset_copies(peer);
         put(&Message::Open { incarnation: self.incarnation, core: self.core }, out);
     }
 
@@ -36,20 +39,23 @@ impl Replicator {
             lane.reset_link();
             lane.connected = false;
         }
+        self.reset_copies(peer);
         self.drop_lost_lanes();
     }
 
     /// Whether [`Replicator::poll`] has something for the peer.
     pub fn has_news(&self, peer: Peer) -> bool {
         let Some(lane) = self.lanes.get(&peer) else { return false };
-        lane.open
-            && !lane.broken
-            && (lane.cursor < self.log.next()
-                || lane.tell_settled
-                || lane.tell_generations
-                || lane.fill.as_ref().is_some_and(|fill| fill.ended.is_none())
-                || self.wants_fill(lane)
-                || lane.unfinished && lane.shares.values().any(|share| may_join(share, lane.held)))
+        lane.open && self.copies.has_news(peer, self.clock)
+            || lane.open
+                && !lane.broken
+                && (lane.cursor < self.log.next()
+                    || lane.tell_settled
+                    || lane.tell_generations
+                    || lane.fill.as_ref().is_some_and(|fill| fill.ended.is_none())
+                    || self.wants_fill(lane)
+                    || lane.unfinished
+                        && lane.shares.values().any(|share| may_join(share, lane.held)))
     }
 
     fn wants_fill(&self, lane: &Lane) -> bool {
@@ -61,6 +67,9 @@ impl Replicator {
 
     /// What goes out to a peer now. True: there is more.
     pub fn poll(&mut self, peer: Peer, shard: &Shard, now: Now, out: &mut Vec<u8>) -> bool {
+        if self.lanes.get(&peer).is_some_and(|lane| lane.open) {
+            self.poll_copies(peer, out);
+        }
         let Some(lane) = self.lanes.get_mut(&peer) else { return false };
         if !lane.open || lane.broken {
             return false;
@@ -119,7 +128,7 @@ impl Replicator {
     pub(super) fn settled_lsn(&self) -> Lsn {
         let waits = self.lanes.values().filter_map(|lane| lane.waits.front());
         let refused = self.refused.values().flatten().copied();
-        let first = waits.map(|wait| wait.lsn).chain(refused).min();
+        let first = waits.map(|wait| wait.lsn).chain(refused).chain(self.grants.first_wait()).min();
         Lsn(first.unwrap_or(self.log.next()).0 - 1)
     }
 
@@ -145,9 +154,12 @@ impl Replicator {
         let shares = &lane.shares;
         let number = fill.number;
         let (mut sent, mut items) = (0, 0);
+        // What other cores of this node own lies here as a copy at most.
+        let (own, cores) = (u32::from(self.core), u32::from(self.cores));
         let modes = self.modes.has_none().then_some(&self.modes);
         let mut wanted = |hash: KeyHash, key: &[u8]| {
-            hash.core(their_cores) == u32::from(peer.core)
+            hash.core(cores) == own
+                && hash.core(their_cores) == u32::from(peer.core)
                 && modes.is_none_or(|modes| modes.of(key) != Mode::None)
                 && shares.get(&ring.of(hash)).is_some_and(|share| share.stage == Stage::Filling)
         };
@@ -201,18 +213,9 @@ impl Replicator {
             return;
         }
         joined.sort_unstable();
-        // What was written when the replica had nothing waits still, and nothing new
-        // may come that it would confirm.
-        let (acked, mut done) = (lane.acked, Vec::new());
-        lane.waits.retain(|wait| {
-            let has_joined = joined.binary_search_by_key(&wait.partition, |(at, _)| *at).is_ok();
-            let kept = wait.lsn > acked || !has_joined;
-            if !kept {
-                done.push(wait.ticket);
-            }
-            kept
-        });
-        done.into_iter().for_each(|ticket| self.confirm(ticket, None));
+        // It has what waited for it while it was not even to be sent: that was in
+        // the fill. Nothing new may ever come that it would confirm.
+        self.confirm_acked(peer);
         let Peer { node, core } = peer;
         self.effects.push(Effect::CaughtUp { node, core, partitions: joined });
     }
@@ -256,6 +259,15 @@ impl Replicator {
                 }
                 Message::Held { revision, partitions } => self.held(peer, revision, &partitions),
                 Message::Lacks(partitions) => self.lacks(peer, &partitions),
+                Message::Granted { number, span_ms, record } => {
+                    if !self.granted(number, span_ms, record, shard, now) {
+                        return false;
+                    }
+                }
+                Message::Denied { number, why } => self.denied(number, why),
+                Message::Revoke { number, hash } => {
+                    self.revoke_copy(peer, number, hash, shard, now);
+                }
                 _ => return false,
             }
         }
@@ -295,6 +307,13 @@ impl Replicator {
             // It confirms a log in which something is missing.
             return;
         }
+        self.confirm_acked(peer);
+        self.report_joined(peer);
+    }
+
+    /// Answers that waited for what a replica has by now.
+    fn confirm_acked(&mut self, peer: Peer) {
+        let Some(lane) = self.lanes.get_mut(&peer) else { return };
         let (acked, shares) = (lane.acked, &lane.shares);
         // Where a replica has lost what it had, its next life confirms nothing
         // for the one before.
@@ -314,7 +333,6 @@ impl Replicator {
             });
         }
         done.into_iter().for_each(|ticket| self.confirm(ticket, None));
-        self.report_joined(peer);
     }
 
     /// A replica knows a later owner of the partition.

@@ -70,6 +70,7 @@ impl Replicator {
                 source.told = Revision(0);
                 source.marked = None;
                 let lsn = source.applied;
+                self.forget_holder(peer);
                 // What was asked over the last link may be lost.
                 self.asks.reopen(peer);
                 put(&Message::Opened { incarnation: self.incarnation, lsn }, out);
@@ -154,6 +155,13 @@ impl Replicator {
                 }
                 put(&Message::Filled { fill: *fill }, out);
             }
+            Message::Want { number, have, key } => {
+                self.sources.get(&peer)?;
+                if !self.wanted(peer, *number, *have, key) {
+                    return None;
+                }
+            }
+            Message::Revoked { number } => self.revoked(*number),
             Message::Generations(generations) => {
                 self.invalidate(generations, shard);
             }
@@ -170,6 +178,7 @@ impl Replicator {
             self.void.entry(*partition).or_default().retain(|filled| *filled != peer);
             self.reigned.remove(partition);
         }
+        self.withdraw_all();
         let covered = |partition: Partition, hash: KeyHash| {
             partitions.binary_search(&partition).is_ok() && part.has(hash)
         };
@@ -223,11 +232,15 @@ impl Replicator {
                 record.key
             }
         };
-        Some((shard.hash_of(key), key.into()))
+        let hash = shard.hash_of(key);
+        self.withdraw(hash);
+        Some((hash, key.into()))
     }
 
-    /// What this replica has to say to a primary without being asked.
+    /// What is to be said without being asked over a link that a peer opened: by a
+    /// replica to its primary, and by a primary to a holder.
     pub fn poll_back(&mut self, peer: Peer, out: &mut Vec<u8>) {
+        self.grants.poll_back(peer, out);
         let revision = self.topology.revision();
         let Some(source) = self.sources.get_mut(&peer) else { return };
         let topology = &self.topology;
@@ -264,5 +277,6 @@ impl Replicator {
     pub fn wants_to_tell(&self, peer: Peer) -> bool {
         self.sources.get(&peer).is_some_and(|source| source.told < self.topology.revision())
             || self.asks.wants(peer.node, &self.topology)
+            || self.grants.has_news(peer)
     }
 }

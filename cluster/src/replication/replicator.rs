@@ -4,7 +4,10 @@
 //! links is in [`primary`](super::primary) and [`replica`](super::replica).
 
 use super::asks::Asks;
+use super::copies::Copies;
 use super::garbage::Garbage;
+use super::grants::Grants;
+use super::invalidate::NO_PARTITION;
 use super::lane::{Lane, Share, Stage, Wait};
 use super::message;
 use super::source::{Source, Uncertain};
@@ -41,6 +44,12 @@ pub struct Limits {
     pub purge_items_max: usize,
     /// Reads of partitions that the node holds in sync are answered here.
     pub read_nearest: bool,
+    /// Hot keys of other nodes that copies are held of.
+    pub copies_max: usize,
+    /// Longest value of such a copy, in bytes.
+    pub copy_bytes_max: usize,
+    /// How long a copy is granted to another node, unless it asks again.
+    pub copy_ms: u64,
 }
 
 impl Default for Limits {
@@ -53,6 +62,9 @@ impl Default for Limits {
             fill_bytes_per_second: 200 << 20,
             purge_items_max: 512,
             read_nearest: true,
+            copies_max: 16,
+            copy_bytes_max: 256 << 10,
+            copy_ms: 100,
         }
     }
 }
@@ -99,6 +111,14 @@ pub struct Counters {
     pub resumed: u64,
     /// Items dropped because the node no longer holds their partition.
     pub purged: u64,
+    /// Times that a copy of a key was granted to another node, again included.
+    pub granted: u64,
+    /// Writes before which granted copies were taken back.
+    pub revoked: u64,
+    /// Copies of other nodes' keys that came here.
+    pub copied: u64,
+    /// Reads that were answered from these.
+    pub copy_reads: u64,
 }
 
 /// See the [parent](super).
@@ -114,7 +134,7 @@ pub struct Replicator {
     /// By number: nodes of this node's zone that are up; none if it has no zone.
     zone: Box<[bool]>,
     pub(super) settled: Revision,
-    lease_until: Millis,
+    pub(super) lease_until: Millis,
     /// The clock when it was last read.
     pub(super) clock: Millis,
     /// Before that only primaries answer reads: an invalidation is under way.
@@ -150,6 +170,12 @@ pub struct Replicator {
     pub(super) unsettled: Map<KeyHash, u32>,
     pub(super) asks: Asks,
     pub(super) tickets: Tickets,
+    pub(super) copies: Copies,
+    pub(super) grants: Grants,
+    /// Keys that other cores of this node answer as this one has told them.
+    pub(super) shown: Vec<KeyHash>,
+    /// Those that they must not any more.
+    pub(super) withdrawn: Vec<KeyHash>,
     pub(super) fill_budget: u64,
     fill_budget_at: Millis,
     pub(super) effects: Vec<Effect>,
@@ -188,6 +214,10 @@ impl Replicator {
             unsettled: Map::default(),
             asks: Asks::default(),
             tickets: Tickets::default(),
+            copies: Copies::default(),
+            grants: Grants::default(),
+            shown: Vec::new(),
+            withdrawn: Vec::new(),
             fill_budget: 0,
             fill_budget_at: Millis(0),
             effects: Vec::new(),
@@ -203,6 +233,16 @@ impl Replicator {
     /// What happened so far.
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// This node in the topology it acts by.
+    pub fn me(&self) -> Option<NodeIndex> {
+        self.me
+    }
+
+    /// Its bounds.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Bytes of the log.
@@ -329,14 +369,22 @@ impl Replicator {
         shard: &mut Shard,
         now: Now,
     ) {
+        self.withdraw(hash);
         let mode = self.modes.of(key);
         if mode == Mode::None {
             return;
         }
+        let revocations = self.revoke_for_write(hash);
         let partition = self.topology.ring().of(hash);
         let owners = *self.topology.owners(partition);
         let left = if self.left.is_empty() { None } else { self.left.get(&partition).cloned() };
         if owners.copies().len() < 2 && left.is_none() {
+            if !revocations.is_empty() {
+                // Only holders wait; they do so for a place in the log.
+                let lsn = self.log.append(NO_PARTITION, hash, |_, _| {});
+                self.wait_for_holders(&revocations, lsn);
+                self.tickets.wrote(hash, lsn);
+            }
             return;
         }
         let epoch = owners.epoch;
@@ -350,7 +398,7 @@ impl Replicator {
             }
         });
         self.counters.logged += 1;
-        let mut waits = false;
+        let mut waits = self.wait_for_holders(&revocations, lsn);
         for (node, _) in owners.replicas() {
             waits |= self.wait_for(self.peer_for(node, hash), lsn, partition, number);
         }
@@ -424,6 +472,7 @@ impl Replicator {
                 self.tickets.wait();
             }
         }
+        self.read_waits_for_holders(lsn);
     }
 
     /// The requests since the last call are one batch. Its ticket, if its
@@ -445,7 +494,7 @@ impl Replicator {
     }
 
     /// The core of `node` that holds the key.
-    fn peer_for(&self, node: NodeIndex, hash: KeyHash) -> Peer {
+    pub(super) fn peer_for(&self, node: NodeIndex, hash: KeyHash) -> Peer {
         let cores = self.topology.member(node).map_or(1, |member| member.node.cores.max(1));
         Peer { node, core: hash.core(u32::from(cores)) as u16 }
     }
@@ -472,6 +521,7 @@ impl Replicator {
     pub fn pause(&mut self, partitions: &[Partition]) {
         for partition in partitions {
             self.paused.entry(*partition).or_insert(false);
+            self.revoke_partition(*partition);
         }
     }
 
@@ -495,10 +545,14 @@ impl Replicator {
             return;
         }
         self.clock = clock;
+        self.note_acts();
         let old = core::mem::replace(&mut self.topology, topology);
         let topology = Arc::clone(&self.topology);
         let before = core::mem::replace(&mut self.me, me);
         self.zone = same_zone(&topology, me);
+        self.withdraw_all();
+        self.drop_moved_copies(shard, now);
+        self.revoke_lost();
         self.forget_past_lives(&old);
         let mut again = Vec::new();
         let mut led_by_others = Set::default();
@@ -802,6 +856,7 @@ impl Replicator {
     pub fn tick(&mut self, clock: Millis) {
         self.clock = clock;
         let untold = self.untold_late();
+        self.expire_grants(clock);
         let (settled_lsn, revision) = (self.settled_lsn(), self.topology.revision());
         for lane in self.lanes.values_mut() {
             lane.tell_settled = lane.held >= revision && settled_lsn > lane.settled;
@@ -825,12 +880,13 @@ impl Replicator {
             }
         }
         self.mend();
-        let lanes = &self.lanes;
+        let (lanes, grants) = (&self.lanes, &self.grants);
         for (partition, said) in &mut self.paused {
             let idle = || {
-                lanes
-                    .values()
-                    .all(|lane| lane.waits.iter().all(|wait| wait.partition != *partition))
+                !grants.covers(*partition)
+                    && lanes
+                        .values()
+                        .all(|lane| lane.waits.iter().all(|wait| wait.partition != *partition))
             };
             if !*said && idle() {
                 *said = true;
@@ -860,8 +916,10 @@ impl Replicator {
         }
     }
 
-    /// Drops a little of what the node no longer holds. True: there is more.
+    /// Grants copies, and drops a little of what the node no longer holds. To be
+    /// called after [`Replicator::tick`]. True: there is more.
     pub fn upkeep(&mut self, shard: &mut Shard, now: Now) -> bool {
+        self.answer_questions(shard, now);
         if self.garbage.is_empty() {
             return false;
         }

@@ -503,15 +503,15 @@ impl Conn {
         if let Some(stop) = self.congested(core, out) {
             return stop;
         }
-        if let Some(peers) = &core.peers {
+        if let Some(peers) = &mut core.peers {
             // In a cluster only what is certain executes at once: the rest is
             // decided in a batch, and in the order of the connection.
-            let free = owner == core.id && self.answers.is_empty() && peers.is_free(request, hash);
+            let free = self.answers.is_empty()
+                && peers.is_free(request, hash, owner, core.id, &mut core.shard, core.now);
             if !free {
                 return self.hop(request, hash, owner, core);
             }
-        }
-        if owner != core.id {
+        } else if owner != core.id {
             // With answers outstanding an earlier request may still be on its
             // way to that core: this one must not overtake it.
             if self.answers.is_empty() && core.shard.visit(&core.shared.shards, owner) {
@@ -530,7 +530,7 @@ impl Conn {
         core.watch.connection = self.token.index;
         if self.answers.is_empty() {
             let held = exec::execute(request, hash, None, core, out);
-            return self.sent(held, owner, core, out);
+            return self.sent(held, core.id, core, out);
         }
         let held = self.answers.held();
         let start = held.len();

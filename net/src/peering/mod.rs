@@ -78,6 +78,21 @@ pub trait Peering: Debug + Send {
     /// Whether the last change of the key is still on its way to the replicas.
     fn is_pending(&self, hash: KeyHash) -> bool;
 
+    /// Whether this core may answer a read of a key that another node or another
+    /// core of this node owns: it has a copy, which is there and which the read does
+    /// not change. `core`: which one holds the hash on this node.
+    fn has_copy(
+        &mut self,
+        key: &[u8],
+        hash: KeyHash,
+        core: u32,
+        shard: &mut Shard,
+        now: Now,
+    ) -> bool;
+
+    /// A read is passed on to the node that owns the key.
+    fn passed_on(&mut self, key: &[u8], hash: KeyHash);
+
     /// A request has changed the key. `number` names it in the completion.
     fn wrote(&mut self, key: &[u8], hash: KeyHash, number: u32, shard: &mut Shard, now: Now);
 

@@ -14,8 +14,8 @@ use crate::core::Core;
 use crate::exec::{self, Tail};
 use crate::hop::{Batch, ConnToken, HopAnswer, Kind, Lent};
 use crate::limits::PIN_VALUE_BYTES_MIN;
-use crate::proto::{Op, Request};
-use engine::{KeyHash, Now};
+use crate::proto::{Needs, Op, Request};
+use engine::{KeyHash, Now, Shard};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// Said of a change that may or may not last.
@@ -71,7 +71,7 @@ struct Waiting {
 struct Away {
     peer: PeerId,
     hash: KeyHash,
-    changes: bool,
+    needs: Needs,
     until: Now,
 }
 
@@ -144,14 +144,36 @@ impl Peers {
         }
     }
 
-    /// Whether a request may execute on this core at once, and be answered.
+    /// Whether a request may execute on this core, which is `own`, at once, and be
+    /// answered. `owner`: the core that holds the hash.
     #[inline]
-    pub fn is_free(&self, request: &Request<'_>, hash: KeyHash) -> bool {
-        !request.op.needs_primary()
-            && self.peering.route(hash, self.peering.is_read_at_primary(request.key)) == Route::Here
-            && !self.peering.is_out_of_date(hash, request.key)
-            && !self.peering.is_pending(hash)
-            && (self.waiting.is_empty() || !self.waiting_hashes.contains_key(&hash))
+    pub fn is_free(
+        &mut self,
+        request: &Request<'_>,
+        hash: KeyHash,
+        owner: u32,
+        own: u32,
+        shard: &mut Shard,
+        now: Now,
+    ) -> bool {
+        let needs = request.needs();
+        if needs == Needs::Primary {
+            return false;
+        }
+        if owner != own {
+            return self.peering.has_copy(request.key, hash, owner, shard, now);
+        }
+        let waits = !self.waiting.is_empty() && self.waiting_hashes.contains_key(&hash);
+        match self.peering.route(hash, self.peering.is_read_at_primary(request.key)) {
+            Route::Here => {
+                !waits
+                    && !self.peering.is_pending(hash)
+                    && !self.peering.is_out_of_date(hash, request.key)
+                    && (needs == Needs::Copy || is_unmarked(request.key, hash, shard, now))
+            }
+            Route::At(_) => !waits && self.peering.has_copy(request.key, hash, own, shard, now),
+            Route::Wait | Route::Refuse(_) => false,
+        }
     }
 
     /// Batches under way.
@@ -243,11 +265,16 @@ impl Peers {
                 return parked.fail(place.1, &op, NOBODY);
             }
         };
-        let key = hop.request(op, &parked.batch.bytes).key;
-        let changes = op.needs_primary();
+        let request = hop.request(op, &parked.batch.bytes);
+        let needs = request.needs();
+        let changes = match needs {
+            Needs::Copy => false,
+            Needs::Unmarked => !is_unmarked(request.key, hop.hash, &mut core.shard, core.now),
+            Needs::Primary => true,
+        };
         // A replica that was asked and could not answer is not asked again.
-        let at_primary = changes || until.is_some() || self.peering.is_read_at_primary(key);
-        let out_of_date = self.peering.is_out_of_date(hop.hash, key);
+        let at_primary = changes || until.is_some() || self.peering.is_read_at_primary(request.key);
+        let out_of_date = self.peering.is_out_of_date(hop.hash, request.key);
         let again = until.is_some();
         let until = until.unwrap_or(Now(core.now.0 + self.limits.patience_ms));
         let behind = out_of_date
@@ -259,8 +286,14 @@ impl Peers {
             Route::Here => self.run(place, parked, op, core),
             Route::At(_) | Route::Wait if passed_on => parked.fill(place.1, Slot::Elsewhere),
             Route::At(peer) => {
-                let request = hop.request(op, &parked.batch.bytes);
-                if !self.pass_on(place, peer, hop.hash, changes, &request, until) {
+                if needs != Needs::Primary {
+                    let (shard, own) = (&mut core.shard, core.id);
+                    if self.peering.has_copy(request.key, hop.hash, own, shard, core.now) {
+                        return self.run(place, parked, op, core);
+                    }
+                    self.peering.passed_on(request.key, hop.hash);
+                }
+                if !self.pass_on(place, peer, hop.hash, needs, &request, until) {
                     self.wait(place, hop.hash, until);
                 }
             }
@@ -312,7 +345,7 @@ impl Peers {
         place: Place,
         peer: PeerId,
         hash: KeyHash,
-        changes: bool,
+        needs: Needs,
         request: &Request<'_>,
         until: Now,
     ) -> bool {
@@ -325,8 +358,8 @@ impl Peers {
         let id = place.0 << 16 | u64::from(place.1);
         wire::put_request(id, hash, request, &mut outgoing.queue);
         self.passed_on += 1;
-        self.away.insert(id, Away { peer, hash, changes, until });
-        if changes {
+        self.away.insert(id, Away { peer, hash, needs, until });
+        if needs == Needs::Primary {
             *self.away_hashes.entry(hash).or_default() += 1;
         }
         true
@@ -439,7 +472,7 @@ impl Peers {
     /// Takes a request off the list of those that are away.
     fn returned(&mut self, id: u64) -> Option<Away> {
         let away = self.away.remove(&id)?;
-        if away.changes {
+        if away.needs == Needs::Primary {
             count_out(&mut self.away_hashes, away.hash);
         }
         Some(away)
@@ -449,11 +482,13 @@ impl Peers {
     fn lost(&mut self, id: u64, now: Now) {
         let Some(away) = self.returned(id) else { return };
         let place = (id >> 16, (id & 0xffff) as u32);
-        if !away.changes && now < away.until {
+        // There it may have won the right to refill.
+        let changes = away.needs != Needs::Copy;
+        if !changes && now < away.until {
             return self.wait(place, away.hash, away.until);
         }
         if let Some(parked) = self.parked.get_mut(&place.0) {
-            parked.put_error_at(place.1, if away.changes { UNKNOWN } else { NOBODY });
+            parked.put_error_at(place.1, if changes { UNKNOWN } else { NOBODY });
             self.answered(place);
         }
     }
@@ -551,6 +586,12 @@ impl Peers {
         }
         true
     }
+}
+
+/// Whether a read changes nothing here: there is no such item, or it is neither
+/// stale nor somebody's to refill.
+fn is_unmarked(key: &[u8], hash: KeyHash, shard: &mut Shard, now: Now) -> bool {
+    shard.inspect(key, hash, now).is_none_or(|found| !found.stale && !found.token_sent)
 }
 
 /// The answers of a batch that came over a link.

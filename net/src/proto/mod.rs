@@ -169,14 +169,39 @@ pub enum Op {
     },
 }
 
-impl Op {
-    /// Whether only the node that takes changes of the key can execute it: it
-    /// may change the item, or hand out the right to refill it.
-    pub fn needs_primary(&self) -> bool {
-        !matches!(
-            self,
-            Op::Get { touch: None, .. } | Op::BinaryGet { touch: None, .. } | Op::MetaDebug
-        )
+/// Where in a cluster a request may execute.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// At any copy of the item.
+    Copy,
+    /// At any copy, if that shows that nothing would change: it holds no item of
+    /// the key, or one that bears no mark.
+    Unmarked,
+    /// Where the key may be changed: it may change the item, or hand out the
+    /// right to refill it.
+    Primary,
+}
+
+impl Request<'_> {
+    /// Where it may execute.
+    #[inline]
+    pub fn needs(&self) -> Needs {
+        match &self.op {
+            Op::Get { touch: None, .. } | Op::BinaryGet { touch: None, .. } | Op::MetaDebug => {
+                Needs::Copy
+            }
+            // When and whether an item was read before is known where it was read.
+            Op::MetaGet(options)
+                if options.touch.is_none()
+                    && options.vivify.is_none()
+                    && options.recache.is_none()
+                    && options.new_cas.is_none()
+                    && !meta::words(self.flags).any(|word| matches!(word[0], b'h' | b'l')) =>
+            {
+                Needs::Unmarked
+            }
+            _ => Needs::Primary,
+        }
     }
 }
 

@@ -8,6 +8,7 @@ use seawall_net::conn::{Conn, Next};
 use seawall_net::control::{self, ConnSummary, Connections};
 use seawall_net::core::{Core, Settings, Shared};
 use seawall_net::hop::{self, ConnToken, Message};
+use seawall_net::peering::Home;
 use std::sync::Arc;
 
 /// When every test starts.
@@ -135,6 +136,16 @@ impl Node {
 
     fn deliver(&mut self, to: usize, message: Message) {
         match message {
+            Message::Requests(batch) if self.cores[to].peers.is_some() => {
+                let mut peers = self.cores[to].peers.take().unwrap();
+                let home = batch.from as usize;
+                peers.execute(batch, Home::Core(home as u32), &mut self.cores[to]);
+                let finished = peers.finished();
+                self.cores[to].peers = Some(peers);
+                for finished in finished {
+                    self.deliver(home, Message::Answers(finished.batch));
+                }
+            }
             Message::Requests(mut batch) => {
                 hop::execute_batch(&mut batch, &mut self.cores[to]);
                 let home = batch.from as usize;

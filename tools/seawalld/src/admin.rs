@@ -10,7 +10,7 @@
 //! | `GET /readyz` | 200 when clients are served, else 503; the reasons in the body |
 //! | `GET /config` | every setting with value, source and default |
 //! | `GET /cores` | each core's counters |
-//! | `GET /hot` | the hottest keys of each core |
+//! | `GET /hot` | the hottest keys of each core; in a cluster, where they have copies |
 //! | `GET /topology` | who owns the keys |
 //! | `GET /snapshot`, `POST /snapshot` | how far it is; write one now |
 //! | `POST /invalidate?tag=a&tag=b&ns=c` | invalidates tags and namespaces |

@@ -519,14 +519,24 @@ impl Server {
     /// `GET /hot`.
     pub fn hot_json(&self) -> Result<Value> {
         let mut rows = Vec::new();
+        let mut held = Vec::new();
         for core in 0..self.cores() {
-            let keys = self.node.on_core(core, PATIENCE, move |core| {
+            let (keys, placed) = self.node.on_core(core, PATIENCE, move |core| {
                 let keys = core.shard.hot_keys(core.now);
-                keys.into_iter()
+                let hashes: Vec<KeyHash> = keys.iter().map(|hot| hot.hash).collect();
+                let keys: Vec<_> = keys
+                    .into_iter()
                     .map(|hot| (hot.key.to_vec(), hot.share, hot.per_second))
-                    .collect::<Vec<_>>()
+                    .collect();
+                (keys, crate::cluster::placed(core, &hashes))
             })?;
-            for (key, share, per_second) in keys {
+            let mut places = Vec::new();
+            if let Some((placed, of_others)) = placed {
+                places.extend(placed.into_iter().map(Some));
+                held.push(of_others);
+            }
+            places.resize_with(keys.len(), || None);
+            for ((key, share, per_second), placed) in keys.into_iter().zip(places) {
                 let (key, encoding) = match std::str::from_utf8(&key) {
                     Ok(text) => (text.to_owned(), "utf-8"),
                     Err(_) => {
@@ -535,10 +545,17 @@ impl Server {
                         (String::from_utf8_lossy(&text).into_owned(), "base64")
                     }
                 };
-                rows.push(json!({ "core": core, "key": key, "encoding": encoding, "share": share, "requests_per_second": per_second }));
+                let row = json!({ "core": core, "key": key, "encoding": encoding, "share": share, "requests_per_second": per_second });
+                rows.push((row, placed));
             }
         }
-        Ok(Value::Array(rows))
+        let with_copies = |(mut row, placed): (Value, Option<crate::cluster::Placed>)| {
+            if let (Some(placed), Some(cluster)) = (placed, self.cluster.get()) {
+                row["copies"] = placed.json(&held, cluster.shared());
+            }
+            row
+        };
+        Ok(Value::Array(rows.into_iter().map(with_copies).collect()))
     }
 
     /// `GET /topology`.

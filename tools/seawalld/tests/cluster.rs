@@ -3,6 +3,7 @@
 mod common;
 
 use common::{Daemon, Folder, free_port};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 /// Partitions: few, so that many nodes fit onto a small machine.
@@ -99,6 +100,15 @@ impl Cluster {
             ask(&mut clients[at], key);
         }
     }
+}
+
+/// The sum of a metric over a node's cores.
+fn metric(node: &Daemon, name: &str) -> f64 {
+    let (status, page) = node.http("GET", "/metrics");
+    assert_eq!(status, 200, "{page}");
+    let of = |line: &&str| line.split(['{', ' ']).next() == Some(name);
+    let values = page.lines().filter(of).filter_map(|line| line.rsplit(' ').next()?.parse().ok());
+    values.collect::<Vec<f64>>().iter().sum()
 }
 
 type Asker = common::Client<std::net::TcpStream>;
@@ -215,6 +225,115 @@ fn a_namespace_says_how_it_is_replicated() {
 #[test]
 fn three_daemons_are_one_cache_whoever_dies() {
     lives(Cluster::start("cluster", &[]));
+}
+
+/// Reads of one key at every node, without end, by connections on all cores. What
+/// they see never goes back behind what was acknowledged before they asked.
+fn hammer(cluster: &Cluster, key: &str, acknowledged: &AtomicU64, over: &AtomicBool) {
+    std::thread::scope(|scope| {
+        for node in [0, 1, 2].repeat(4) {
+            scope.spawn(move || {
+                let mut client = cluster.node(node).connect();
+                while !over.load(SeqCst) {
+                    let before = acknowledged.load(SeqCst);
+                    let value = client.get(key).map(|(value, _)| value);
+                    if before > 0 {
+                        let value = String::from_utf8(value.expect("it was stored")).unwrap();
+                        let value: u64 = value.parse().unwrap();
+                        assert!(value >= before, "{value} at n{node}, {before} was acknowledged");
+                    }
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_hot_key_is_answered_everywhere_and_never_late() {
+    const KEY: &str = "user:page";
+    let cluster = Cluster::start(
+        "cluster-hot",
+        &["--replicas", "1", "--hot-rate", "100", "--namespaces", "user"],
+    );
+    let (acknowledged, over) = (AtomicU64::new(0), AtomicBool::new(false));
+    let mut clients: Vec<_> = (0..3).map(|node| cluster.node(node).connect()).collect();
+    clients[0].set(KEY, 0, 0, b"0");
+    let sum = |name: &str| (0..3).map(|node| metric(cluster.node(node), name)).sum::<f64>();
+    let both_kinds = || {
+        let began = Instant::now();
+        while sum("seawall_hot_copies") < 2.0 || sum("seawall_hot_core_copies") < 1.0 {
+            assert!(
+                began.elapsed() < PATIENCE,
+                "no copies: {}",
+                cluster.node(0).http("GET", "/hot").1
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| hammer(&cluster, KEY, &acknowledged, &over));
+        let stop = StopAtEnd(&over);
+        both_kinds();
+        // Two nodes hold what the third leads, and /hot says so there.
+        let hot = |node: usize| -> serde_json::Value {
+            serde_json::from_str(&cluster.node(node).http("GET", "/hot").1).unwrap()
+        };
+        let told = |node: usize| {
+            let hot = hot(node);
+            let mut rows = hot.as_array().unwrap().iter().filter(|row| row["key"] == KEY);
+            rows.any(|row| row["copies"]["nodes"].as_array().is_some_and(|nodes| nodes.len() == 2))
+        };
+        let began = Instant::now();
+        while !(0..3).any(told) {
+            assert!(began.elapsed() < PATIENCE, "{:#}", hot(0));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let (copies, cores) =
+            (sum("seawall_hot_copy_reads_total"), sum("seawall_hot_core_copy_reads_total"));
+        // A write at any node is seen by the next read at every other.
+        for value in 1..=60u64 {
+            let writer = value as usize % 3;
+            clients[writer].set(KEY, 0, 0, value.to_string().as_bytes());
+            acknowledged.store(value, SeqCst);
+            for client in &mut clients {
+                assert_eq!(client.get(KEY).unwrap().0, value.to_string().as_bytes());
+                let mut meta = client.ask(&format!("mg {KEY} v"));
+                meta += &client.line();
+                assert!(meta.ends_with(&value.to_string()), "{meta}");
+            }
+            // Now and then there is time for the copies to come back.
+            std::thread::sleep(Duration::from_millis(if value % 6 == 0 { 150 } else { 5 }));
+        }
+        both_kinds();
+        assert!(sum("seawall_hot_copy_reads_total") > copies);
+        assert!(sum("seawall_hot_core_copy_reads_total") > cores);
+        assert!(sum("seawall_hot_revoked_total") >= 5.0);
+        // What is invalidated or flushed is so at holders, too.
+        acknowledged.store(0, SeqCst);
+        for word in ["invalidate ns user", "flush_all"] {
+            assert!(["INVALIDATED 1", "OK"].contains(&clients[1].ask(word).as_str()));
+            for client in &mut clients {
+                assert_eq!(client.get(KEY), None, "after {word}");
+            }
+            clients[2].set(KEY, 0, 0, b"100");
+            for client in &mut clients {
+                assert!(client.get(KEY).is_some());
+            }
+            both_kinds();
+        }
+        drop(stop);
+        reader.join().unwrap();
+    });
+}
+
+/// So that a failed test ends.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, SeqCst);
+    }
 }
 
 #[test]

@@ -15,6 +15,10 @@ pub struct Load {
     pub keys: u32,
     /// Longest pause of a client between two requests, in microseconds.
     pub think_us: u64,
+    /// Reads in a hundred requests.
+    pub reads: u64,
+    /// Of a hundred reads, those whose value is then replaced.
+    pub replaced: u64,
     /// Bytes behind a value, at most.
     pub padding_max: u64,
     /// Clients invalidate now and then.
@@ -87,7 +91,7 @@ impl Client {
         if load.expires && random.percent(30) {
             store.ttl_ms = random.between(20, 900) as u16;
         }
-        if let Some((key, compare)) = self.read.take().filter(|_| random.percent(40)) {
+        if let Some((key, compare)) = self.read.take().filter(|_| random.percent(load.replaced)) {
             return Ask::Key(key, Op::Cas { store, compare });
         }
         // A quarter of the keys gets most of the requests.
@@ -95,8 +99,8 @@ impl Client {
         let of = if random.percent(60) { hot } else { u64::from(load.keys) };
         let key = random.below(of) as u32;
         let op = match random.below(100) {
-            0..50 => Op::Get,
-            50..92 => Op::Set(store),
+            at if at < load.reads => Op::Get,
+            at if at < 92 => Op::Set(store),
             _ => Op::Delete,
         };
         Ask::Key(key, op)

@@ -27,6 +27,10 @@ use std::num::NonZeroU64;
 const PATIENCE_MS: u64 = 2_000;
 /// Pause after a failed attempt to connect.
 const RECONNECT_US: u64 = 20 * MS;
+/// So often a core says of which keys it wants copies: those that it passed on
+/// within the time below.
+const CHOOSE_US: u64 = 30 * MS;
+const HOT_US: u64 = 300 * MS;
 /// Bytes of a shard.
 const SHARD_BYTES: usize = 8 << 20;
 
@@ -204,6 +208,11 @@ pub struct Core {
     pub stale: Option<(Millis, Now)>,
     /// It does nothing until then.
     pub stalled_until: u64,
+    /// Keys of other nodes that were read here, and when last.
+    foreign: BTreeMap<u32, u64>,
+    choose_at: u64,
+    /// Copies answered reads of this turn; until then they may.
+    copies_until: Millis,
     /// It drops what the node no longer holds.
     purging: bool,
     reported: Revision,
@@ -247,6 +256,9 @@ impl Core {
             due: u64::MAX,
             stale: None,
             stalled_until: 0,
+            foreign: BTreeMap::new(),
+            choose_at: 0,
+            copies_until: Millis(u64::MAX),
             purging: false,
             reported: Revision(0),
             reported_at: 0,
@@ -387,12 +399,14 @@ impl Core {
         }
         // What was executed until here was executed under a lease that may have
         // ended while the process slept.
-        let may_answer =
-            turn.clock_at_end == turn.clock || self.replicator.is_leased(turn.clock_at_end);
+        let copies_until = std::mem::replace(&mut self.copies_until, Millis(u64::MAX));
+        let may_answer = turn.clock_at_end == turn.clock
+            || self.replicator.is_leased(turn.clock_at_end) && turn.clock_at_end < copies_until;
         if !may_answer {
             self.drop_answers(ticket);
         }
         self.replicator.tick(turn.clock_at_end);
+        self.choose_copies(turn);
         self.purging = self.replicator.upkeep(&mut self.shard, turn.now);
         self.take_effects(turn);
         self.answer(turn);
@@ -400,10 +414,41 @@ impl Core {
         self.connect(turn);
         self.send(turn);
         self.watch(turn);
-        let acts = self.replicator.topology().revision();
+        let acts = self.replicator.acts();
         if acts != self.reported || turn.hub.at - self.reported_at > 20 * MS {
             self.report(Report::Alive, turn);
         }
+    }
+
+    /// Every key that is read here and held elsewhere is hot for a while.
+    fn choose_copies(&mut self, turn: &Turn<'_>) {
+        if turn.hub.at < self.choose_at {
+            return;
+        }
+        self.choose_at = turn.hub.at + CHOOSE_US;
+        self.foreign.retain(|_, read_at| turn.hub.at - *read_at < HOT_US);
+        let names: Vec<String> = self.foreign.keys().copied().map(key_name).collect();
+        let hash = |name: &String| self.shard.hash_of(name.as_bytes());
+        let keys: Vec<_> = names.iter().map(|name| (hash(name), name.as_bytes())).collect();
+        self.replicator.want_copies(&keys, &mut self.shard, turn.now);
+    }
+
+    /// Whether a read of a key that another node leads is answered here.
+    fn has_copy(&mut self, request: &Request, turn: &Turn<'_>) -> bool {
+        if request.op != Op::Get || matches!(request.origin, Origin::Link { .. }) {
+            return false;
+        }
+        self.foreign.insert(request.key, turn.hub.at);
+        let Some(until) = self.replicator.copy_until(request.hash, turn.clock) else {
+            return false;
+        };
+        if self.value(request.key, request.hash, turn.now).is_none() {
+            self.replicator.copy_is_missing(request.hash);
+            return false;
+        }
+        self.copies_until = self.copies_until.min(until);
+        self.replicator.copy_was_read();
+        true
     }
 
     /// Whether it should turn again soon.
@@ -663,6 +708,7 @@ impl Core {
         let until = turn.clock.plus(PATIENCE_MS);
         match route {
             Route::Here => self.execute(request, turn),
+            Route::At(_) if self.has_copy(&request, turn) => self.execute(request, turn),
             Route::At(_) | Route::Wait if passed_on => {
                 let (origin, answer) = (request.origin, Answer::Elsewhere);
                 self.done.push(Done { origin, answer, acknowledges: None });
@@ -841,9 +887,12 @@ impl Core {
     }
 
     fn report(&mut self, report: Report, turn: &mut Turn<'_>) {
-        self.reported = self.replicator.topology().revision();
+        self.reported = self.replicator.acts();
         self.reported_at = turn.hub.at;
-        let (who, core, acts) = (self.who, self.core, self.reported);
+        let caught_up = matches!(report, Report::CaughtUp { .. });
+        let known = self.replicator.topology().revision();
+        let acts = if caught_up { known } else { self.reported };
+        let (who, core) = (self.who, self.core);
         // One delay for all keeps the ring's order.
         turn.hub.after(100, Event::Report { who, core, acts, report });
     }

@@ -23,6 +23,12 @@ pub struct Verdict {
     pub fills: u64,
     pub resumes: u64,
     pub fenced: u64,
+    /// Times that a hot key was granted to a node without a copy of its partition.
+    pub granted: u64,
+    /// Reads answered there.
+    pub copy_reads: u64,
+    /// Writes that took such a key back.
+    pub revoked: u64,
     /// Frames that a core could not make sense of.
     pub garbage: u64,
     /// Partitions that began anew, as every in-sync copy was lost.
@@ -62,6 +68,9 @@ pub fn judge(mut world: World) -> Verdict {
         fills: counters.fills,
         resumes: counters.resumed,
         fenced: counters.fenced,
+        granted: counters.granted,
+        copy_reads: counters.copy_reads,
+        revoked: counters.revoked,
         garbage: world.garbage,
         born: world.born,
         whole_after_ms: world.whole_at.map(|at| (at - world.setup.calm_at) / super::hub::MS),
@@ -99,7 +108,9 @@ fn compare_copies(world: &mut World, violations: &mut Vec<String>) {
             let Some(process) = &mut machine.process else { continue };
             let cores = process.cores.len() as u32;
             let core = &mut process.cores[hash.core(cores) as usize];
-            values.push((at, core.value(key as u32, *hash, now)));
+            if core.replicator.copy_state(*hash).is_none() {
+                values.push((at, core.value(key as u32, *hash, now)));
+            }
         }
         let node_at = |at: usize| {
             let found = |(_, member): &(_, &cluster::topology::Member)| {

@@ -297,6 +297,10 @@ pub fn add(sum: &mut Counters, more: Counters) {
     sum.filled_items += more.filled_items;
     sum.resumed += more.resumed;
     sum.purged += more.purged;
+    sum.granted += more.granted;
+    sum.revoked += more.revoked;
+    sum.copied += more.copied;
+    sum.copy_reads += more.copy_reads;
 }
 
 /// The name of a machine's node.

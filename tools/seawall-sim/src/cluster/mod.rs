@@ -110,9 +110,13 @@ fn run(options: &ClusterOptions, seed: u64) -> Verdict {
         ..Timing::default()
     };
     let node = NodeSetup { cores: options.cores.clone(), limits, timing, seed: random.next() };
+    // Where few keys are read, and little is written, copies of them live long.
+    let few = random.percent(40);
     let load = Load {
-        keys: random.between(4, 40) as u32,
+        keys: if few { random.between(2, 6) } else { random.between(4, 40) } as u32,
         think_us: random.between(1, 40) * MS,
+        reads: if few { 92 } else { 50 },
+        replaced: if few { 4 } else { 40 },
         padding_max: if heavy { 6_000 } else { 100 },
         invalidates: kinds.contains(&FaultKind::Invalidate),
         expires: kinds.contains(&FaultKind::Expire),
@@ -204,6 +208,9 @@ fn print_totals(verdicts: &[Verdict]) {
     println!("fills                    {}", sum(|v| v.fills));
     println!("resumed from the log     {}", sum(|v| v.resumes));
     println!("writes fenced            {}", sum(|v| v.fenced));
+    println!("hot keys granted         {}", sum(|v| v.granted));
+    println!("  reads there            {}", sum(|v| v.copy_reads));
+    println!("  taken back for writes  {}", sum(|v| v.revoked));
     println!("links with garbage       {}", sum(|v| v.garbage));
     println!("partitions begun anew    {}", sum(|v| v.born));
     println!(
@@ -304,6 +311,12 @@ mod tests {
     #[test]
     fn several_cores_keep_every_promise() {
         assert_good("--duration-ms 2000 --cores 2 --nodes 4", 2_000..2_070);
+    }
+
+    #[test]
+    fn copies_of_hot_keys_keep_every_promise() {
+        assert_good("--duration-ms 2000 --nodes 5 --copies 1", 3_000..3_050);
+        assert_good("--duration-ms 2000 --nodes 5", 4_000..4_050);
     }
 
     /// What went wrong in the seeds below.

@@ -94,11 +94,14 @@ impl Starting {
                 confirm_ms: config.confirm_ms,
                 fill_bytes_per_second: config.fill_rate,
                 read_nearest: config.read_nearest,
+                copies_max: config.hot.copies,
+                // So that whoever succeeds this node as a keeper need not know of copies.
+                copy_ms: config.hot_ms.min(config.timing.leadership_ms),
                 ..Limits::default()
             };
-            let (standing, sender) = (standing.clone(), sender.clone());
+            let (standing, sender, hot) = (standing.clone(), sender.clone(), config.hot);
             let mut peering =
-                CorePeering::new(limits, incarnation, core, cores, patience, standing, sender);
+                CorePeering::new(limits, incarnation, core, cores, patience, hot, standing, sender);
             peering.replicator().set_modes(config.modes.clone());
             Box::new(peering) as Box<dyn net::peering::Peering>
         };

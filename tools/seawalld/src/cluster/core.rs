@@ -3,6 +3,8 @@
 //! thread should know goes out through a channel, and what it tells the core
 //! comes in as a task on the core.
 
+use super::board::Board;
+use super::hot::{Hot, HotSettings, is_readable};
 use cluster::replication::{Access, Effect, Limits, Peer, Replicator, Route, Ticket};
 use cluster::ring::Partition;
 use cluster::time::Millis;
@@ -49,6 +51,8 @@ pub struct Standing {
     /// The node's lease runs until then.
     lease_until: AtomicU64,
     cores: Box<[CoreStanding]>,
+    /// Where the cores show each other hot keys.
+    board: Arc<Board>,
 }
 
 /// What a core shows the control thread without waking it.
@@ -63,8 +67,10 @@ struct CoreStanding {
 impl Standing {
     /// No lease.
     pub fn new(clock: NodeClock) -> Arc<Standing> {
-        let cores = (0..net::node::CORES_MAX).map(|_| CoreStanding::default()).collect();
-        Arc::new(Standing { clock, lease_until: AtomicU64::new(0), cores })
+        let most = net::node::CORES_MAX as usize;
+        let cores = (0..most).map(|_| CoreStanding::default()).collect();
+        let board = Arc::new(Board::new(most));
+        Arc::new(Standing { clock, lease_until: AtomicU64::new(0), cores, board })
     }
 
     /// The revision that a core acts by.
@@ -140,8 +146,12 @@ pub struct CorePeering {
     standing: Arc<Standing>,
     reports: UnboundedSender<Report>,
     now: Millis,
-    /// Something was executed in this turn under the lease.
-    used: Cell<bool>,
+    /// What was executed in this turn may be answered until then, and while the
+    /// lease runs; at the end of time if nothing was.
+    used: Cell<Option<Millis>>,
+    hot: Hot,
+    /// The revision that was reported as the one acted by.
+    reported: Revision,
     /// Since when there has been no lease.
     leaseless_since: Millis,
     /// How long a request waits for a node, in milliseconds.
@@ -159,17 +169,21 @@ impl CorePeering {
         core: u32,
         cores: u32,
         patience_ms: u64,
+        hot: HotSettings,
         standing: Arc<Standing>,
         reports: UnboundedSender<Report>,
     ) -> CorePeering {
         let now = standing.clock.now();
+        let hot = Hot::new(hot, core as u16, cores as u16, Arc::clone(&standing.board));
         CorePeering {
             replicator: Replicator::new(limits, incarnation, core as u16, cores as u16),
             core: core as u16,
             standing,
             reports,
             now,
-            used: Cell::new(false),
+            used: Cell::new(None),
+            hot,
+            reported: Revision(0),
             leaseless_since: now,
             patience_ms,
             completed: VecDeque::new(),
@@ -187,6 +201,30 @@ impl CorePeering {
         &mut self.replicator
     }
 
+    /// Its hot keys, and the replicator, to be looked at.
+    pub fn parts(&self) -> (&Hot, &Replicator) {
+        (&self.hot, &self.replicator)
+    }
+
+    /// An invalidation is under way: until it is over, or then, only primaries
+    /// answer reads, and no copies.
+    pub fn suspend_near_reads(&mut self, invalidation: u64, until: Millis) {
+        self.replicator.suspend_near_reads(invalidation, until);
+        self.retract();
+    }
+
+    /// What is not to be shown any more is not from here on.
+    fn retract(&mut self) {
+        for hash in self.replicator.withdrawn() {
+            self.hot.retract(hash);
+        }
+    }
+
+    /// Something was executed that may be answered until then.
+    fn use_until(&self, until: Millis) {
+        self.used.set(Some(self.used.get().map_or(until, |used| used.min(until))));
+    }
+
     /// A new topology.
     pub fn set_topology(
         &mut self,
@@ -195,12 +233,22 @@ impl CorePeering {
         shard: &mut Shard,
         now: Now,
     ) {
-        let revision = topology.revision().0;
         self.replicator.set_topology(topology, me, shard, now, self.now);
+        self.retract();
         self.take_effects();
-        let own = &self.standing.cores[usize::from(self.core)];
-        own.acts.fetch_max(revision, Ordering::AcqRel);
-        let _ = self.reports.send(Report::Acts { core: self.core });
+        self.report_acts();
+    }
+
+    /// Says by which revision this core acts: not at once by one that takes a
+    /// partition of which others hold copies of hot keys.
+    fn report_acts(&mut self) {
+        let acts = self.replicator.acts();
+        if acts > self.reported {
+            self.reported = acts;
+            let own = &self.standing.cores[usize::from(self.core)];
+            own.acts.fetch_max(acts.0, Ordering::AcqRel);
+            let _ = self.reports.send(Report::Acts { core: self.core });
+        }
     }
 
     fn take_effects(&mut self) {
@@ -239,7 +287,7 @@ impl Peering for CorePeering {
         let access = if changes { Access::Write } else { Access::Read };
         match self.replicator.route(hash, access, self.now) {
             Route::Here => {
-                self.used.set(true);
+                self.use_until(Millis(u64::MAX));
                 NetRoute::Here
             }
             _ if self.now.since(self.leaseless_since) > self.patience_ms => {
@@ -269,8 +317,43 @@ impl Peering for CorePeering {
         self.replicator.is_pending(hash)
     }
 
+    fn has_copy(
+        &mut self,
+        key: &[u8],
+        hash: KeyHash,
+        core: u32,
+        shard: &mut Shard,
+        now: Now,
+    ) -> bool {
+        let until = if core != u32::from(self.core) {
+            if !self.replicator.is_leased(self.now) {
+                return false;
+            }
+            self.hot.find(key, hash, self.now, shard, now)
+        } else {
+            self.replicator.copy_until(hash, self.now)
+        };
+        let Some(until) = until else { return false };
+        if core == u32::from(self.core) {
+            if !is_readable(key, hash, shard, now) {
+                self.replicator.copy_is_missing(hash);
+                self.retract();
+                return false;
+            }
+            self.replicator.copy_was_read();
+            self.hot.passed(key, hash);
+        }
+        self.use_until(until);
+        true
+    }
+
+    fn passed_on(&mut self, key: &[u8], hash: KeyHash) {
+        self.hot.passed(key, hash);
+    }
+
     fn wrote(&mut self, key: &[u8], hash: KeyHash, number: u32, shard: &mut Shard, now: Now) {
         self.replicator.wrote(key, hash, number, shard, now, self.now);
+        self.retract();
     }
 
     fn reads(&mut self, hash: KeyHash, number: u32) {
@@ -293,21 +376,25 @@ impl Peering for CorePeering {
         if self.now < until {
             self.leaseless_since = self.now;
         }
-        self.used.set(false);
+        self.used.set(None);
+        self.hot.begin_turn();
         let own = &self.standing.cores[usize::from(self.core)];
         own.turn.store(self.now.0, Ordering::Relaxed);
     }
 
     fn may_answer(&mut self) -> bool {
-        !self.used.get() || self.standing.clock.now() < self.standing.lease_until()
+        let Some(until) = self.used.get() else { return true };
+        self.standing.clock.now() < self.standing.lease_until().min(until)
     }
 
     fn connected(&mut self, id: PeerId, out: &mut Vec<u8>) {
         self.replicator.connected(peer(id), out);
+        self.retract();
     }
 
     fn disconnected(&mut self, id: PeerId) {
         self.replicator.disconnected(peer(id));
+        self.retract();
         let _ = self.reports.send(Report::LinkLost { core: self.core, peer: peer(id) });
     }
 
@@ -317,7 +404,9 @@ impl Peering for CorePeering {
     }
 
     fn replied(&mut self, id: PeerId, bytes: &[u8], shard: &mut Shard, now: Now) -> bool {
-        self.replicator.replied(peer(id), bytes, shard, now)
+        let good = self.replicator.replied(peer(id), bytes, shard, now);
+        self.retract();
+        good
     }
 
     fn receive(
@@ -329,6 +418,7 @@ impl Peering for CorePeering {
         out: &mut Vec<u8>,
     ) -> Option<usize> {
         let used = self.replicator.receive(peer(id), bytes, shard, now, out);
+        self.retract();
         self.take_effects();
         (!std::mem::take(&mut self.garbage)).then_some(used)
     }
@@ -341,8 +431,13 @@ impl Peering for CorePeering {
     }
 
     fn upkeep(&mut self, shard: &mut Shard, now: Now) -> bool {
-        self.replicator.tick(self.now);
-        self.replicator.upkeep(shard, now)
+        // Later than all that came in this turn: grants are counted from here.
+        self.replicator.tick(self.standing.clock.now());
+        let more = self.replicator.upkeep(shard, now);
+        self.hot.upkeep(&mut self.replicator, self.now, shard, now);
+        self.retract();
+        self.report_acts();
+        more
     }
 
     fn is_wanted(&self, id: PeerId) -> bool {

@@ -20,6 +20,11 @@ struct CoreCounts {
     waiting: usize,
     queued_bytes: usize,
     passed_on: u64,
+    copies_held: usize,
+    keys_granted: usize,
+    keys_shown: usize,
+    core_copies: usize,
+    core_copy_reads: u64,
 }
 
 /// Adds the cluster's samples. Waits for the cores: not for the control thread.
@@ -61,7 +66,7 @@ pub fn add(shared: &Shared, page: &mut Page) -> anyhow::Result<()> {
             let peers = core.peers.as_mut()?;
             let (parked, away, waiting) = (peers.parked(), peers.away(), peers.waiting());
             let (queued_bytes, passed_on) = (peers.queued_bytes(), peers.passed_on());
-            let replicator = CorePeering::of(&mut core.peers)?.replicator();
+            let (hot, replicator) = CorePeering::of(&mut core.peers)?.parts();
             Some(CoreCounts {
                 counters: replicator.counters(),
                 log_bytes: replicator.log_bytes(),
@@ -72,6 +77,11 @@ pub fn add(shared: &Shared, page: &mut Page) -> anyhow::Result<()> {
                 waiting,
                 queued_bytes,
                 passed_on,
+                copies_held: replicator.copies_held(),
+                keys_granted: replicator.keys_granted(),
+                keys_shown: hot.shown(),
+                core_copies: hot.held_keys().count(),
+                core_copy_reads: hot.reads(),
             })
         })?;
         cores.extend(counts);
@@ -155,6 +165,51 @@ pub fn add(shared: &Shared, page: &mut Page) -> anyhow::Result<()> {
             Type::Gauge,
             "Requests that wait for links to other nodes.",
             |c| c.queued_bytes as u64,
+        ),
+        (
+            "seawall_hot_copies",
+            Type::Gauge,
+            "Copies of other nodes' hot keys that may be read here.",
+            |c| c.copies_held as u64,
+        ),
+        (
+            "seawall_hot_copies_received_total",
+            Type::Counter,
+            "Times that such a copy came here.",
+            |c| c.counters.copied,
+        ),
+        (
+            "seawall_hot_copy_reads_total",
+            Type::Counter,
+            "Reads of other nodes' keys that were answered here.",
+            |c| c.counters.copy_reads,
+        ),
+        ("seawall_hot_keys_granted", Type::Gauge, "Keys that other nodes have copies of.", |c| {
+            c.keys_granted as u64
+        }),
+        (
+            "seawall_hot_granted_total",
+            Type::Counter,
+            "Times that a key was granted to another node, again included.",
+            |c| c.counters.granted,
+        ),
+        (
+            "seawall_hot_revoked_total",
+            Type::Counter,
+            "Writes that took a key's copies back.",
+            |c| c.counters.revoked,
+        ),
+        ("seawall_hot_keys_shown", Type::Gauge, "Keys that other cores may answer.", |c| {
+            c.keys_shown as u64
+        }),
+        ("seawall_hot_core_copies", Type::Gauge, "Copies of other cores' hot keys.", |c| {
+            c.core_copies as u64
+        }),
+        (
+            "seawall_hot_core_copy_reads_total",
+            Type::Counter,
+            "Reads of other cores' keys that were answered here.",
+            |c| c.core_copy_reads,
         ),
     ];
     for (name, kind, help, get) in series {

@@ -4,6 +4,8 @@
 //! | file | owns |
 //! |---|---|
 //! | `core.rs` | the replicator of each data core, on that core's thread |
+//! | `hot.rs` | which keys are hot on a core, and which copies it holds |
+//! | `board.rs` | where cores show each other their hot keys |
 //! | `control.rs` | the control thread's loop: beats, leases, topology, reports |
 //! | `keeper.rs` | the keeper, while this node leads the coordinator |
 //! | `links.rs` | links to and from other nodes' cores |
@@ -11,19 +13,25 @@
 //! | `spread.rs` | invalidations of the whole cluster |
 //! | `skew.rs` | how far this machine's clock of day is from the keeper's |
 //! | `counted.rs` | its metrics |
+//! | `placed.rs` | where copies of hot keys are |
 //! | `shown.rs` | what clients and operators see of it |
 
+mod board;
 mod cipher;
 mod control;
 mod core;
 mod counted;
+mod hot;
 mod keeper;
 mod links;
+mod placed;
 mod shown;
 mod skew;
 mod spread;
 
 pub use control::{Cluster, Starting};
 pub use counted::add as add_metrics;
+pub use hot::HotSettings;
+pub use placed::{Placed, placed};
 pub use shown::ring;
 pub use spread::run as run_everywhere;

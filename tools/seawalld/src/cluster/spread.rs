@@ -194,27 +194,28 @@ async fn on_cores(shared: &Arc<Shared>, word: &Word) -> Option<Vec<(u64, bool)>>
 /// The latest version, and whether all replicas of this core have what it was told.
 fn on_core(core: &mut Core, word: &Word, until: cluster::time::Millis) -> (u64, bool) {
     let Core { peers, shard, now, .. } = core;
-    let Some(replicator) = CorePeering::of(peers).map(CorePeering::replicator) else {
-        return (0, false);
-    };
+    let Some(peering) = CorePeering::of(peers) else { return (0, false) };
     match word {
         Word::Latest(number) => {
-            replicator.suspend_near_reads(*number, until);
+            peering.suspend_near_reads(*number, until);
             // Later than everything that was written here.
             (shard.last_version().0.max(now.0 << 20), true)
         }
         Word::Take(number, all) => {
-            replicator.suspend_near_reads(*number, until);
+            peering.suspend_near_reads(*number, until);
+            if !peering.replicator().copies_are_gone() {
+                return (0, false);
+            }
             let generation = |(scope, id, version): &(u8, u64, u64)| {
                 let scope = GenerationScope::from_number(*scope)?;
                 Some(Generation { scope, id: *id, version: Version(*version) })
             };
             let all: Vec<Generation> = all.iter().filter_map(generation).collect();
-            replicator.invalidate(&all, shard);
-            (0, replicator.is_told())
+            peering.replicator().invalidate(&all, shard);
+            (0, peering.replicator().is_told())
         }
         Word::Over(number) => {
-            replicator.resume_near_reads(*number);
+            peering.replicator().resume_near_reads(*number);
             (0, true)
         }
         Word::FlushAt(at) => {

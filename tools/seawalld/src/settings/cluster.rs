@@ -2,6 +2,7 @@
 
 use super::Effective;
 use super::collect::Problem;
+use crate::cluster::HotSettings;
 use cluster::replication::{Mode, Modes};
 use cluster::time::Timing;
 use std::net::SocketAddr;
@@ -60,6 +61,10 @@ pub struct ClusterConfig {
     pub weight: u16,
     /// Reads may execute at replicas.
     pub read_nearest: bool,
+    /// Which keys are hot, and how many of them have copies.
+    pub hot: HotSettings,
+    /// Milliseconds for which another node is granted a copy.
+    pub hot_ms: u64,
     /// Milliseconds that a request waits for a node.
     pub patience_ms: u64,
     /// Bytes of the replication log, all cores together.
@@ -191,6 +196,16 @@ impl ClusterConfig {
             zone: rows.text("cluster.zone").to_owned(),
             weight: rows.number("cluster.weight") as u16,
             read_nearest: rows.text("cluster.read_from") == "nearest",
+            hot: HotSettings {
+                // Reads that are to execute at primaries alone do not at copies.
+                copies: match rows.text("cluster.read_from") {
+                    "nearest" => rows.number("cluster.hot_copies") as usize,
+                    _ => 0,
+                },
+                share: rows.number("cluster.hot_percent") as f64 / 100.0,
+                per_second: rows.number("cluster.hot_rate") as f64,
+            },
+            hot_ms: rows.number("cluster.hot_ms"),
             patience_ms: rows.number("cluster.patience_ms"),
             log_bytes_max: if log == 0 { rows.number("memory.limit") / 8 } else { log },
             link_bytes_max: rows.number("cluster.link_max") as usize,
