@@ -48,7 +48,9 @@ impl Replicator {
             && (lane.cursor < self.log.next()
                 || lane.tell_settled
                 || lane.tell_generations
-                || lane.fill.as_ref().is_some_and(|fill| fill.ended.is_none())
+                // A fill that has used up its share of time is no reason to turn.
+                || self.fill_budget > 0
+                    && lane.fill.as_ref().is_some_and(|fill| fill.ended.is_none())
                 || self.wants_fill(lane)
                 || lane.unfinished && lane.shares.values().any(|share| may_join(share, lane.held)))
     }

@@ -94,6 +94,7 @@ impl Replicator {
                 }
                 if self.me.is_some_and(|me| owners.position(me).is_some()) {
                     let (hash, key) = self.store(change, shard, now)?;
+                    self.stored[partition.0 as usize] = true;
                     self.reigned.remove(partition);
                     self.asks.answered(hash);
                     let source = self.sources.get_mut(&peer)?;
@@ -128,6 +129,11 @@ impl Replicator {
                 }
                 if partitions.iter().any(|(partition, _)| self.garbage.contains(partition)) {
                     return Some(false);
+                }
+                for (partition, _) in partitions {
+                    if let Some(stored) = self.stored.get_mut(partition.0 as usize) {
+                        *stored = true;
+                    }
                 }
             }
             Message::Fill { fill, record } => {
@@ -166,11 +172,14 @@ impl Replicator {
     /// What this node has of some partitions is worth nothing.
     fn begin_anew(&mut self, partitions: &[Partition]) {
         for partition in partitions {
-            self.garbage.insert(*partition);
+            if self.stored[partition.0 as usize] {
+                self.garbage.insert(*partition);
+                // What came since the walk began may lie where it has been.
+                self.purge = None;
+            }
             self.void.insert(*partition);
             self.reigned.remove(partition);
         }
-        self.purge = None;
         let covered = |partition: Partition| partitions.binary_search(&partition).is_ok();
         self.asks.take(covered);
         self.forget_uncertain(|_, entry| covered(entry.partition));

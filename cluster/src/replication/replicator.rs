@@ -118,6 +118,9 @@ pub struct Replicator {
     gained: Map<Partition, Revision>,
     /// What lies here of these is not to be read, and is being dropped.
     pub(super) garbage: Set<Partition>,
+    /// By partition: something may lie here of it. Of others nothing needs to be
+    /// dropped before they are filled, which takes a walk over all items.
+    pub(super) stored: Vec<bool>,
     /// This node is a copy of these, and has nothing that a log could be built on.
     pub(super) void: Set<Partition>,
     pub(super) purge: Option<(ScanCursor, Set<Partition>)>,
@@ -162,6 +165,7 @@ impl Replicator {
             near_from: Millis(0),
             gained: Map::default(),
             garbage: Set::default(),
+            stored: Vec::new(),
             void: Set::default(),
             purge: None,
             paused: BTreeMap::new(),
@@ -433,6 +437,7 @@ impl Replicator {
         let topology = Arc::clone(&self.topology);
         let before = core::mem::replace(&mut self.me, me);
         self.forget_past_lives(&old);
+        self.stored.resize(topology.partitions().len(), false);
         let mut again = Vec::new();
         let mut led_by_others = Set::default();
         for (partition, owners) in topology.partitions() {
@@ -441,10 +446,14 @@ impl Replicator {
             let holds = me.and_then(|node| owners.position(node));
             let began_anew = owners.born > was.epoch;
             // What is here of it, is it worth anything?
+            let stored = &mut self.stored[partition.0 as usize];
             if held.is_some() && (holds.is_none() || began_anew) {
-                self.garbage.insert(partition);
+                if *stored {
+                    self.garbage.insert(partition);
+                }
                 self.reigned.remove(&partition);
             }
+            *stored |= me.is_some_and(|me| owners.is_in_sync(me));
             let was_primary = held == Some(0);
             let is_primary = holds == Some(0);
             let other_epoch = owners.epoch != was.epoch;
@@ -802,7 +811,12 @@ impl Replicator {
         if cursor.is_done()
             && let Some((_, covers)) = self.purge.take()
         {
-            self.garbage.retain(|partition| !covers.contains(partition));
+            for partition in &covers {
+                let owners = self.topology.owners(*partition);
+                let holds = self.me.is_some_and(|me| owners.position(me).is_some());
+                self.stored[partition.0 as usize] = holds;
+                self.garbage.remove(partition);
+            }
         }
         !self.garbage.is_empty()
     }
