@@ -929,22 +929,22 @@ mod tests {
         house.apply(Command::Down { node: NodeIndex(3), incarnation: LIFE });
         let dead_at = READY + 100;
         // A restart would be quicker than that: nothing moves.
-        let effects = house.run(dead_at, dead_at + 10_000, 0..3);
+        let effects = house.run(dead_at, dead_at + 35_000, 0..3);
         let steps = |effects: &[Effect]| {
             let is_step = |effect: &&Effect| matches!(effect, Effect::Propose(Command::Steps(_)));
             effects.iter().filter(is_step).count()
         };
         assert_eq!(steps(&effects), 0);
-        let effects = house.run(dead_at + 10_000, dead_at + 10_100, 0..3);
+        let effects = house.run(dead_at + 35_000, dead_at + 35_100, 0..3);
         assert_eq!(steps(&effects), 1);
         let abandon = Effect::Propose(Command::Abandon { node: NodeIndex(3) });
-        let effects = house.run(dead_at + 10_100, dead_at + 30_000, 0..3);
+        let effects = house.run(dead_at + 35_100, dead_at + 60_000, 0..3);
         assert!(!effects.contains(&abandon));
-        let effects = house.run(dead_at + 30_000, dead_at + 30_050, 0..3);
+        let effects = house.run(dead_at + 60_000, dead_at + 60_050, 0..3);
         assert_eq!(effects.iter().filter(|effect| **effect == abandon).count(), 1);
         house.apply(Command::Abandon { node: NodeIndex(3) });
         // There is nothing left to give up.
-        assert!(!house.run(dead_at + 30_050, dead_at + 32_000, 0..3).contains(&abandon));
+        assert!(!house.run(dead_at + 60_050, dead_at + 62_000, 0..3).contains(&abandon));
     }
 
     #[test]

@@ -146,17 +146,17 @@ pub fn next_steps(
             plan.now.extend(heir.map(|node| (partition, Step::HandOver(*node))));
             continue;
         }
-        if let Some(wished) = wish.primary().filter(|wished| *wished != primary)
-            && live(&wished)
-        {
-            plan.hand_overs.push((partition, wished));
-        }
+        let all_live = owners.copies().iter().filter(|node| live(node)).count();
+        let heir = wish.primary().filter(|wished| *wished != primary && live(wished));
+        plan.hand_overs.extend(heir.map(|heir| (partition, heir)));
+        // A copy that its primary has begun to fill would have to be emptied, and
+        // filled anew by the next. With enough of them there is time.
+        let hands_over_first = heir.is_some() && all_live >= usize::from(topology.copies_wanted());
         let wished = |node: &NodeIndex| wish.copies().contains(node);
         let superfluous = || owners.copies()[1..].iter().copied().filter(|node| !wished(node));
         let lacking = wish.copies().iter().filter(|node| owners.position(**node).is_none());
-        let all_live = owners.copies().iter().filter(|node| live(node)).count();
         let mut room = COPIES_MAX - owners.copies().len();
-        for node in lacking.filter(|node| up(node)) {
+        for node in lacking.filter(|node| up(node) && !hands_over_first) {
             if room == 0 {
                 let spare = all_live > usize::from(topology.copies_wanted());
                 let gone = superfluous()

@@ -59,8 +59,8 @@ pub struct Timing {
     pub leadership_ms: u64,
     /// Partitions that only a dead node held begin anew, empty, after this long.
     pub abandon_after_ms: u64,
-    /// A node down for this long gets its copies replaced; a restart is to be
-    /// quicker, and then nothing moves.
+    /// A node down for this long gets its copies replaced; a restart, or an outage
+    /// of its network, is to be quicker, and then nothing moves.
     pub repair_after_ms: u64,
     /// Clocks may differ in rate by one part in this many.
     pub drift_parts: u64,
@@ -76,8 +76,8 @@ impl Default for Timing {
             lease_ms: 250,
             down_after_ms: 300,
             leadership_ms: 100,
-            abandon_after_ms: 30_000,
-            repair_after_ms: 10_000,
+            abandon_after_ms: 60_000,
+            repair_after_ms: 35_000,
             drift_parts: 64,
         }
     }
@@ -203,7 +203,7 @@ mod tests {
         let timing = Timing {
             beat_ms: 200,
             lease_ms: 300,
-            repair_after_ms: 60_000,
+            repair_after_ms: 90_000,
             leadership_ms: 0,
             ..Timing::default()
         };
@@ -215,7 +215,7 @@ mod tests {
                 "leadership_ms must be more than 0",
                 "two beats (2 x beat_ms), 400 ms, must be less than lease_ms, 300 ms",
                 "lease_ms and its drift, 306 ms, must be less than down_after_ms, 300 ms",
-                "repair_after_ms, 60000 ms, must be less than abandon_after_ms, 30000 ms",
+                "repair_after_ms, 90000 ms, must be less than abandon_after_ms, 60000 ms",
             ]
         );
     }

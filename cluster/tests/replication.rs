@@ -4,6 +4,7 @@ mod fixture;
 
 use cluster::change::{Command, Step};
 use cluster::replication::{Access, Effect, Limits, Route};
+use cluster::ring::Partition;
 use cluster::time::Millis;
 use cluster::topology::{Incarnation, Introduction, NodeIndex};
 use fixture::{Cluster, introduction};
@@ -323,6 +324,23 @@ fn a_copy_moves_to_a_third_node_and_the_old_one_drops_it() {
         assert_eq!(cluster.value_at(1, key).is_none(), moved, "{key}");
         assert_eq!(cluster.value_at(2, key).is_some(), moved, "{key}");
     }
+}
+
+#[test]
+fn a_node_full_of_other_things_is_filled_without_a_walk_over_them() {
+    let limits = Limits { purge_items_max: 1, ..Default::default() };
+    let mut cluster = Cluster::new(3, limits, |at| if at == 0 { vec![0, 1] } else { vec![0, 2] });
+    cluster.settle();
+    for key in &keys(&cluster, 0, 1000) {
+        cluster.set(key, "value");
+    }
+    cluster.settle();
+    // A link that waits for a walk holds up all that is behind, for as many turns
+    // as there are items.
+    let add = Command::Steps(vec![(Partition(0), Step::Add(NodeIndex(2)))]);
+    cluster.change(&add);
+    (0..100).for_each(|_| drop(cluster.turn()));
+    assert!(cluster.topology.owners(Partition(0)).is_in_sync(NodeIndex(2)));
 }
 
 #[test]

@@ -98,7 +98,8 @@ impl Garbage {
         self.walk = None;
     }
 
-    /// Drops what the next `items_max` items have of it. Returns how many.
+    /// Drops what the next `items_max` items have of it. Returns how many. Of these
+    /// partitions `is_empty` nothing is left.
     pub fn drop_next(
         &mut self,
         ring: Ring,
@@ -106,6 +107,7 @@ impl Garbage {
         items_max: usize,
         shard: &mut Shard,
         now: Now,
+        is_empty: &mut dyn FnMut(Partition),
     ) -> usize {
         let (all, unreplicated) = (&self.all, &self.unreplicated);
         let mut unwanted = |hash: KeyHash, key: &[u8]| {
@@ -118,6 +120,8 @@ impl Garbage {
         let dropped = shard.purge_next(cursor, items_max, now, &mut unwanted);
         if cursor.is_done() {
             self.walk = None;
+            let whole = self.all.iter().filter(|(_, extent)| **extent == Extent::All);
+            whole.for_each(|(partition, _)| is_empty(*partition));
             self.all.clear();
             self.unreplicated.clear();
         }

@@ -46,13 +46,16 @@ impl Replicator {
     /// Whether [`Replicator::poll`] has something for the peer.
     pub fn has_news(&self, peer: Peer) -> bool {
         let Some(lane) = self.lanes.get(&peer) else { return false };
+        let fills = self.fill_budget > 0
+            // One that has used up its share of time is no reason to turn.
+            && lane.fill.as_ref().is_some_and(|fill| fill.ended.is_none());
         lane.open && self.copies.has_news(peer, self.clock)
             || lane.open
                 && !lane.broken
                 && (lane.cursor < self.log.next()
                     || lane.tell_settled
                     || lane.tell_generations
-                    || lane.fill.as_ref().is_some_and(|fill| fill.ended.is_none())
+                    || fills
                     || self.wants_fill(lane)
                     || lane.unfinished
                         && lane.shares.values().any(|share| may_join(share, lane.held)))

@@ -96,6 +96,7 @@ impl Replicator {
                 }
                 if self.me.is_some_and(|me| owners.position(me).is_some()) {
                     let (hash, key) = self.store(change, shard, now)?;
+                    self.stored[partition.0 as usize] = true;
                     self.reigned.remove(partition);
                     self.asks.answered(hash);
                     let source = self.sources.get_mut(&peer)?;
@@ -130,6 +131,11 @@ impl Replicator {
                 }
                 if partitions.iter().any(|(partition, _)| self.garbage.contains(*partition)) {
                     return Some(false);
+                }
+                for (partition, _) in partitions {
+                    if let Some(stored) = self.stored.get_mut(partition.0 as usize) {
+                        *stored = true;
+                    }
                 }
             }
             Message::Fill { fill, record } => {
@@ -174,7 +180,9 @@ impl Replicator {
     fn begin_anew(&mut self, peer: Peer, partitions: &[Partition]) {
         let part = Part { core: peer.core, cores: self.cores_of(peer.node) };
         for partition in partitions {
-            self.garbage.add_part(*partition, part);
+            if self.stored[partition.0 as usize] {
+                self.garbage.add_part(*partition, part);
+            }
             self.void.entry(*partition).or_default().retain(|filled| *filled != peer);
             self.reigned.remove(partition);
         }

@@ -148,6 +148,9 @@ pub struct Replicator {
     gained: Map<Partition, Revision>,
     /// What lies here of these is not to be read, and is being dropped.
     pub(super) garbage: Garbage,
+    /// By partition: something may lie here of it. Of others nothing needs to be
+    /// dropped before they are filled, which takes a walk over all items.
+    pub(super) stored: Vec<bool>,
     /// This node is a copy of these, and has nothing that a log could be built on,
     /// but for what these cores of the primary have filled since.
     pub(super) void: Map<Partition, Vec<Peer>>,
@@ -202,6 +205,7 @@ impl Replicator {
             untold: VecDeque::new(),
             gained: Map::default(),
             garbage: Garbage::default(),
+            stored: Vec::new(),
             void: Map::default(),
             paused: BTreeMap::new(),
             log: Log::new(limits.log_bytes_max),
@@ -554,6 +558,7 @@ impl Replicator {
         self.drop_moved_copies(shard, now);
         self.revoke_lost();
         self.forget_past_lives(&old);
+        self.stored.resize(topology.partitions().len(), false);
         let mut again = Vec::new();
         let mut led_by_others = Set::default();
         for (partition, owners) in topology.partitions() {
@@ -562,10 +567,14 @@ impl Replicator {
             let holds = me.and_then(|node| owners.position(node));
             let began_anew = owners.born > was.epoch;
             // What is here of it, is it worth anything?
+            let stored = &mut self.stored[partition.0 as usize];
             if held.is_some() && (holds.is_none() || began_anew) {
-                self.garbage.add(partition);
+                if *stored {
+                    self.garbage.add(partition);
+                }
                 self.reigned.remove(&partition);
             }
+            *stored |= me.is_some_and(|me| owners.is_in_sync(me));
             let was_primary = held == Some(0);
             let is_primary = holds == Some(0);
             let other_epoch = owners.epoch != was.epoch;
@@ -924,7 +933,13 @@ impl Replicator {
             return false;
         }
         let (ring, items_max) = (self.topology.ring(), self.limits.purge_items_max);
-        let dropped = self.garbage.drop_next(ring, &self.modes, items_max, shard, now);
+        let (topology, me, stored) = (&self.topology, self.me, &mut self.stored);
+        let mut is_empty = |partition: Partition| {
+            let holds = me.is_some_and(|me| topology.owners(partition).position(me).is_some());
+            stored[partition.0 as usize] = holds;
+        };
+        let modes = &self.modes;
+        let dropped = self.garbage.drop_next(ring, modes, items_max, shard, now, &mut is_empty);
         self.counters.purged += dropped as u64;
         !self.garbage.is_empty()
     }

@@ -143,6 +143,28 @@ async fn another_cluster_is_refused_on_both_sides() {
 }
 
 #[tokio::test]
+async fn another_version_is_told_why() {
+    let lines = Lines::default();
+    let settings = Arc::new(lines.settings("tide", "b"));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let refusals = settings.refusals.clone();
+    tokio::spawn(Server::new(settings, vec![Arc::new(Echo)], None).serve(listener));
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    // A preface, and a greeting that only a later version could read.
+    stream.write_all(b"SWL\x63C\0\0\0\x03\0\0\0abc").await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    let answer = String::from_utf8_lossy(&answer);
+    let why = "speaks version 99 of the peer protocol, this node 1";
+    assert!(answer.contains(why), "{answer}");
+    lines.until(why).await;
+    let (count, latest) = refusals.seen();
+    assert_eq!(count, 1);
+    assert!(latest.is_some_and(|refusal| refusal.what.contains(why)));
+}
+
+#[tokio::test]
 async fn garbage_ends_its_own_connection_only() {
     let lines = Lines::default();
     let address = listen(lines.settings("tide", "b")).await;

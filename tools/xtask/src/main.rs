@@ -1,5 +1,5 @@
 //! The project's own commands: `cargo xtask test`, `check`, `differential`,
-//! `soak`, `cluster`, `failover`, `bench`, `instructions`, `fuzz`, `sanitize`, `miri`.
+//! `soak`, `cluster`, `failover`, `handover`, `bench`, `instructions`, `fuzz`, `sanitize`, `miri`.
 
 mod bench;
 mod build;
@@ -41,6 +41,8 @@ cargo xtask <command>
   cluster       nodes killed, stopped, cut off; clients' histories judged
                 [--seconds N] [--only NAME] [--coordinator embedded|etcd]
   failover      from a node's SIGKILL until every key can be written   [--runs N] [--save]
+                [--coordinator embedded|etcd]
+  handover      between two writes of a key while its node hands over   [--runs N] [--save]
                 [--coordinator embedded|etcd]
   differential  generated streams to Debian's memcached and to Seawall, byte for byte
                 [--seed N] [--streams N] [--minutes N] [--cases | --no-cases] [--only NAME]
@@ -120,6 +122,10 @@ fn dispatch() -> Result<bool> {
         }
         "failover" => {
             cluster::failover(&mut arguments, &mut report)?;
+            true
+        }
+        "handover" => {
+            cluster::handover(&mut arguments, &mut report)?;
             true
         }
         "fuzz" => {

@@ -43,6 +43,11 @@ impl Preface {
         [b'S', b'W', b'L', VERSION, kind, low, high, 0]
     }
 
+    /// Whether they are Seawall's, if perhaps of another version.
+    pub fn is_ours(bytes: [u8; PREFACE_BYTES]) -> bool {
+        bytes.starts_with(b"SWL")
+    }
+
     /// What the eight bytes say, or what is wrong with them.
     pub fn decode(bytes: [u8; PREFACE_BYTES]) -> Result<Preface, String> {
         match bytes {
@@ -144,6 +149,16 @@ pub(super) async fn welcome(
             Err(error)
         }
     }
+}
+
+/// Tells a dialler that got no further than its preface why it is not wanted. What
+/// else it sends is read: unread, it would tear down the answer.
+pub(super) async fn refuse(
+    stream: &mut (impl AsyncRead + AsyncWrite + Unpin),
+    reason: String,
+) -> io::Result<()> {
+    let _ = read(stream).await;
+    write(stream, &Greeting::Refused { reason }).await
 }
 
 fn hello(settings: &WireSettings) -> Greeting {

@@ -25,6 +25,7 @@ pub mod data;
 pub mod frame;
 pub mod hello;
 pub mod peers;
+pub mod refusals;
 pub mod serve;
 pub mod tls;
 
@@ -43,6 +44,7 @@ use crate::Log;
 pub use data::{DataLink, dial, welcome};
 pub use hello::PeerInfo;
 pub use peers::{CallError, Peers};
+pub use refusals::{Refusal, Refusals};
 pub use serve::{Handler, Server};
 pub use tls::{Tls, TlsError, TlsFiles};
 
@@ -82,6 +84,8 @@ pub struct WireSettings {
     pub silence_max: Duration,
     /// Where lines for the operator go.
     pub log: Log,
+    /// Connections that were refused, here or there.
+    pub refusals: Arc<Refusals>,
 }
 
 impl WireSettings {
@@ -101,6 +105,7 @@ impl WireSettings {
             ping_every: Duration::from_millis(250),
             silence_max: Duration::from_secs(1),
             log,
+            refusals: Arc::default(),
         }
     }
 }

@@ -331,7 +331,12 @@ impl Task {
             ),
             None => Box::new(tcp),
         };
-        hello::greet(&mut stream, settings, from).await.map_err(|error| error.to_string())?;
+        hello::greet(&mut stream, settings, from).await.map_err(|error| {
+            if !matches!(error, hello::GreetingError::Io(_)) {
+                settings.refusals.note(&format!("peer {}: {error}", self.address));
+            }
+            error.to_string()
+        })?;
         Ok(stream)
     }
 

@@ -85,16 +85,28 @@ impl Server {
         let Ok(from) = tcp.peer_addr() else { return };
         let Ok(_permit) = self.connections.try_acquire() else {
             let most = self.settings.connections_max;
-            return self.report(&format!("peer {from} refused: {most} connections are served"));
+            return self.refused(&format!("peer {from} refused: {most} connections are served"));
         };
         let patience = self.settings.greeting_timeout;
         let late = || format!("peer {from} refused: no greeting in {} ms", patience.as_millis());
         let preface = match timeout(patience, read_preface(&mut tcp)).await {
-            Ok(Ok(Some(preface))) => preface,
+            Ok(Ok(Some(bytes))) => bytes,
             // Somebody looked whether the port is open.
             Ok(Ok(None)) => return,
-            Ok(Err(why)) => return self.report(&format!("peer {from} refused: it {why}")),
-            Err(_) => return self.report(&late()),
+            Ok(Err(why)) => return self.refused(&format!("peer {from} refused: it {why}")),
+            Err(_) => return self.refused(&late()),
+        };
+        let preface = match Preface::decode(preface) {
+            Ok(preface) => preface,
+            Err(why) => {
+                self.refused(&format!("peer {from} refused: it {why}"));
+                // Somebody of another version may understand why.
+                if Preface::is_ours(preface) && self.settings.tls.is_none() {
+                    let telling = hello::refuse(&mut tcp, format!("the other end {why}"));
+                    let _ = timeout(patience, telling).await;
+                }
+                return;
+            }
         };
         if let Preface::Data { core } = preface {
             return match &self.take_link {
@@ -104,8 +116,8 @@ impl Server {
         }
         match timeout(patience, self.welcome(tcp, from)).await {
             Ok(Ok((stream, peer))) => self.converse(stream, peer).await,
-            Ok(Err(why)) => self.report(&format!("peer {from} refused: {why}")),
-            Err(_) => self.report(&late()),
+            Ok(Err(why)) => self.refused(&format!("peer {from} refused: {why}")),
+            Err(_) => self.refused(&late()),
         }
     }
 
@@ -121,9 +133,13 @@ impl Server {
             ),
             None => Box::new(tcp),
         };
-        let peer = hello::welcome(&mut stream, &self.settings, from)
-            .await
-            .map_err(|error| error.to_string())?;
+        let peer =
+            hello::welcome(&mut stream, &self.settings, from).await.map_err(
+                |error| match error {
+                    hello::GreetingError::Refused(reason) => reason,
+                    error => error.to_string(),
+                },
+            )?;
         Ok((stream, peer))
     }
 
@@ -186,6 +202,11 @@ impl Server {
         }
     }
 
+    fn refused(&self, line: &str) {
+        self.settings.refusals.note(line);
+        self.report(line);
+    }
+
     fn report(&self, line: &str) {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         if logged.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
@@ -202,7 +223,7 @@ impl fmt::Debug for Server {
 }
 
 /// `None` if the peer closed without a word.
-async fn read_preface(tcp: &mut TcpStream) -> Result<Option<Preface>, String> {
+async fn read_preface(tcp: &mut TcpStream) -> Result<Option<[u8; PREFACE_BYTES]>, String> {
     let mut bytes = [0; PREFACE_BYTES];
     match tcp.read(&mut bytes[..1]).await {
         Ok(0) => return Ok(None),
@@ -210,7 +231,7 @@ async fn read_preface(tcp: &mut TcpStream) -> Result<Option<Preface>, String> {
         Err(error) => return Err(format!("broke off: {error}")),
     }
     tcp.read_exact(&mut bytes[1..]).await.map_err(|error| format!("broke off: {error}"))?;
-    Preface::decode(bytes).map(Some)
+    Ok(Some(bytes))
 }
 
 async fn write_answers(

@@ -20,14 +20,18 @@ pub(super) fn run(admin: &Admin, json: bool, out: &mut dyn Write) -> Result<(), 
     if json {
         return print_json(&ring, out);
     }
+    show(&ring, out)
+}
+
+fn show(ring: &Value, out: &mut dyn Write) -> Result<(), CtlError> {
     let coordinator = &ring["coordinator"];
     writeln!(
         out,
         "cluster {}, revision {}, {} copies, seen from {}",
-        text(&ring, "cluster"),
-        text(&ring, "revision"),
-        text(&ring, "copies"),
-        text(&ring, "node")
+        text(ring, "cluster"),
+        text(ring, "revision"),
+        text(ring, "copies"),
+        text(ring, "node")
     )?;
     let leader = text(coordinator, "leader");
     writeln!(
@@ -43,15 +47,25 @@ pub(super) fn run(admin: &Admin, json: bool, out: &mut dyn Write) -> Result<(), 
             writeln!(out, "{words}: {value}")?;
         }
     }
-    let clock = text(&ring, "clock_complaint");
+    let clock = text(ring, "clock_complaint");
     if !clock.is_empty() {
         writeln!(out, "{clock}")?;
+    }
+    let refused = &ring["refused"];
+    if count(refused, "count") > 0 {
+        writeln!(
+            out,
+            "refused connections: {}, the latest {} s ago: {}",
+            format::grouped(count(refused, "count")),
+            text(refused, "seconds_ago"),
+            text(refused, "latest")
+        )?;
     }
     if ring["leased"] != true {
         writeln!(out, "this node has no lease: it answers no request")?;
     }
     writeln!(out)?;
-    picture(&ring, out)?;
+    picture(ring, out)?;
     writeln!(out)?;
     let mut table = Table::new([
         ("node", Align::Left),
@@ -64,7 +78,7 @@ pub(super) fn run(admin: &Admin, json: bool, out: &mut dyn Write) -> Result<(), 
         ("zone", Align::Left),
         ("address", Align::Left),
     ]);
-    for node in list(&ring, "nodes") {
+    for node in list(ring, "nodes") {
         let state = match (node["up"] == true, node["draining"] == true) {
             (true, false) => "up",
             (true, true) => "up, emptied",
@@ -177,4 +191,30 @@ pub(super) fn forget(
 /// A name as it stands in a URL.
 fn encoded(name: &str) -> String {
     form_urlencoded::byte_serialize(name.as_bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_is_wrong_stands_above_the_ring() {
+        let ring = json!({
+            "cluster": "tide", "node": "a", "revision": 7, "copies": 2, "leased": true,
+            "partitions": {}, "arcs": [], "nodes": [],
+            "coordinator": {
+                "kind": "embedded", "leader": "a:1", "quorum": true,
+                "disk_error": "cannot write: no space left on device",
+            },
+            "refused": { "count": 2, "seconds_ago": 3, "latest": "peer 10.0.0.9:4711 refused: why" },
+        });
+        let mut out = Vec::new();
+        show(&ring, &mut out).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        assert!(out.contains("disk: cannot write: no space left on device\n"), "{out}");
+        let refused =
+            "refused connections: 2, the latest 3 s ago: peer 10.0.0.9:4711 refused: why\n";
+        assert!(out.contains(refused), "{out}");
+    }
 }

@@ -45,8 +45,14 @@ const REPORTS_AT_ONCE: usize = 1024;
 /// next sign of life at the latest, and until then send requests here. Shorter
 /// than a lease, for its own clients are still served.
 const FAREWELL_BEATS: u64 = 3;
+/// How long a node that ends waits until a hand-over would not be waited for. Longer
+/// than a new keeper reckons with the leases of the one before.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(1);
 /// How long giving up the lead may take.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two beats while something is not settled yet. Whoever became primary by
+/// it serves nothing until then; it is so for some milliseconds after a change.
+const UNSETTLED_BEAT: Duration = Duration::from_millis(2);
 /// How long a beat may be under way.
 const BEAT_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -275,9 +281,17 @@ impl Cluster {
         let incarnation = shared.incarnation;
         let deadline = tokio::time::Instant::now() + patience;
         let _ = shared.coordinator.append(Command::Leaving { node, incarnation }).await;
+        // Who becomes primary by a hand-over serves when that is settled. A keeper that
+        // leads only since a moment ago settles nothing yet: writers would wait for it.
+        let settled_by = tokio::time::Instant::now() + patience.min(SETTLE_PATIENCE);
         let mut sole = 0;
         while tokio::time::Instant::now() < deadline {
             let topology = shared.topology();
+            let settled = shared.standing().1 >= topology.revision();
+            if !settled && tokio::time::Instant::now() < settled_by {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                continue;
+            }
             let mut requests: std::collections::BTreeMap<NodeIndex, Vec<_>> = Default::default();
             sole = 0;
             for (partition, owners) in topology.partitions() {
@@ -580,7 +594,12 @@ fn take_report(shared: &Arc<Shared>, report: Report) {
             (core, known, report)
         }
         Report::Suspect { core, node } => (core, acts(core), NodeReport::Suspect(node)),
-        Report::Paused { core, partition } => (core, acts(core), NodeReport::Paused(partition)),
+        Report::Paused { core, partitions } => {
+            for partition in partitions {
+                shared.report(core, NodeReport::Paused(partition));
+            }
+            return;
+        }
         Report::Acts { core } => (core, acts(core), NodeReport::Alive),
         Report::LinkLost { core, peer } => {
             shared.links.lost(core, peer);
@@ -620,11 +639,12 @@ async fn send_beat(shared: &Arc<Shared>, mut beat: Beat) {
     shared.skew.note(sent, theirs, skew::clock_of_day());
     let now: Millis = shared.clock.now();
     shared.with_control(|control, effects| control.on_reply(now, &reply, effects));
-    // What is not settled yet will be soon: ask before the next beat is due.
-    if reply.settled < reply.latest {
+    // What is not settled yet will be soon: ask before the next beat is due. The
+    // keeper may know less than this node: it must first be sure that it still leads.
+    if reply.settled < reply.latest.max(shared.topology().revision()) {
         let shared = shared.clone();
         spawn(async move {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            tokio::time::sleep(UNSETTLED_BEAT).await;
             shared.with_control(|control, _| control.beat_soon());
             shared.beat.notify_one();
         });

@@ -120,12 +120,13 @@ pub enum Report {
         /// This core.
         core: u16,
     },
-    /// No change of a partition is under way on this core any more.
+    /// No change of these partitions is under way on this core any more. All that
+    /// became so together: each alone would be a proposal of its own.
     Paused {
         /// This core.
         core: u16,
-        /// The partition.
-        partition: Partition,
+        /// The partitions.
+        partitions: Vec<Partition>,
     },
     /// A link is gone.
     LinkLost {
@@ -256,6 +257,7 @@ impl CorePeering {
             return;
         }
         let (core, known) = (self.core, self.replicator.topology().revision());
+        let mut paused = Vec::new();
         for effect in self.replicator.effects() {
             let report = match effect {
                 Effect::Completed { ticket: Ticket(ticket), unknown } => {
@@ -266,7 +268,10 @@ impl CorePeering {
                 Effect::CaughtUp { node, core: theirs, partitions } => {
                     Report::CaughtUp { core, peer: Peer { node, core: theirs }, known, partitions }
                 }
-                Effect::Paused(partition) => Report::Paused { core, partition },
+                Effect::Paused(partition) => {
+                    paused.push(partition);
+                    continue;
+                }
                 Effect::Garbage(peer) => {
                     self.garbage = true;
                     Report::Garbage(peer)
@@ -274,6 +279,9 @@ impl CorePeering {
             };
             // Without a control thread the node is ending.
             let _ = self.reports.send(report);
+        }
+        if !paused.is_empty() {
+            let _ = self.reports.send(Report::Paused { core, partitions: paused });
         }
     }
 }

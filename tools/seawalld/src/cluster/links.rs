@@ -150,7 +150,10 @@ pub fn take(shared: &Arc<Shared>, socket: TcpStream, core: u16) {
     spawn(async move {
         let link = match wire::welcome(shared.peers.settings(), socket, core).await {
             Ok(link) => link,
-            Err(error) => return say(&format!("a link was refused: {error}")),
+            Err(error) => {
+                shared.peers.settings().refusals.note(&format!("a link was refused: {error}"));
+                return say(&format!("a link was refused: {error}"));
+            }
         };
         // One that this node has not heard of yet tries again.
         let Some(node) = shared.life_of(&link.peer.node, link.peer.incarnation) else { return };

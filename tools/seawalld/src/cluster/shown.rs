@@ -92,6 +92,7 @@ pub fn ring(shared: &Shared) -> Value {
             })
         })
         .collect();
+    let (refused, latest) = shared.peers.settings().refusals.seen();
     let (links, links_wanted) = shared.links.counts(shared.cores);
     json!({
         "cluster": topology.name(),
@@ -107,6 +108,11 @@ pub fn ring(shared: &Shared) -> Value {
         "nodes": nodes,
         "links": links,
         "links_wanted": links_wanted,
+        "refused": {
+            "count": refused,
+            "latest": latest.as_ref().map(|refusal| refusal.what.clone()),
+            "seconds_ago": latest.as_ref().map(|refusal| refusal.at.elapsed().as_secs()),
+        },
         "coordinator": {
             "kind": health.kind,
             "leads": health.leads,

@@ -7,6 +7,7 @@
 mod latency;
 mod memory;
 mod page;
+mod replication;
 mod speed;
 mod traces;
 
@@ -50,6 +51,7 @@ const PARTS: &[(&str, &str, Part)] = &[
     ("sweep", "Latency against load", latency::sweep),
     ("memory", "Resident bytes an item beyond key and value", memory::table),
     ("traces", "Miss ratios of real traces", traces::table),
+    ("replication", "What copies and other nodes cost", replication::table),
     ("shift", "A shift of value sizes", shift),
     ("growth", "The longest single call", growth),
     ("engine", "The engine alone", engine),

@@ -16,7 +16,7 @@ const VICTIMS: &[(&str, faults::Round)] =
 pub fn run(programs: &Programs, by: Coordinator, runs: usize, save: bool) -> Result<Done> {
     let name = format!("failover-{}", by.name());
     in_own_network(&name, |folder| {
-        let mut scene = Scene::new(programs, by, folder)?;
+        let mut scene = Scene::new(programs, by, &[], folder)?;
         let mut rows = Vec::new();
         for (victim, kill) in VICTIMS {
             for run in 1..=runs {

@@ -11,6 +11,7 @@ use anyhow::{Result, ensure};
 use super::clients::Seen;
 use super::network::End;
 use super::scene::{Coordinator, Scene};
+use super::{moves, outage, strangers};
 use crate::process::monotonic_ns;
 
 /// One round of a fault.
@@ -20,6 +21,8 @@ pub type Round = fn(&mut Scene) -> Result<()>;
 pub struct Fault {
     pub name: &'static str,
     pub round: Round,
+    /// Flags of every node.
+    pub settings: &'static [&'static str],
     /// What clients may not have met with, beside what the judge finds.
     pub expects: fn(&Seen) -> Result<()>,
     /// Coordinators with which it is part of `cargo xtask test`.
@@ -28,16 +31,22 @@ pub struct Fault {
 
 const BOTH: &[Coordinator] = &[Coordinator::Embedded, Coordinator::Etcd];
 const EMBEDDED: &[Coordinator] = &[Coordinator::Embedded];
+const NEITHER: &[Coordinator] = &[];
 
+#[rustfmt::skip]
 pub const FAULTS: &[Fault] = &[
-    Fault { name: "kill", round: kill, expects: anything, in_test: BOTH },
-    Fault { name: "keeper", round: keeper, expects: anything, in_test: EMBEDDED },
-    Fault { name: "pause", round: pause, expects: anything, in_test: EMBEDDED },
-    Fault { name: "cut", round: cut, expects: anything, in_test: BOTH },
-    Fault { name: "oneway", round: one_way, expects: anything, in_test: EMBEDDED },
-    Fault { name: "isolated", round: isolated, expects: anything, in_test: EMBEDDED },
-    Fault { name: "delay", round: delay, expects: anything, in_test: EMBEDDED },
-    Fault { name: "rolling", round: rolling, expects: no_error, in_test: BOTH },
+    Fault { name: "kill", round: kill, settings: &[], expects: anything, in_test: BOTH },
+    Fault { name: "keeper", round: keeper, settings: &[], expects: anything, in_test: EMBEDDED },
+    Fault { name: "pause", round: pause, settings: &[], expects: anything, in_test: EMBEDDED },
+    Fault { name: "cut", round: cut, settings: &[], expects: anything, in_test: BOTH },
+    Fault { name: "oneway", round: one_way, settings: &[], expects: anything, in_test: EMBEDDED },
+    Fault { name: "isolated", round: isolated, settings: &[], expects: anything, in_test: EMBEDDED },
+    Fault { name: "delay", round: delay, settings: &[], expects: anything, in_test: EMBEDDED },
+    Fault { name: "rolling", round: rolling, settings: &[], expects: no_error, in_test: BOTH },
+    Fault { name: "join", round: moves::join_and_drain, settings: moves::SETTINGS, expects: no_error, in_test: BOTH },
+    Fault { name: "outage", round: outage::short, settings: outage::SHORT_SETTINGS, expects: anything, in_test: BOTH },
+    Fault { name: "long-outage", round: outage::long, settings: outage::LONG_SETTINGS, expects: anything, in_test: NEITHER },
+    Fault { name: "strangers", round: strangers::round, settings: &[], expects: no_error, in_test: EMBEDDED },
 ];
 
 fn anything(_: &Seen) -> Result<()> {

@@ -8,10 +8,15 @@
 mod clients;
 mod failover;
 mod faults;
+mod handover;
+mod load;
+mod moves;
 mod network;
 mod node;
+mod outage;
 mod scene;
 mod slow;
+mod strangers;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -60,7 +65,22 @@ pub fn command(arguments: &mut lexopt::Parser, report: &mut Report) -> Result<()
 
 /// `cargo xtask failover`.
 pub fn failover(arguments: &mut lexopt::Parser, report: &mut Report) -> Result<()> {
-    let (mut runs, mut save, mut coordinator) = (20, false, Coordinator::Embedded);
+    repeated("failover", 20, failover::run, arguments, report)
+}
+
+/// `cargo xtask handover`.
+pub fn handover(arguments: &mut lexopt::Parser, report: &mut Report) -> Result<()> {
+    repeated("handover", 5, handover::run, arguments, report)
+}
+
+fn repeated(
+    name: &str,
+    mut runs: usize,
+    run: fn(&Programs, Coordinator, usize, bool) -> Result<Done>,
+    arguments: &mut lexopt::Parser,
+    report: &mut Report,
+) -> Result<()> {
+    let (mut save, mut coordinator) = (false, Coordinator::Embedded);
     while let Some(argument) = arguments.next()? {
         match argument {
             Long("runs") => runs = arguments.value()?.parse()?,
@@ -70,7 +90,7 @@ pub fn failover(arguments: &mut lexopt::Parser, report: &mut Report) -> Result<(
         }
     }
     let programs = programs()?;
-    report.step("failover", || failover::run(&programs, coordinator, runs, save));
+    report.step(name, || run(&programs, coordinator, runs, save));
     Ok(())
 }
 
@@ -92,9 +112,10 @@ fn named(name: &str) -> Result<Coordinator> {
 }
 
 fn programs() -> Result<Programs> {
-    build::tools(build::profile(), &["seawalld", "seawall-sim"])?;
+    build::tools(build::profile(), &["seawalld", "seawall-sim", "seawallctl"])?;
     Ok(Programs {
         seawalld: build::binary(build::profile(), "seawalld")?,
+        seawallctl: build::binary(build::profile(), "seawallctl")?,
         checker: build::binary(build::profile(), "seawall-sim")?,
         python: suites::python()?,
     })
@@ -103,7 +124,7 @@ fn programs() -> Result<Programs> {
 fn step(report: &mut Report, programs: &Programs, by: Coordinator, fault: &Fault, seconds: u64) {
     report.step(&format!("cluster, {}, {}", by.name(), fault.name), || {
         in_own_network(fault.name, |folder| {
-            let mut scene = Scene::new(programs, by, folder)?;
+            let mut scene = Scene::new(programs, by, fault.settings, folder)?;
             let deadline = Instant::now() + Duration::from_secs(seconds);
             loop {
                 (fault.round)(&mut scene)?;
@@ -113,14 +134,15 @@ fn step(report: &mut Report, programs: &Programs, by: Coordinator, fault: &Fault
             }
             let seen = scene.judge()?;
             (fault.expects)(&seen)?;
-            let note = format!(
-                "{} operations, {}; longest answer {:.0} ms; writable again after {}",
-                seen.operations,
-                seen.kinds(),
-                seen.longest_ms,
-                spread(&mut scene.writable_ms)
-            );
-            Ok(Done::new(seen.operations, note))
+            let mut words = vec![
+                format!("{} operations, {}", seen.operations, seen.kinds()),
+                format!("longest answer {:.0} ms", seen.longest_ms),
+            ];
+            if !scene.writable_ms.is_empty() {
+                words.push(format!("writable again after {}", spread(&mut scene.writable_ms)));
+            }
+            words.append(&mut scene.notes);
+            Ok(Done::new(seen.operations, words.join("; ")))
         })
     });
 }

@@ -40,6 +40,16 @@ impl Node {
         SocketAddr::from((End::Host(self.host).address(), CLIENT_PORT))
     }
 
+    /// Where operators reach it.
+    pub fn admin(&self) -> SocketAddr {
+        SocketAddr::from((End::Host(self.host).address(), ADMIN_PORT))
+    }
+
+    /// Where other nodes reach it.
+    pub fn peers(&self) -> SocketAddr {
+        SocketAddr::from((End::Host(self.host).address(), PEER_PORT))
+    }
+
     /// Starts it, or starts it again, on what it had written.
     pub fn start(&mut self, network: &Network, seawalld: &Path, flags: &[String]) -> Result<()> {
         let own = End::Host(self.host).address();
@@ -114,15 +124,34 @@ impl Node {
 
     /// `GET /ring`.
     pub fn ring(&self) -> Result<Value> {
-        let address = SocketAddr::from((End::Host(self.host).address(), ADMIN_PORT));
+        Ok(serde_json::from_str(&self.fetch("/ring")?)?)
+    }
+
+    /// A metric's sum over all cores.
+    pub fn metric(&self, name: &str) -> Result<u64> {
+        let page = self.fetch("/metrics")?;
+        let values = page.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            rest.starts_with(['{', ' ']).then(|| rest.rsplit(' ').next())?
+        });
+        values.map(|value| Ok(value.parse::<f64>()? as u64)).sum()
+    }
+
+    fn fetch(&self, path: &str) -> Result<String> {
+        let address = self.admin();
         let mut stream = TcpStream::connect_timeout(&address, Duration::from_millis(300))?;
         stream.set_read_timeout(Some(Duration::from_secs(2)))?;
-        write!(stream, "GET /ring HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         let (head, body) = text.split_once("\r\n\r\n").context("no HTTP answer")?;
-        ensure!(head.contains(" 200 "), "/ring answers:\n{text}");
-        Ok(serde_json::from_str(body)?)
+        ensure!(head.contains(" 200 "), "{path} answers:\n{text}");
+        Ok(body.to_owned())
+    }
+
+    /// What it has said so far.
+    pub fn said(&self) -> Result<String> {
+        Ok(std::fs::read_to_string(self.folder.join(format!("{}.log", self.name)))?)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A cluster of three nodes with clients on it, for the faults to happen to.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,10 +13,11 @@ use super::node::Node;
 use crate::{install, process};
 
 const NODES: usize = 3;
-/// The host beside them, for etcd.
-const ETCD_HOST: usize = NODES;
+/// The host beside them and a node that joins later, for etcd.
+const ETCD_HOST: usize = NODES + 1;
 /// In which a cluster must be whole again after any fault.
 const WHOLE_WITHIN: Duration = Duration::from_secs(30);
+const CONTROL_PATIENCE: Duration = Duration::from_secs(60);
 
 /// Who keeps the topology.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +39,7 @@ impl Coordinator {
 #[derive(Clone, Debug)]
 pub struct Programs {
     pub seawalld: PathBuf,
+    pub seawallctl: PathBuf,
     pub checker: PathBuf,
     pub python: PathBuf,
 }
@@ -51,40 +53,110 @@ pub struct Scene {
     pub network: Network,
     programs: Programs,
     flags: Vec<String>,
+    folder: PathBuf,
     /// Milliseconds until every key could be written again, of every round.
     pub writable_ms: Vec<f64>,
+    /// What else rounds found.
+    pub notes: Vec<String>,
 }
 
 impl Scene {
     /// Starts a cluster and, when it is whole, its clients.
-    pub fn new(programs: &Programs, coordinator: Coordinator, folder: &Path) -> Result<Scene> {
+    pub fn new(
+        programs: &Programs,
+        coordinator: Coordinator,
+        settings: &[&str],
+        folder: &Path,
+    ) -> Result<Scene> {
+        let mut scene = Scene::without_clients(programs, coordinator, settings, folder)?;
+        scene.clients = Some(Clients::start(&scene.programs.python, &scene.nodes, folder)?);
+        Ok(scene)
+    }
+
+    /// Starts a cluster, and waits until it is whole.
+    pub fn without_clients(
+        programs: &Programs,
+        coordinator: Coordinator,
+        settings: &[&str],
+        folder: &Path,
+    ) -> Result<Scene> {
         std::fs::create_dir_all(folder)?;
         if coordinator == Coordinator::Etcd {
             install::apt(&["etcd-server"], &["etcd"])?;
         }
         // From here on the Internet is out of reach.
-        let network = Network::new(NODES + 1)?;
+        let network = Network::new(ETCD_HOST + 1)?;
         let nodes = (0..NODES).map(|host| Node::new(host, folder)).collect();
-        let (mut etcd, mut flags) = (None, Vec::new());
+        let settings = settings.iter().map(|setting| (*setting).to_owned());
+        let (mut etcd, mut flags) = (None, settings.collect::<Vec<_>>());
         if coordinator == Coordinator::Etcd {
             etcd = Some(start_etcd(&network, folder)?);
             let url = format!("etcd://{}:2379", End::Host(ETCD_HOST).address());
-            flags = vec!["--coordinator".to_owned(), url];
+            flags.extend(["--coordinator".to_owned(), url]);
         }
         let programs = programs.clone();
-        let mut scene =
-            Scene { clients: None, nodes, etcd, network, programs, flags, writable_ms: Vec::new() };
+        let mut scene = Scene {
+            clients: None,
+            nodes,
+            etcd,
+            network,
+            programs,
+            flags,
+            folder: folder.to_owned(),
+            writable_ms: Vec::new(),
+            notes: Vec::new(),
+        };
         for at in 0..NODES {
             scene.restart(at)?;
         }
         scene.wait_until_whole()?;
-        scene.clients = Some(Clients::start(&scene.programs.python, &scene.nodes, folder)?);
         Ok(scene)
     }
 
     /// Starts a node that ended.
     pub fn restart(&mut self, at: usize) -> Result<()> {
         self.nodes[at].start(&self.network, &self.programs.seawalld, &self.flags)
+    }
+
+    /// Starts one node more; it joins by itself.
+    pub fn add_node(&mut self) -> Result<()> {
+        let host = self.nodes.len();
+        ensure!(host < ETCD_HOST, "there is no host for a node more");
+        self.nodes.push(Node::new(host, &self.folder));
+        self.restart(host)
+    }
+
+    /// Ends the node that was added last, which must be empty, and has it forgotten.
+    pub fn remove_node(&mut self) -> Result<()> {
+        let mut node = self.nodes.pop().context("no node")?;
+        node.terminate()?;
+        self.control(&["forget", &node.name])?;
+        // Another one of its name begins anew.
+        let _ = std::fs::remove_dir_all(self.folder.join(&node.name));
+        Ok(())
+    }
+
+    /// Starts a node that does not belong to the others; dropped, it is killed.
+    pub fn add_stranger(&self, flags: &[&str]) -> Result<Node> {
+        let mut node = Node::new(self.nodes.len(), &self.folder);
+        let own = self.flags.iter().cloned();
+        let flags: Vec<_> = own.chain(flags.iter().map(|flag| (*flag).to_owned())).collect();
+        node.start(&self.network, &self.programs.seawalld, &flags)?;
+        Ok(node)
+    }
+
+    /// What `seawallctl` says when it asks the first node.
+    pub fn control(&self, words: &[&str]) -> Result<String> {
+        self.control_of(&self.nodes[0], words)
+    }
+
+    /// The same of another node.
+    pub fn control_of(&self, node: &Node, words: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.programs.seawallctl);
+        command.args(["--admin", &node.admin().to_string()]).args(words);
+        let (good, text) = process::capture(&mut command, CONTROL_PATIENCE)?;
+        ensure!(good, "seawallctl {}:\n{text}", words.join(" "));
+        Ok(text)
     }
 
     /// The clients.
@@ -94,7 +166,7 @@ impl Scene {
 
     /// The nodes but one.
     pub fn others(&self, at: usize) -> Vec<usize> {
-        (0..NODES).filter(|other| *other != at).collect()
+        (0..self.nodes.len()).filter(|other| *other != at).collect()
     }
 
     /// Measures from a moment until every key can be written through these nodes.
@@ -125,13 +197,14 @@ impl Scene {
     /// Waits until every node is up and every partition has all its copies.
     pub fn wait_until_whole(&mut self) -> Result<()> {
         let deadline = Instant::now() + WHOLE_WITHIN;
+        let nodes = self.nodes.len();
         let mut rings: Vec<Result<Value>>;
         loop {
             for node in &mut self.nodes {
                 ensure!(node.is_running(), "{} ended by itself", node.name);
             }
             rings = self.nodes.iter().map(Node::ring).collect();
-            if rings.iter().all(|ring| ring.as_ref().is_ok_and(is_whole)) {
+            if rings.iter().all(|ring| ring.as_ref().is_ok_and(|ring| is_whole(ring, nodes))) {
                 return Ok(());
             }
             if Instant::now() > deadline {
@@ -162,17 +235,17 @@ impl Drop for Scene {
     }
 }
 
-fn is_whole(ring: &Value) -> bool {
+fn is_whole(ring: &Value, count: usize) -> bool {
     let partitions = &ring["partitions"];
     let up = |node: &Value| node["up"] == true && node["filling"] == 0 && node["in_sync"] != 0;
     let nodes = ring["nodes"].as_array();
     ring["leased"] == true
         && partitions["all"] != 0
         && partitions["whole"] == partitions["all"]
-        && nodes.is_some_and(|nodes| nodes.len() == NODES && nodes.iter().all(up))
+        && nodes.is_some_and(|nodes| nodes.len() == count && nodes.iter().all(up))
 }
 
-fn member<'a>(ring: &'a Value, name: &str) -> &'a Value {
+pub fn member<'a>(ring: &'a Value, name: &str) -> &'a Value {
     let nodes = ring["nodes"].as_array();
     let found = nodes.and_then(|nodes| nodes.iter().find(|node| node["name"] == name));
     found.unwrap_or(&Value::Null)
