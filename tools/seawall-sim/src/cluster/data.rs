@@ -480,7 +480,7 @@ impl Core {
                 return self.untold.push(ask);
             }
             Word::Over(number) => self.replicator.resume_near_reads(*number),
-            Word::FlushAt(at) => drop(shard.flush(Now(*at), turn.now)),
+            Word::FlushAt(at) => shard.flush(Now(*at), turn.now),
         }
         self.said(ask, latest, turn);
     }
