@@ -5,6 +5,12 @@
 //! coordinator are simulated. A seed decides everything that happens. What the
 //! clients saw is judged by the checks of the `history` crate.
 //!
+//! Where every in-sync copy of a partition is lost, the loss counts as a delete
+//! that may take effect from the moment at which the partition begins anew. What
+//! is not judged: misses while an invalidation has failed half-way, and with clocks
+//! of day that differ, misses and deletes around the moment at which a value
+//! expires. A `flush_all` for later is not among what clients do.
+//!
 //! | module | holds |
 //! |---|---|
 //! | [`hub`] | the virtual time: what happens next |
