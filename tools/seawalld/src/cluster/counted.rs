@@ -58,7 +58,7 @@ pub fn add(shared: &Shared, page: &mut Page) -> anyhow::Result<()> {
         cores.extend(counts);
     }
     type Get = fn(&CoreCounts) -> u64;
-    let series: [(&str, Type, &str, Get); 13] = [
+    let series: [(&str, Type, &str, Get); 14] = [
         ("seawall_replication_logged_total", Type::Counter, "Writes put into the log.", |c| {
             c.counters.logged
         }),
