@@ -258,6 +258,109 @@ fn a_write_is_answered_when_its_replica_is_filled_anew_and_nothing_else_is_writt
     assert!(cluster.is_done(0, ticket), "the replica has it, and serves");
 }
 
+/// Node 1 starts again, empty, and its fill is cut short after some turns.
+fn half_filled(keys: &mut Vec<String>) -> Cluster {
+    let limits = Limits { fill_bytes_max: 1_000, ..Limits::default() };
+    let mut cluster = Cluster::new(2, limits, |_| vec![0, 1]);
+    cluster.settle();
+    keys.extend((0..300).map(|n| format!("key:{n}")));
+    for key in keys.iter() {
+        cluster.set(key, "before");
+    }
+    cluster.settle();
+    cluster.nodes[1] = fixture::TestNode::new(limits, 2);
+    cluster.cut(0, 1);
+    cluster.change(&Command::Join(introduction(1, 2)));
+    cluster.heal(0, 1);
+    for _ in 0..8 {
+        cluster.turn();
+    }
+    let counters = cluster.nodes[0].replicator.counters();
+    assert!((50..250).contains(&counters.filled_items), "{}", counters.filled_items);
+    cluster.cut(0, 1);
+    cluster
+}
+
+#[test]
+fn a_fill_goes_on_where_its_link_broke() {
+    let mut keys = Vec::new();
+    let mut cluster = half_filled(&mut keys);
+    // What is written meanwhile, before and behind the place that it had come to.
+    for (number, key) in keys.iter().enumerate() {
+        match number % 3 {
+            0 => drop(cluster.set(key, "meanwhile")),
+            1 => drop(cluster.delete(key)),
+            _ => {}
+        }
+    }
+    cluster.set("fresh", "meanwhile");
+    cluster.heal(0, 1);
+    cluster.settle();
+    for (number, key) in keys.iter().enumerate() {
+        let expected = [Some("meanwhile"), None, Some("before")][number % 3];
+        assert_eq!(cluster.value_at(1, key).as_deref(), expected, "{key}");
+    }
+    assert_eq!(cluster.value_at(1, "fresh").as_deref(), Some("meanwhile"));
+    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
+    let counters = cluster.nodes[0].replicator.counters();
+    assert_eq!((counters.fills, counters.fills_resumed), (2, 1), "the first was at the start");
+    // The items of a step or two may have come twice.
+    assert!(counters.filled_items < 350, "{}", counters.filled_items);
+}
+
+#[test]
+fn a_fill_is_not_resumed_by_a_replica_that_has_started_again() {
+    let mut keys = Vec::new();
+    let mut cluster = half_filled(&mut keys);
+    cluster.nodes[1] = fixture::TestNode::new(Limits::default(), 3);
+    cluster.change(&Command::Join(introduction(1, 3)));
+    cluster.heal(0, 1);
+    cluster.settle();
+    for key in &keys {
+        assert_eq!(cluster.value_at(1, key).as_deref(), Some("before"), "{key}");
+    }
+    assert_eq!(cluster.nodes[0].replicator.counters().fills_resumed, 0);
+}
+
+#[test]
+fn a_fill_is_not_resumed_where_the_log_has_lost_what_came_since() {
+    let mut keys = Vec::new();
+    let mut cluster = half_filled(&mut keys);
+    let long = "x".repeat(100_000);
+    for number in 0..300 {
+        cluster.set(&format!("long:{}", number % 10), &long);
+        cluster.delete(&format!("long:{}", number % 10));
+    }
+    for key in &keys {
+        cluster.set(key, "after");
+    }
+    cluster.heal(0, 1);
+    cluster.settle();
+    for key in &keys {
+        assert_eq!(cluster.value_at(1, key).as_deref(), Some("after"), "{key}");
+    }
+    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
+}
+
+#[test]
+fn what_a_replica_lost_during_a_fill_is_filled_anew() {
+    let mut keys = Vec::new();
+    let mut cluster = half_filled(&mut keys);
+    let step = |step| Command::Steps((0..16).map(|at| (Partition(at), step)).collect());
+    // The replica hears both, one after the other, and the primary neither in
+    // between.
+    cluster.topology.apply(&step(Step::Drop(NodeIndex(1))));
+    cluster.tell(1);
+    cluster.topology.apply(&step(Step::Add(NodeIndex(1))));
+    cluster.spread();
+    cluster.heal(0, 1);
+    cluster.settle();
+    for key in &keys {
+        assert_eq!(cluster.value_at(1, key).as_deref(), Some("before"), "{key}");
+    }
+    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
+}
+
 #[test]
 fn a_log_that_is_too_short_means_a_fill() {
     let limits = Limits { log_bytes_max: 1 << 16, ..Limits::default() };
@@ -339,7 +442,9 @@ fn a_node_full_of_other_things_is_filled_without_a_walk_over_them() {
     // as there are items.
     let add = Command::Steps(vec![(Partition(0), Step::Add(NodeIndex(2)))]);
     cluster.change(&add);
-    (0..100).for_each(|_| drop(cluster.turn()));
+    for _ in 0..100 {
+        cluster.turn();
+    }
     assert!(cluster.topology.owners(Partition(0)).is_in_sync(NodeIndex(2)));
 }
 

@@ -9,9 +9,14 @@
 //!            Behind <--excluded-- InSync, Joined       |
 //!               +--------------- caught up ------------+
 //! ```
+//! A link that breaks stops a fill, and the next one goes on with it from the last
+//! place that the replica has stored: a walk may be as slow as it likes, as long as
+//! the log holds what was written since it began.
+//!
 //! From `Joining` on, writes wait for it. One that is excluded, or goes, may still
 //! answer reads until that is settled: so long writes wait too.
 
+use super::message::FILL_ENDED;
 use super::tickets::Ticket;
 use super::{Lsn, Peer};
 use crate::map::Map;
@@ -61,6 +66,9 @@ pub(super) struct Share {
     /// The cursor went back to `from` for it: what the replica says to have
     /// stored of the log was without this partition.
     pub rewound: bool,
+    /// The topology says in sync, and it had nothing to build on: that was said
+    /// too early, and once it is excluded it still has nothing.
+    pub hollow: bool,
     /// Only what the replica does under this revision counts: before, it may
     /// have dropped what it held.
     pub since: Revision,
@@ -71,7 +79,7 @@ pub(super) struct Share {
 
 impl Share {
     pub fn new(stage: Stage, from: Lsn, since: Revision) -> Share {
-        Share { stage, from, rewound: false, since, out: Revision(0) }
+        Share { stage, from, rewound: false, hollow: false, since, out: Revision(0) }
     }
 
     /// Whether it gets writes from the log, so that what it confirms counts. One
@@ -88,7 +96,8 @@ impl Share {
     /// By this revision it is not in sync: it follows the log.
     pub fn exclude(&mut self, revision: Revision) {
         if self.stage.is_required() {
-            (self.stage, self.since, self.out) = (Stage::Behind, revision, revision);
+            let stage = if self.hollow { Stage::Missing } else { Stage::Behind };
+            (self.stage, self.since, self.out) = (stage, revision, revision);
         }
     }
 
@@ -118,6 +127,8 @@ pub(super) struct Wait {
 #[derive(Debug)]
 pub(super) struct Fill {
     pub number: u32,
+    /// The replica was told on this link what it covers.
+    pub begun: bool,
     pub cursor: ScanCursor,
     /// The end was sent, when the log had come to here.
     pub ended: Option<Lsn>,
@@ -140,7 +151,6 @@ pub(super) struct Lane {
     pub shares: Map<Partition, Share>,
     pub waits: VecDeque<Wait>,
     pub fill: Option<Fill>,
-    pub fills: u32,
     /// When it was last complained about.
     pub suspected: Option<Millis>,
     /// The log no longer holds what the replica lacks: nothing is sent, and
@@ -173,7 +183,6 @@ impl Lane {
             shares: Map::default(),
             waits: VecDeque::new(),
             fill: None,
-            fills: 0,
             suspected: None,
             broken: false,
             held: Revision(0),
@@ -212,10 +221,35 @@ impl Lane {
         self.held = Revision(0);
         self.questions.clear();
         self.settled = Lsn(0);
+    }
+
+    /// The link stands again, and the replica has stored this much of that fill.
+    /// True if it goes on.
+    pub fn resume_fill(&mut self, number: u32, place: u64) -> bool {
+        match &mut self.fill {
+            Some(fill) if fill.number == number && place == FILL_ENDED => {
+                self.end_fill(Stage::Behind);
+                true
+            }
+            Some(fill) if fill.number == number => {
+                (fill.begun, fill.ended) = (false, None);
+                fill.cursor = ScanCursor::at(place);
+                true
+            }
+            _ => {
+                self.end_fill(Stage::Missing);
+                false
+            }
+        }
+    }
+
+    /// The fill is over; what it covers comes to that stage.
+    pub fn end_fill(&mut self, stage: Stage) {
         if self.fill.take().is_some() {
+            self.unfinished = true;
             for share in self.shares.values_mut() {
                 if share.stage == Stage::Filling {
-                    share.stage = Stage::Missing;
+                    share.stage = stage;
                 }
             }
         }

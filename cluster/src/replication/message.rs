@@ -11,6 +11,7 @@
 //!   4 begin    fill u32 | partitions: (u32, epoch u32) ...        a fill begins
 //!   5 fill     fill u32 | record                                  an item of it
 //!   6 end      fill u32                                           the fill is complete
+//!   8 step     fill u32 | place u64                               it has come to there
 //!   7 mark     lsn u64 | lsn u64                                  nothing up to the first is
 //!                                                                missing, up to the second uncertain
 //!   10 generations  (scope u8 | id u64 | version u64) ...
@@ -19,13 +20,14 @@
 //!                                              carried is here
 //!   12 revoked number u64              that copy is gone
 //! replica -> primary
-//!   32 opened  incarnation u64 | lsn u64         it has what that primary sent up to there
+//!   32 opened  incarnation u64 | lsn u64 |       it has what that primary sent up to there,
+//!              fill u32 | place u64              and of that fill up to there
 //!   33 ack     lsn u64                 and now up to there
 //!   34 filled  fill u32                the fill is stored
 //!   35 fenced  lsn u64 | partition u32 | epoch u32     not from a past owner
 //!   36 ask     partition u32 | key     what is the item of this key?
 //!   37 held    revision u64 | (partition u32, epoch u32) ...   it was primary, in that epoch
-//!   38 lacks   partition u32 ...       of these it has nothing to build on
+//!   38 lacks   fill u32 | partition u32 ...   of these it has nothing to build on
 //! primary -> holder
 //!   39 granted number u64 | span u32 | record     for so many milliseconds from the
 //!                                      question on; no record: it is what the holder has
@@ -75,6 +77,13 @@ pub enum Message<'a> {
         /// The item.
         record: &'a [u8],
     },
+    /// A fill has come to a place: should the link break, it goes on from there.
+    Step {
+        /// Which fill.
+        fill: u32,
+        /// The place, in the primary's words.
+        place: u64,
+    },
     /// All items of a fill were sent.
     End {
         /// Which fill.
@@ -96,6 +105,10 @@ pub enum Message<'a> {
         incarnation: Incarnation,
         /// The place.
         lsn: Lsn,
+        /// The last fill that it began; 0 if none.
+        fill: u32,
+        /// What of it is stored; [`FILL_ENDED`] if all.
+        place: u64,
     },
     /// It has everything up to there.
     Ack {
@@ -125,7 +138,12 @@ pub enum Message<'a> {
         partitions: Vec<(Partition, Epoch)>,
     },
     /// Of these partitions the replica has nothing that a log could be built on.
-    Lacks(Vec<Partition>),
+    Lacks {
+        /// The last fill that it began; what that covers is not among them.
+        fill: u32,
+        /// The partitions.
+        partitions: Vec<Partition>,
+    },
     /// A core that another node's key is hot on wants a copy.
     Want {
         /// The question's.
@@ -181,6 +199,9 @@ pub enum Change<'a> {
     Gone(&'a [u8]),
 }
 
+/// All of a fill is stored.
+pub(super) const FILL_ENDED: u64 = u64::MAX;
+
 const OPEN: u8 = 1;
 const WRITE: u8 = 2;
 const DELETE: u8 = 3;
@@ -188,6 +209,7 @@ const BEGIN: u8 = 4;
 const FILL: u8 = 5;
 const END: u8 = 6;
 const MARK: u8 = 7;
+const STEP: u8 = 8;
 const GENERATIONS: u8 = 10;
 const WANT: u8 = 11;
 const REVOKED: u8 = 12;
@@ -243,6 +265,11 @@ impl Message<'_> {
                 out.extend_from_slice(&fill.to_le_bytes());
                 out.extend_from_slice(record);
             }
+            Message::Step { fill, place } => {
+                out.push(STEP);
+                out.extend_from_slice(&fill.to_le_bytes());
+                out.extend_from_slice(&place.to_le_bytes());
+            }
             Message::End { fill } => {
                 out.push(END);
                 out.extend_from_slice(&fill.to_le_bytes());
@@ -260,10 +287,12 @@ impl Message<'_> {
                     out.extend_from_slice(&generation.version.0.to_le_bytes());
                 }
             }
-            Message::Opened { incarnation, lsn } => {
+            Message::Opened { incarnation, lsn, fill, place } => {
                 out.push(OPENED);
                 out.extend_from_slice(&incarnation.0.to_le_bytes());
                 out.extend_from_slice(&lsn.0.to_le_bytes());
+                out.extend_from_slice(&fill.to_le_bytes());
+                out.extend_from_slice(&place.to_le_bytes());
             }
             Message::Ack { lsn } => {
                 out.push(ACK);
@@ -287,8 +316,9 @@ impl Message<'_> {
                     out.extend_from_slice(&epoch.0.to_le_bytes());
                 }
             }
-            Message::Lacks(partitions) => {
+            Message::Lacks { fill, partitions } => {
                 out.push(LACKS);
+                out.extend_from_slice(&fill.to_le_bytes());
                 for partition in partitions {
                     out.extend_from_slice(&partition.0.to_le_bytes());
                 }
@@ -345,6 +375,7 @@ impl Message<'_> {
                 partitions: fields.partitions()?,
             },
             FILL => Message::Fill { fill: fields.u32()?, record: fields.rest() },
+            STEP => Message::Step { fill: fields.u32()?, place: fields.u64()? },
             END => Message::End { fill: fields.u32()? },
             MARK => Message::Mark { lsn: Lsn(fields.u64()?), settled: Lsn(fields.u64()?) },
             GENERATIONS => {
@@ -358,9 +389,12 @@ impl Message<'_> {
                 }
                 Message::Generations(generations)
             }
-            OPENED => {
-                Message::Opened { incarnation: Incarnation(fields.u64()?), lsn: Lsn(fields.u64()?) }
-            }
+            OPENED => Message::Opened {
+                incarnation: Incarnation(fields.u64()?),
+                lsn: Lsn(fields.u64()?),
+                fill: fields.u32()?,
+                place: fields.u64()?,
+            },
             ACK => Message::Ack { lsn: Lsn(fields.u64()?) },
             FILLED => Message::Filled { fill: fields.u32()? },
             FENCED => Message::Fenced {
@@ -369,11 +403,12 @@ impl Message<'_> {
                 epoch: Epoch(fields.u32()?),
             },
             LACKS => {
+                let fill = fields.u32()?;
                 let mut partitions = Vec::with_capacity(fields.0.len() / 4);
                 while !fields.0.is_empty() {
                     partitions.push(Partition(fields.u32()?));
                 }
-                Message::Lacks(partitions)
+                Message::Lacks { fill, partitions }
             }
             WANT => {
                 Message::Want { number: fields.u64()?, have: fields.u64()?, key: fields.rest() }
@@ -473,9 +508,10 @@ mod tests {
             Message::Fill { fill: 4, record: b"record" },
             Message::End { fill: 4 },
             Message::Mark { lsn: place.0, settled: Lsn(2) },
-            Message::Lacks(alloc::vec![place.1; 2]),
+            Message::Lacks { fill: 3, partitions: alloc::vec![place.1; 2] },
             Message::Generations(alloc::vec![generation; 2]),
-            Message::Opened { incarnation: Incarnation(8), lsn: place.0 },
+            Message::Opened { incarnation: Incarnation(8), lsn: place.0, fill: 3, place: 1 << 40 },
+            Message::Step { fill: 3, place: 1 << 40 },
             Message::Held { revision: Revision(5), partitions: alloc::vec![(place.1, place.2); 2] },
             Message::Ack { lsn: place.0 },
             Message::Filled { fill: 4 },

@@ -27,7 +27,9 @@
 //! - A replica takes writes of its own epoch alone ([`Message::Fenced`]).
 //! - A replica that comes back goes on where it was if the log reaches back so
 //!   far. Else it gets a *fill*: a walk over the shard, with the log's entries
-//!   in between, then the log alone.
+//!   in between, then the log alone. A fill whose link breaks goes on over the
+//!   next one.
+//! - What is invalidated is told to the replicas in front of the log's next entry.
 //! - A key that is hot at a node without a copy of its partition is granted to it
 //!   for a moment ([`copies`], [`grants`]); its writes wait until that is taken back.
 //! - What was written and not acknowledged when a primary changed is *uncertain*:

@@ -8,7 +8,6 @@ use super::wire::{put, take};
 use super::{Effect, Lsn, Mode, Peer};
 use crate::ring::Partition;
 use crate::topology::{Epoch, Incarnation, Revision};
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use engine::{KeyHash, Now, ScanCursor, ScanLimits, Shard};
 
@@ -145,12 +144,14 @@ impl Replicator {
     ) {
         let Some(lane) = self.lanes.get(&peer) else { return };
         if self.wants_fill(lane) {
-            self.begin_fill(peer, shard, out);
+            self.begin_fill(peer);
         }
+        self.tell_begin(peer, shard, out);
         let (ring, next) = (self.topology.ring(), self.log.next());
         let Some(lane) = self.lanes.get_mut(&peer) else { return };
         let Some(fill) = lane.fill.as_mut().filter(|fill| fill.ended.is_none()) else { return };
-        let bytes = self.limits.fill_bytes_max.min(self.fill_budget as usize);
+        let budget = usize::try_from(self.fill_budget).unwrap_or(0);
+        let bytes = self.limits.fill_bytes_max.min(budget);
         if bytes == 0 {
             return;
         }
@@ -172,8 +173,11 @@ impl Replicator {
             sent += record.len();
             items += 1;
         });
-        self.fill_budget = self.fill_budget.saturating_sub(sent as u64);
+        self.fill_budget -= sent as i64;
         self.counters.filled_items += items;
+        if items > 0 {
+            put(&Message::Step { fill: number, place: fill.cursor.place() }, out);
+        }
         if fill.cursor.is_done() {
             fill.ended = Some(Lsn(next.0 - 1));
             put(&Message::End { fill: number }, out);
@@ -181,23 +185,31 @@ impl Replicator {
     }
 
     /// Everything that is missing on a peer is filled in one walk.
-    fn begin_fill(&mut self, peer: Peer, shard: &Shard, out: &mut Vec<u8>) {
+    fn begin_fill(&mut self, peer: Peer) {
         let from = self.log.next();
-        let topology = Arc::clone(&self.topology);
         let Some(lane) = self.lanes.get_mut(&peer) else { return };
-        lane.fills += 1;
-        let mut partitions = Vec::new();
-        for (partition, share) in &mut lane.shares {
-            if share.stage == Stage::Missing {
-                (share.stage, share.from, share.rewound) = (Stage::Filling, from, false);
-                partitions.push((*partition, topology.owners(*partition).epoch));
-            }
+        for share in lane.shares.values_mut().filter(|share| share.stage == Stage::Missing) {
+            (share.stage, share.from, share.rewound) = (Stage::Filling, from, false);
+            share.hollow = false;
         }
-        partitions.sort_unstable();
-        lane.fill = Some(Fill { number: lane.fills, cursor: ScanCursor::default(), ended: None });
         self.counters.fills += 1;
+        // No other fill of this life has that number, whatever becomes of the lane.
+        let (number, cursor) = (self.counters.fills as u32, ScanCursor::default());
+        lane.fill = Some(Fill { number, begun: false, cursor, ended: None });
+    }
+
+    /// What the fill covers is the first that a replica hears of it on a link.
+    fn tell_begin(&mut self, peer: Peer, shard: &Shard, out: &mut Vec<u8>) {
+        let Some(lane) = self.lanes.get_mut(&peer) else { return };
+        let Some(fill) = lane.fill.as_mut().filter(|fill| !fill.begun) else { return };
+        fill.begun = true;
+        let filling = lane.shares.iter().filter(|(_, share)| share.stage == Stage::Filling);
+        let epoch = |partition: Partition| self.topology.owners(partition).epoch;
+        let mut partitions: Vec<(Partition, Epoch)> =
+            filling.map(|(partition, _)| (*partition, epoch(*partition))).collect();
+        partitions.sort_unstable();
         put(&Message::Generations(shard.generations()), out);
-        put(&Message::Begin { fill: lane.fills, partitions }, out);
+        put(&Message::Begin { fill: fill.number, partitions }, out);
     }
 
     /// Partitions whose last gap is closed.
@@ -229,8 +241,8 @@ impl Replicator {
             bytes = rest;
             let Some(message) = Message::read(message) else { return false };
             match message {
-                Message::Opened { incarnation, lsn } => {
-                    if !self.opened(peer, incarnation, lsn) {
+                Message::Opened { incarnation, lsn, fill, place } => {
+                    if !self.opened(peer, incarnation, lsn, (fill, place)) {
                         return false;
                     }
                 }
@@ -238,13 +250,7 @@ impl Replicator {
                 Message::Filled { fill } => {
                     let Some(lane) = self.lanes.get_mut(&peer) else { continue };
                     if lane.fill.as_ref().is_some_and(|own| own.number == fill) {
-                        lane.fill = None;
-                        lane.unfinished = true;
-                        for share in lane.shares.values_mut() {
-                            if share.stage == Stage::Filling {
-                                share.stage = Stage::Behind;
-                            }
-                        }
+                        lane.end_fill(Stage::Behind);
                     }
                 }
                 Message::Fenced { lsn, partition, epoch } => {
@@ -261,7 +267,7 @@ impl Replicator {
                     }
                 }
                 Message::Held { revision, partitions } => self.held(peer, revision, &partitions),
-                Message::Lacks(partitions) => self.lacks(peer, &partitions),
+                Message::Lacks { fill, partitions } => self.lacks(peer, fill, &partitions),
                 Message::Granted { number, span_ms, record } => {
                     if !self.granted(number, span_ms, record, shard, now) {
                         return false;
@@ -277,7 +283,13 @@ impl Replicator {
         bytes.is_empty()
     }
 
-    fn opened(&mut self, peer: Peer, incarnation: Incarnation, lsn: Lsn) -> bool {
+    fn opened(
+        &mut self,
+        peer: Peer,
+        incarnation: Incarnation,
+        lsn: Lsn,
+        (fill, place): (u32, u64),
+    ) -> bool {
         let life = self.topology.member(peer.node).map(|member| member.node.incarnation);
         if life != Some(incarnation) {
             return false;
@@ -287,6 +299,9 @@ impl Replicator {
         lane.open = true;
         lane.unfinished = true;
         lane.tell_generations = true;
+        if lane.resume_fill(fill, place) {
+            self.counters.fills_resumed += 1;
+        }
         let needs = |share: &Share| {
             if share.rewound { share.from } else { share.from.max(lsn.next()) }
         };
@@ -407,14 +422,17 @@ impl Replicator {
     }
 
     /// A replica has nothing of these, as it knows them.
-    fn lacks(&mut self, peer: Peer, partitions: &[Partition]) {
+    fn lacks(&mut self, peer: Peer, fill: u32, partitions: &[Partition]) {
         let revision = self.topology.revision();
         let Some(lane) = self.lanes.get_mut(&peer) else { return };
         lane.unfinished = true;
+        let known = lane.fill.as_ref().is_some_and(|own| own.number == fill);
         for partition in partitions {
             let Some(share) = lane.shares.get_mut(partition) else { continue };
             match share.stage {
                 Stage::Behind | Stage::Joining(_) | Stage::Joined => share.lose(revision),
+                // It lost what it had stored of the fill, if it has heard of it.
+                Stage::Filling if known => share.lose(revision),
                 // It must be taken out first.
                 Stage::InSync => self.effects.push(Effect::Suspect(peer.node)),
                 Stage::Missing | Stage::Filling | Stage::Left => {}

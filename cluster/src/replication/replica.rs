@@ -1,9 +1,9 @@
 //! A core's replication: the links from its primaries.
 
 use super::garbage::Part;
-use super::message::{Change, Message};
+use super::message::{Change, FILL_ENDED, Message};
 use super::replicator::Replicator;
-use super::source::{Source, Uncertain};
+use super::source::{Filling, Source, Uncertain};
 use super::wire::{put, take};
 use super::{Effect, Lsn, Peer};
 use crate::ring::Partition;
@@ -66,14 +66,17 @@ impl Replicator {
                     self.sources.remove(&peer);
                 }
                 let source = self.sources.entry(peer).or_insert_with(|| Source::new(*incarnation));
-                source.filling = None;
                 source.told = Revision(0);
                 source.marked = None;
                 let lsn = source.applied;
+                let filling = source.filling.as_ref();
+                let (fill, place) =
+                    filling.map_or((0, 0), |filling| (filling.number, filling.place));
                 self.forget_holder(peer);
                 // What was asked over the last link may be lost.
                 self.asks.reopen(peer);
-                put(&Message::Opened { incarnation: self.incarnation, lsn }, out);
+                let incarnation = self.incarnation;
+                put(&Message::Opened { incarnation, lsn, fill, place }, out);
             }
             Message::Write { lsn, partition, epoch, change } => {
                 if partition.0 as usize >= self.topology.owners.len() {
@@ -117,7 +120,7 @@ impl Replicator {
             }
             Message::Begin { fill, partitions } => {
                 let source = self.sources.get_mut(&peer)?;
-                if !source.is_filling(*fill) {
+                if source.filling(*fill).is_none() {
                     let mut covers = Vec::new();
                     for (partition, epoch) in partitions {
                         let owners = self.topology.owners.get(partition.0 as usize);
@@ -126,7 +129,8 @@ impl Replicator {
                         }
                     }
                     covers.sort_unstable();
-                    source.filling = Some((*fill, covers.clone()));
+                    let filling = Filling { number: *fill, covers: covers.clone(), place: 0 };
+                    source.filling = Some(filling);
                     self.begin_anew(peer, &covers);
                 }
                 if partitions.iter().any(|(partition, _)| self.garbage.contains(*partition)) {
@@ -139,11 +143,10 @@ impl Replicator {
                 }
             }
             Message::Fill { fill, record } => {
-                let covers = self.sources.get(&peer)?.filling.as_ref();
-                let covers = covers.filter(|(number, _)| number == fill);
                 let key = snapshot::records(record).next()??.key;
                 let partition = self.topology.ring().of(shard.hash_of(key));
-                let covered = covers.is_some_and(|(_, all)| all.binary_search(&partition).is_ok());
+                let source = self.sources.get_mut(&peer)?;
+                let covered = source.filling(*fill).is_some() && source.covers(partition);
                 // The topology may have changed since.
                 let owners = self.topology.owners(partition);
                 let holds = self.me.is_some_and(|me| owners.position(me).is_some());
@@ -151,10 +154,18 @@ impl Replicator {
                     self.store(&Change::Item(record), shard, now)?;
                 }
             }
+            Message::Step { fill, place } => {
+                if let Some(filling) = self.sources.get_mut(&peer)?.filling(*fill) {
+                    filling.place = *place;
+                }
+            }
             Message::End { fill } => {
-                let source = self.sources.get_mut(&peer)?;
-                let covers = source.filling.take_if(|(number, _)| number == fill);
-                for partition in covers.into_iter().flat_map(|(_, covers)| covers) {
+                let mut covers = Vec::new();
+                if let Some(filling) = self.sources.get_mut(&peer)?.filling(*fill) {
+                    covers = core::mem::take(&mut filling.covers);
+                    filling.place = FILL_ENDED;
+                }
+                for partition in covers {
                     if self.topology.owners(partition).primary() == Some(peer.node) {
                         self.is_filled(peer, partition);
                     }
@@ -183,7 +194,10 @@ impl Replicator {
             if self.stored[partition.0 as usize] {
                 self.garbage.add_part(*partition, part);
             }
-            self.void.entry(*partition).or_default().retain(|filled| *filled != peer);
+            // Where nothing was missing, the others' parts are there.
+            let others = (0..part.cores).map(|core| Peer { node: peer.node, core });
+            let filled = self.void.entry(*partition).or_insert_with(|| others.collect());
+            filled.retain(|filled| *filled != peer);
             self.reigned.remove(partition);
         }
         self.withdraw_all();
@@ -271,11 +285,14 @@ impl Replicator {
             }
             partitions.sort_unstable();
             let led = |at: &&Partition| topology.owners(**at).primary() == Some(peer.node);
-            let void = self.void.iter().filter(|(_, filled)| !filled.contains(&peer));
+            let void = self.void.iter().filter(|(partition, filled)| {
+                !filled.contains(&peer) && !source.covers(**partition)
+            });
             let mut lacks: Vec<Partition> = void.map(|(at, _)| *at).filter(|at| led(&at)).collect();
             lacks.sort_unstable();
             if !lacks.is_empty() {
-                put(&Message::Lacks(lacks), out);
+                let fill = source.filling.as_ref().map_or(0, |filling| filling.number);
+                put(&Message::Lacks { fill, partitions: lacks }, out);
             }
             put(&Message::Held { revision, partitions }, out);
         }

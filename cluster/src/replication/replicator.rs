@@ -105,6 +105,8 @@ pub struct Counters {
     pub unknown: u64,
     /// Fills begun.
     pub fills: u64,
+    /// Fills that went on where a link broke.
+    pub fills_resumed: u64,
     /// Items sent in fills.
     pub filled_items: u64,
     /// Replicas that went on from the log.
@@ -179,7 +181,9 @@ pub struct Replicator {
     pub(super) shown: Vec<KeyHash>,
     /// Those that they must not any more.
     pub(super) withdrawn: Vec<KeyHash>,
-    pub(super) fill_budget: u64,
+    /// Bytes that fills may send now. The last item may exceed it: then it is less
+    /// than nothing.
+    pub(super) fill_budget: i64,
     fill_budget_at: Millis,
     pub(super) effects: Vec<Effect>,
     pub(super) counters: Counters,
@@ -578,6 +582,9 @@ impl Replicator {
             let was_primary = held == Some(0);
             let is_primary = holds == Some(0);
             let other_epoch = owners.epoch != was.epoch;
+            if held.is_some() && (holds.is_none() || other_epoch) {
+                self.sources.values_mut().for_each(|source| source.uncover(partition));
+            }
             if was_primary && (!is_primary || other_epoch) {
                 if self.modes.has_none() {
                     self.garbage.add_unreplicated(partition);
@@ -711,6 +718,7 @@ impl Replicator {
                     if !share.stage.is_required() {
                         // It was believed too early. Everybody waits for it now.
                         self.effects.push(Effect::Suspect(node));
+                        share.hollow = share.stage != Stage::Behind;
                     }
                     share.stage = Stage::InSync;
                 } else if excluded || !in_sync && share.stage == Stage::InSync {
@@ -904,11 +912,11 @@ impl Replicator {
         }
         // The first time, the clock says how long the machine has been up.
         let elapsed_ms = clock.since(self.fill_budget_at).min(1000);
-        let earned = self.limits.fill_bytes_per_second * elapsed_ms / 1000;
+        let rate = self.limits.fill_bytes_per_second.min(i64::MAX as u64 / 1000) as i64;
+        let earned = rate * elapsed_ms as i64 / 1000;
         if earned > 0 {
             self.fill_budget_at = clock;
-            self.fill_budget =
-                (self.fill_budget + earned).min(self.limits.fill_bytes_per_second / 10 + 1);
+            self.fill_budget = (self.fill_budget + earned).min(rate / 10 + 1);
         }
     }
 

@@ -17,6 +17,16 @@ pub(super) struct Uncertain {
     pub key: Box<[u8]>,
 }
 
+/// A fill, as far as it came. It goes on over the next link, should one break.
+#[derive(Debug)]
+pub(super) struct Filling {
+    pub number: u32,
+    /// The partitions that it covers, in order; nothing of them has been lost since.
+    pub covers: Vec<Partition>,
+    /// What is stored of it.
+    pub place: u64,
+}
+
 /// See the module's text.
 #[derive(Debug)]
 pub(super) struct Source {
@@ -28,8 +38,8 @@ pub(super) struct Source {
     /// Stored, and perhaps not yet everywhere: should the primary change, the
     /// new one is asked about these keys, and until then they are read there.
     pub uncertain: VecDeque<Uncertain>,
-    /// The fill under way, and what it covers.
-    pub filling: Option<(u32, Vec<Partition>)>,
+    /// The last fill that began.
+    pub filling: Option<Filling>,
     /// The primary was told what this node held, as of this topology.
     pub told: Revision,
 }
@@ -46,8 +56,23 @@ impl Source {
         }
     }
 
-    /// Whether the last fill that began on this link is `fill`.
-    pub fn is_filling(&self, fill: u32) -> bool {
-        self.filling.as_ref().is_some_and(|(number, _)| *number == fill)
+    /// The last fill that began, if it is `fill`.
+    pub fn filling(&mut self, fill: u32) -> Option<&mut Filling> {
+        self.filling.as_mut().filter(|filling| filling.number == fill)
+    }
+
+    /// Whether the fill under way covers a partition.
+    pub fn covers(&self, partition: Partition) -> bool {
+        let covers = |filling: &Filling| filling.covers.binary_search(&partition).is_ok();
+        self.filling.as_ref().is_some_and(covers)
+    }
+
+    /// What it has brought of a partition is lost.
+    pub fn uncover(&mut self, partition: Partition) {
+        if let Some(filling) = &mut self.filling
+            && let Ok(at) = filling.covers.binary_search(&partition)
+        {
+            filling.covers.remove(at);
+        }
     }
 }

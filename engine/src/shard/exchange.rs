@@ -33,6 +33,17 @@ impl ScanCursor {
         self.done
     }
 
+    /// Where the walk goes on, as a number: [`ScanCursor::at`].
+    pub fn place(&self) -> u64 {
+        u64::from(self.page) << 32 | u64::from(self.slot)
+    }
+
+    /// A walk that goes on at a [place](ScanCursor::place) that it had come to. What
+    /// was written in between may lie behind it, as with a walk that is slow.
+    pub fn at(place: u64) -> ScanCursor {
+        ScanCursor { page: (place >> 32) as u32, slot: place as u32, ..ScanCursor::default() }
+    }
+
     /// The part of the pages that was walked, 0 to 1.
     pub fn fraction(&self) -> f64 {
         if self.done { 1.0 } else { f64::from(self.page) / f64::from(self.pages.max(1)) }

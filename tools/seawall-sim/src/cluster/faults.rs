@@ -44,10 +44,12 @@ pub enum FaultKind {
     Join,
     /// What only a dead node held is given up soon.
     Abandon,
+    /// Links break again and again, and fills are slow.
+    Cut,
 }
 
 impl FaultKind {
-    const ALL: [FaultKind; 16] = [
+    const ALL: [FaultKind; 17] = [
         FaultKind::Partition,
         FaultKind::OneWay,
         FaultKind::Pause,
@@ -64,6 +66,7 @@ impl FaultKind {
         FaultKind::Leave,
         FaultKind::Join,
         FaultKind::Abandon,
+        FaultKind::Cut,
     ];
 
     /// Whether it happens at some moments, and not all the time.
@@ -194,6 +197,16 @@ pub fn schedule(
             FaultKind::Lag => What::Lag(machine),
             FaultKind::Drain => What::Drain(machine),
             FaultKind::Leave => What::Leave { machine, patience_ms: random.between(50, 2_000) },
+            FaultKind::Cut => {
+                let end = (at + lasts * MS).min(to);
+                let mut next = at;
+                while next < end {
+                    let what = What::Reset(machine, other);
+                    faults.push(Fault { from: next, to: next, what });
+                    next += random.between(20, 200) * MS;
+                }
+                continue;
+            }
             FaultKind::All
             | FaultKind::None
             | FaultKind::Drift

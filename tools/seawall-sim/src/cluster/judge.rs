@@ -21,6 +21,8 @@ pub struct Verdict {
     pub unsure: u64,
     pub failovers: u64,
     pub fills: u64,
+    /// Fills that went on where a link broke.
+    pub fills_resumed: u64,
     pub resumes: u64,
     pub fenced: u64,
     /// Times that a hot key was granted to a node without a copy of its partition.
@@ -66,6 +68,7 @@ pub fn judge(mut world: World) -> Verdict {
         refused: recorder.refused,
         failovers: world.failovers,
         fills: counters.fills,
+        fills_resumed: counters.fills_resumed,
         resumes: counters.resumed,
         fenced: counters.fenced,
         granted: counters.granted,

@@ -294,6 +294,7 @@ pub fn add(sum: &mut Counters, more: Counters) {
     sum.unstored += more.unstored;
     sum.unknown += more.unknown;
     sum.fills += more.fills;
+    sum.fills_resumed += more.fills_resumed;
     sum.filled_items += more.filled_items;
     sum.resumed += more.resumed;
     sum.purged += more.purged;

@@ -115,6 +115,12 @@ pub fn add(shared: &Shared, page: &mut Page) -> anyhow::Result<()> {
         ("seawall_replication_fills_total", Type::Counter, "Fills of replicas begun.", |c| {
             c.counters.fills
         }),
+        (
+            "seawall_replication_fills_resumed_total",
+            Type::Counter,
+            "Fills that went on where a link broke.",
+            |c| c.counters.fills_resumed,
+        ),
         ("seawall_replication_filled_items_total", Type::Counter, "Items sent in fills.", |c| {
             c.counters.filled_items
         }),
