@@ -47,8 +47,18 @@ impl Replicator {
         }
     }
 
-    /// Takes over what was invalidated, and tells the replicas.
-    pub fn invalidate(&mut self, generations: &[Generation], shard: &mut Shard) {
+    /// Takes over what was invalidated, and tells the replicas. False: not yet, for
+    /// other nodes still hold copies that this core has granted.
+    pub fn invalidate(&mut self, generations: &[Generation], shard: &mut Shard) -> bool {
+        let done = self.copies_are_gone();
+        if done {
+            self.take_over_generations(generations, shard);
+        }
+        done
+    }
+
+    /// What a primary says that was invalidated.
+    pub(super) fn take_over_generations(&mut self, generations: &[Generation], shard: &mut Shard) {
         self.withdraw_all();
         let before = shard.invalidations();
         for generation in generations {

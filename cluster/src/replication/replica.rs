@@ -180,7 +180,7 @@ impl Replicator {
             }
             Message::Revoked { number } => self.revoked(*number),
             Message::Generations(generations) => {
-                self.invalidate(generations, shard);
+                self.take_over_generations(generations, shard);
             }
             _ => return None,
         }

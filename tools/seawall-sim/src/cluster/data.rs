@@ -221,6 +221,8 @@ pub struct Core {
     watched: Option<u64>,
     /// Words that its replicas must know before they are answered.
     untold: Vec<u64>,
+    /// Invalidations that wait until copies of hot keys are gone.
+    untaken: Vec<(u64, Vec<Generation>)>,
 }
 
 /// A key by its number.
@@ -264,6 +266,7 @@ impl Core {
             reported_at: 0,
             watched: None,
             untold: Vec::new(),
+            untaken: Vec::new(),
         }
     }
 
@@ -527,8 +530,7 @@ impl Core {
                     Some(Generation { scope, id: *id, version: Version(*version) })
                 };
                 let all: Vec<Generation> = all.iter().filter_map(generation).collect();
-                self.replicator.invalidate(&all, shard);
-                return self.untold.push(ask);
+                return self.untaken.push((ask, all));
             }
             Word::Over(number) => self.replicator.resume_near_reads(*number),
             Word::FlushAt(at) => shard.flush(Now(*at), turn.now),
@@ -537,6 +539,13 @@ impl Core {
     }
 
     fn say_told(&mut self, turn: &mut Turn<'_>) {
+        for (ask, all) in std::mem::take(&mut self.untaken) {
+            if self.replicator.invalidate(&all, &mut self.shard) {
+                self.untold.push(ask);
+            } else {
+                self.untaken.push((ask, all));
+            }
+        }
         if !self.untold.is_empty() && self.replicator.is_told() {
             std::mem::take(&mut self.untold).into_iter().for_each(|ask| self.said(ask, 0, turn));
         }

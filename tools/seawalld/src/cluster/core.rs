@@ -221,6 +221,27 @@ impl CorePeering {
         }
     }
 
+    /// Until when a key of another node may be answered from the copy that was
+    /// granted to this core.
+    fn granted_until(
+        &mut self,
+        key: &[u8],
+        hash: KeyHash,
+        shard: &mut Shard,
+        now: Now,
+    ) -> Option<Millis> {
+        let until = self.replicator.copy_until(hash, self.now)?;
+        if !is_readable(key, hash, shard, now) {
+            // Evicted or dead: that is not to be told, but to be asked again.
+            self.replicator.copy_is_missing(hash);
+            self.retract();
+            return None;
+        }
+        self.replicator.copy_was_read();
+        self.hot.passed(key, hash);
+        Some(until)
+    }
+
     /// Something was executed that may be answered until then.
     fn use_until(&self, until: Millis) {
         self.used.set(Some(self.used.get().map_or(until, |used| used.min(until))));
@@ -333,24 +354,14 @@ impl Peering for CorePeering {
         shard: &mut Shard,
         now: Now,
     ) -> bool {
-        let until = if core != u32::from(self.core) {
-            if !self.replicator.is_leased(self.now) {
-                return false;
-            }
+        let until = if core == u32::from(self.core) {
+            self.granted_until(key, hash, shard, now)
+        } else if self.replicator.is_leased(self.now) {
             self.hot.find(key, hash, self.now, shard, now)
         } else {
-            self.replicator.copy_until(hash, self.now)
+            None
         };
         let Some(until) = until else { return false };
-        if core == u32::from(self.core) {
-            if !is_readable(key, hash, shard, now) {
-                self.replicator.copy_is_missing(hash);
-                self.retract();
-                return false;
-            }
-            self.replicator.copy_was_read();
-            self.hot.passed(key, hash);
-        }
         self.use_until(until);
         true
     }

@@ -145,7 +145,7 @@ impl Hot {
         self.passed.record(key, hash);
     }
 
-    /// Nobody may answer any more from what this core showed of these keys.
+    /// Nobody may answer any more from what this core showed of a key.
     pub fn retract(&mut self, hash: KeyHash) {
         for (slot, mine) in self.board.slots(self.core).iter().zip(&self.mine) {
             if mine.as_ref().is_some_and(|mine| mine.hash == hash) {

@@ -203,16 +203,13 @@ fn on_core(core: &mut Core, word: &Word, until: cluster::time::Millis) -> (u64, 
         }
         Word::Take(number, all) => {
             peering.suspend_near_reads(*number, until);
-            if !peering.replicator().copies_are_gone() {
-                return (0, false);
-            }
             let generation = |(scope, id, version): &(u8, u64, u64)| {
                 let scope = GenerationScope::from_number(*scope)?;
                 Some(Generation { scope, id: *id, version: Version(*version) })
             };
             let all: Vec<Generation> = all.iter().filter_map(generation).collect();
-            peering.replicator().invalidate(&all, shard);
-            (0, peering.replicator().is_told())
+            let replicator = peering.replicator();
+            (0, replicator.invalidate(&all, shard) && replicator.is_told())
         }
         Word::Over(number) => {
             peering.replicator().resume_near_reads(*number);
