@@ -278,6 +278,22 @@ fn a_deposed_primary_says_so_when_its_copies_are_gone() {
 }
 
 #[test]
+fn a_deposed_primary_confirms_no_write_of_its_heir_while_its_copies_are_alive() {
+    let mut cluster = holding();
+    stall(&mut cluster, 2, 0);
+    cluster.topology.apply(&Command::Down { node: NodeIndex(0), incarnation: Incarnation(1) });
+    cluster.tell_unsettled(1);
+    cluster.tell_unsettled(0);
+    let ticket = cluster.set_at(1, KEY, "two");
+    while cluster.copy_at(2, KEY).is_some() {
+        assert!(!cluster.is_done(1, ticket), "somebody reads what was");
+        cluster.turn();
+    }
+    cluster.pass(100);
+    assert!(cluster.is_done(1, ticket));
+}
+
+#[test]
 fn a_holder_that_becomes_a_replica_begins_without_the_copy() {
     let mut cluster = holding();
     stall(&mut cluster, 2, 0);

@@ -184,24 +184,48 @@ fn writes_of_a_past_owner_are_refused() {
 }
 
 #[test]
-fn a_new_primary_waits_until_its_revision_is_settled() {
+fn a_new_primary_serves_at_once_if_all_who_had_a_part_still_have_one() {
     let mut cluster = pair();
     let key = keys(&cluster, 0, 1)[0].clone();
+    cluster.set(&key, "old");
+    cluster.settle();
     cluster.topology.apply(&down(0));
-    let topology = std::sync::Arc::new(cluster.topology.clone());
-    let clock = cluster.clock;
-    let node = &mut cluster.nodes[1];
-    node.replicator.set_topology(
-        topology,
-        Some(NodeIndex(1)),
-        &mut node.shard,
-        fixture::NOW,
-        clock,
-    );
-    assert_eq!(cluster.route(1, &key, Access::Read), Route::Wait);
+    cluster.tell_unsettled(1);
+    // The old one knows nothing, and answers what it has.
+    assert_eq!(cluster.route(0, &key, Access::Read), Route::Here);
+    assert_eq!(cluster.route(1, &key, Access::Read), Route::Here);
+    let ticket = cluster.set_at(1, &key, "new");
+    for _ in 0..5 {
+        cluster.turn();
+    }
+    assert!(!cluster.is_done(1, ticket), "the old one may still be asked");
+    assert!(cluster.nodes[1].replicator.is_pending(cluster.hash(&key)));
+    cluster.tell_unsettled(0);
+    cluster.settle();
+    assert!(cluster.is_done(1, ticket));
+    assert_eq!(cluster.value_at(0, &key).as_deref(), Some("new"));
+}
+
+#[test]
+fn a_new_primary_waits_while_somebody_may_not_know_that_it_is_out() {
+    let mut cluster = Cluster::new(3, Limits::default(), |_| vec![0, 1, 2]);
+    cluster.settle();
+    // The third copy is excluded, and may not have heard of it.
+    cluster.topology.apply(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(2) });
+    cluster.tell_unsettled(1);
+    cluster.topology.apply(&down(0));
+    cluster.tell_unsettled(1);
+    assert_eq!(cluster.route(1, "key", Access::Read), Route::Wait);
     let settled = cluster.topology.revision();
     cluster.nodes[1].replicator.set_settled(settled);
-    assert_eq!(cluster.route(1, &key, Access::Read), Route::Here);
+    assert_eq!(cluster.route(1, "key", Access::Read), Route::Here);
+    // The same if both come at once.
+    let mut cluster = Cluster::new(3, Limits::default(), |_| vec![0, 1, 2]);
+    cluster.settle();
+    cluster.topology.apply(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(2) });
+    cluster.topology.apply(&down(0));
+    cluster.tell_unsettled(1);
+    assert_eq!(cluster.route(1, "key", Access::Read), Route::Wait);
 }
 
 #[test]

@@ -130,6 +130,11 @@ impl Grants {
         self.keys.values().any(|granted| granted.partition == partition)
     }
 
+    /// Whether one of the partition is, which this node does not lead any more.
+    pub fn any_lost_of(&self, partition: Partition) -> bool {
+        self.keys.values().any(|granted| granted.lost && granted.partition == partition)
+    }
+
     /// Whether one is that this node does not lead any more.
     fn any_lost(&self) -> bool {
         self.keys.values().any(|granted| granted.lost)

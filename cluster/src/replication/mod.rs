@@ -23,7 +23,8 @@
 //! - A write is answered when every in-sync replica has it. Reads of its key wait
 //!   until then: nobody sees what could still be lost.
 //! - A primary acts only under its node's lease, and as a new one only when the
-//!   revision that made it so is settled.
+//!   revision that made it so is settled, or if all who were in sync still are: its
+//!   writes wait for them, and theirs are refused.
 //! - A replica takes writes of its own epoch alone ([`Message::Fenced`]).
 //! - A replica that comes back goes on where it was if the log reaches back so
 //!   far. Else it gets a *fill*: a walk over the shard, with the log's entries

@@ -98,6 +98,11 @@ impl Replicator {
                     return Some(true);
                 }
                 if self.me.is_some_and(|me| owners.position(me).is_some()) {
+                    // Who holds a copy that this node granted when it led would not
+                    // know of the write that this one confirms.
+                    if self.grants.any_lost_of(*partition) {
+                        return Some(false);
+                    }
                     let (hash, key) = self.store(change, shard, now)?;
                     self.stored[partition.0 as usize] = true;
                     self.reigned.remove(partition);

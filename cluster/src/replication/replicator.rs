@@ -563,6 +563,10 @@ impl Replicator {
         self.revoke_lost();
         self.forget_past_lives(&old);
         self.stored.resize(topology.partitions().len(), false);
+        // All that was before is settled, and this is one change.
+        let one_step = self.settled >= old.revision()
+            && topology.revision().0 == old.revision().0 + 1
+            && self.modes.is_all_sync();
         let mut again = Vec::new();
         let mut led_by_others = Set::default();
         for (partition, owners) in topology.partitions() {
@@ -598,7 +602,8 @@ impl Replicator {
             }
             if is_primary {
                 if !was_primary || other_epoch {
-                    self.take_over(partition, topology.revision());
+                    let at_once = one_step && !was_primary && keeps_all(&was, owners);
+                    self.take_over(partition, topology.revision(), at_once);
                 }
                 self.share(partition, owners, &old);
             } else if let Some(me) = me.filter(|_| holds.is_some()) {
@@ -689,8 +694,10 @@ impl Replicator {
         }
     }
 
-    fn take_over(&mut self, partition: Partition, revision: Revision) {
-        if revision > self.settled {
+    /// This node is primary from now on; `at_once`: it need not wait until that is
+    /// settled.
+    fn take_over(&mut self, partition: Partition, revision: Revision, at_once: bool) {
+        if revision > self.settled && !at_once {
             self.gained.insert(partition, revision);
         }
         self.reigned.remove(&partition);
@@ -951,6 +958,15 @@ impl Replicator {
         self.counters.purged += dropped as u64;
         !self.garbage.is_empty()
     }
+}
+
+/// Whether everybody who had a part in the answers that were given before still has
+/// one. Then nobody answers what a new primary has replaced: its writes wait for all
+/// of these, the past primary included, which confirms nothing before it knows that
+/// it is not that any more; and none of its own is acknowledged without the new one.
+fn keeps_all(was: &Owners, is: &Owners) -> bool {
+    was.in_sync() > 0
+        && was.copies().iter().all(|node| !was.is_in_sync(*node) || is.is_in_sync(*node))
 }
 
 /// By number, whether a node is up and in the zone of `me`; nothing if that has none.
