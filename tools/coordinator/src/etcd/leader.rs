@@ -3,7 +3,8 @@
 //! The leader writes its record again and again, each time on condition that it
 //! is still the one it wrote. Others note when they saw it change, by their own
 //! clocks. After a change-less while they put their own in its place, on
-//! condition that it is still the one they saw.
+//! condition that it is still the one they saw. A leader that gives its place up
+//! takes its record away: that is filled at once.
 //!
 //! Why two never lead at once: a record written at `t` (as asked, by the leader's
 //! clock) is seen by others at `t` or later, and they wait from then on. The
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::Node;
@@ -39,6 +41,8 @@ pub(super) struct Leadership {
     known: Mutex<Known>,
     /// One attempt to write at a time.
     writing: tokio::sync::Mutex<()>,
+    /// Nobody's record is there any more.
+    vacant: Notify,
 }
 
 #[derive(Default)]
@@ -60,6 +64,11 @@ struct Known {
 impl Known {
     fn is_own(&self) -> bool {
         self.record.as_ref().is_some_and(|record| record.tag == self.tag)
+    }
+
+    /// There is no record: it was taken away, or grew far older than any leader's.
+    fn is_vacant(&self) -> bool {
+        self.changed.is_some() && self.mod_revision == 0
     }
 }
 
@@ -91,6 +100,9 @@ pub(super) fn seen(node: &Node, pair: Option<&Pair>, as_of: i64) {
             known.record = pair.and_then(|pair| postcard::from_bytes(&pair.value).ok());
             known.mod_revision = mod_revision;
             known.changed = Some(Instant::now());
+        }
+        if known.is_vacant() {
+            node.leadership.vacant.notify_one();
         }
     }
     drop(known);
@@ -133,9 +145,9 @@ pub(super) async fn run(node: Arc<Node>) {
     let mut patience = timing.takeover;
     loop {
         show(&node);
-        let (own, silence) = {
+        let (own, vacant, silence) = {
             let known = node.leadership.known();
-            (known.is_own(), known.changed.map(|at| at.elapsed()))
+            (known.is_own(), known.is_vacant(), known.changed.map(|at| at.elapsed()))
         };
         let wait = match silence {
             _ if own => {
@@ -150,7 +162,7 @@ pub(super) async fn run(node: Arc<Node>) {
             // than those it leads.
             None => timing.refresh / 4,
             Some(_) if node.state().stuck.is_some() => timing.refresh,
-            Some(silence) if silence >= patience => match write(&node, true).await {
+            Some(silence) if vacant || silence >= patience => match write(&node, true).await {
                 Ok(true) => {
                     (node.options.log)("this node leads the cluster");
                     timing.refresh
@@ -166,7 +178,10 @@ pub(super) async fn run(node: Arc<Node>) {
             },
             Some(silence) => (patience - silence).min(timing.refresh / 4),
         };
-        sleep(wait).await;
+        tokio::select! {
+            () = sleep(wait) => {}
+            () = node.leadership.vacant.notified() => {}
+        }
     }
 }
 
@@ -288,15 +303,17 @@ async fn lease(node: &Node) -> Result<i64, GatewayError> {
 /// Gives the place up.
 pub(super) async fn resign(node: &Arc<Node>) {
     let (own, mod_revision) = {
-        let known = node.leadership.known();
-        (known.is_own(), known.mod_revision)
+        let mut known = node.leadership.known();
+        let was = (known.is_own(), known.mod_revision);
+        // It leads no more before anybody else can.
+        *known = Known::default();
+        was
     };
+    show(node);
     if own {
         let delete = json!({ "request_delete_range": { "key": encode(key(node).as_bytes()) } });
         let body = json!({ "compare": [unchanged(&key(node), mod_revision)], "success": [delete] });
         // Without an answer others wait for the record to grow old.
         let _ = call(node, "/v3/kv/txn", body).await;
     }
-    *node.leadership.known() = Known::default();
-    show(node);
 }

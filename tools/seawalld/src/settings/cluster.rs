@@ -8,6 +8,9 @@ use cluster::time::Timing;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+/// How long a keeper may grant leases after a confirmation of its leadership by etcd.
+const ETCD_LEADERSHIP_MS: u64 = 150;
+
 /// Who keeps the topology.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Coordinator {
@@ -165,9 +168,12 @@ impl ClusterConfig {
             down_after_ms: rows.number("cluster.down_after_ms"),
             repair_after_ms: rows.number("cluster.repair_after_ms"),
             abandon_after_ms: rows.number("cluster.abandon_after_ms"),
-            leadership_ms: Timing::default()
-                .leadership_ms
-                .min(rows.number("cluster.down_after_ms") / 2),
+            leadership_ms: match coordinator {
+                Coordinator::Embedded => Timing::default().leadership_ms,
+                // Each confirmation is a write to its disks.
+                Coordinator::Etcd(_) => ETCD_LEADERSHIP_MS,
+            }
+            .min(rows.number("cluster.down_after_ms") / 2),
             ..Timing::default()
         };
         if let Err(faults) = timing.check() {
