@@ -268,6 +268,11 @@ impl Control {
             self.superseded = true;
             effects.push(Effect::Superseded);
         }
+        // What was proposed has come about, or something else has happened to the node:
+        // what is needed from here on is another exclusion.
+        let fence = |topology: &Topology, node| topology.member(node).map(|member| member.fence);
+        let now = &self.topology;
+        self.excluded_at.retain(|node, _| fence(&old, *node) == fence(now, *node));
         self.connect(&old, effects);
         self.forget_void();
         let (topology, me) = (Arc::clone(&self.topology), self.me);
@@ -314,7 +319,6 @@ impl Control {
                 && !joining.pairs.is_empty()
         });
         self.hand_overs.retain(|partition, hand_over| leads(*partition, hand_over.epoch));
-        self.excluded_at.retain(|node, _| topology.member(*node).is_some());
         self.silent.clear();
         let mut down: Vec<NodeIndex> = topology.nodes().map(|(node, _)| node).collect();
         down.retain(|node| !topology.is_up(*node));
@@ -503,5 +507,64 @@ impl Control {
         if !steps.is_empty() {
             effects.push(Effect::Propose(Command::Steps(steps)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::ToString;
+
+    fn introduction(node: u16) -> Introduction {
+        Introduction {
+            name: node.to_string(),
+            incarnation: Incarnation(1),
+            weight: 100,
+            cores: 1,
+            ..Introduction::default()
+        }
+    }
+
+    /// Two nodes; the first leads the one partition, both are in sync.
+    fn pair() -> Topology {
+        let mut topology = Topology::default();
+        topology.apply(&Command::Create { name: "t".into(), ring_bits: 0, copies: 2, seed: 0 });
+        let add = |node| (Partition(0), Step::Add(NodeIndex(node)));
+        for node in [0, 1] {
+            topology.apply(&Command::Join(introduction(node)));
+        }
+        topology.apply(&Command::Steps(vec![add(0), add(1)]));
+        in_sync(&mut topology);
+        topology
+    }
+
+    fn in_sync(topology: &mut Topology) {
+        let partitions = vec![(Partition(0), Epoch(1))];
+        let known = topology.revision();
+        topology.apply(&Command::InSync { node: NodeIndex(1), known, partitions });
+    }
+
+    #[test]
+    fn an_exclusion_that_came_about_does_not_delay_the_next() {
+        let exclude = Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1) };
+        let mut topology = pair();
+        let mut control = Control::new(introduction(0), Timing::default(), Millis(1_000));
+        let mut effects = Vec::new();
+        control.on_topology(Arc::new(topology.clone()), &mut effects);
+        let suspect = |control: &mut Control, now| {
+            let (mut effects, acts) = (Vec::new(), control.topology().revision());
+            control.on_report(Millis(now), 0, acts, Report::Suspect(NodeIndex(1)), &mut effects);
+            effects.contains(&Effect::Propose(exclude.clone()))
+        };
+        assert!(suspect(&mut control, 1_000));
+        assert!(!suspect(&mut control, 1_010), "it is under way");
+        assert!(suspect(&mut control, 1_300), "it may have been lost");
+        topology.apply(&exclude);
+        in_sync(&mut topology);
+        topology.apply(&Command::Down { node: NodeIndex(1), incarnation: Incarnation(1) });
+        control.on_topology(Arc::new(topology), &mut effects);
+        effects.clear();
+        control.tick(Millis(1_310), &mut effects);
+        assert!(effects.contains(&Effect::Propose(exclude)), "it is in sync, and down");
     }
 }
