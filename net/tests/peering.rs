@@ -52,6 +52,7 @@ impl Peering for Stand {
         None
     }
     fn begin_turn(&mut self) {}
+    fn read_clock(&mut self) {}
     fn may_answer(&mut self) -> bool {
         true
     }

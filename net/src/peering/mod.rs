@@ -111,6 +111,11 @@ pub trait Peering: Debug + Send {
     /// A turn of the core's loop begins: reads the clock.
     fn begin_turn(&mut self);
 
+    /// Requests came from elsewhere, perhaps long after the turn began: reads the
+    /// clock again. If the process sleeps after this, what it answers then was so
+    /// when they were already on their way.
+    fn read_clock(&mut self);
+
     /// Whether what was executed in this turn may be answered. It may not if
     /// the process slept through the end of the node's lease meanwhile.
     fn may_answer(&mut self) -> bool;

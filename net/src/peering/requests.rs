@@ -214,6 +214,7 @@ impl Peers {
 
     /// Executes a batch as far as that is possible now.
     pub fn execute(&mut self, batch: Box<Batch>, home: Home, core: &mut Core) {
+        self.peering.read_clock();
         let id = self.next_batch;
         self.next_batch += 1;
         let count = batch.len();

@@ -389,16 +389,20 @@ impl Peering for CorePeering {
     }
 
     fn begin_turn(&mut self) {
+        self.read_clock();
+        self.used.set(None);
+        self.hot.begin_turn();
+        let own = &self.standing.cores[usize::from(self.core)];
+        own.turn.store(self.now.0, Ordering::Relaxed);
+    }
+
+    fn read_clock(&mut self) {
         self.now = self.standing.clock.now();
         let until = self.standing.lease_until();
         self.replicator.set_lease(until);
         if self.now < until {
             self.leaseless_since = self.now;
         }
-        self.used.set(None);
-        self.hot.begin_turn();
-        let own = &self.standing.cores[usize::from(self.core)];
-        own.turn.store(self.now.0, Ordering::Relaxed);
     }
 
     fn may_answer(&mut self) -> bool {
