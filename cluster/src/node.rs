@@ -446,7 +446,7 @@ impl Control {
     /// Pairs of cores that share keys, of this node and another.
     fn pairs(&self, node: NodeIndex) -> usize {
         let own = self.cores.len();
-        let theirs = self.topology.member(node).map_or(1, |member| member.node.cores.max(1));
+        let theirs = self.topology.cores_of(node);
         if usize::from(theirs) == own { own } else { own * usize::from(theirs) }
     }
 

@@ -286,6 +286,11 @@ impl Topology {
         self.members.get(usize::from(node.0))?.as_ref()
     }
 
+    /// The data cores of a node, 1 if it is not there.
+    pub fn cores_of(&self, node: NodeIndex) -> u16 {
+        self.member(node).map_or(1, |member| member.node.cores.max(1))
+    }
+
     /// A node by its name.
     pub fn named(&self, name: &str) -> Option<(NodeIndex, &Member)> {
         self.nodes().find(|(_, member)| member.node.name == name)

@@ -81,8 +81,7 @@ impl Replicator {
             put(&Message::Generations(shard.generations()), out);
         }
         let most = start + self.limits.send_bytes_max;
-        let their_cores =
-            u32::from(self.topology.member(peer.node).map_or(1, |member| member.node.cores.max(1)));
+        let their_cores = u32::from(self.topology.cores_of(peer.node));
         while lane.cursor < self.log.next() && out.len() < most {
             let Some(entry) = self.log.get(lane.cursor) else {
                 // It has fallen too far behind.

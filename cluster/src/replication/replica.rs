@@ -7,7 +7,7 @@ use super::source::{Filling, Source, Uncertain};
 use super::wire::{put, take};
 use super::{Effect, Lsn, Peer};
 use crate::ring::Partition;
-use crate::topology::{NodeIndex, Revision};
+use crate::topology::Revision;
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use engine::{KeyHash, Now, Shard, snapshot};
@@ -194,7 +194,7 @@ impl Replicator {
 
     /// What this node has of a primary's core in some partitions is worth nothing.
     fn begin_anew(&mut self, peer: Peer, partitions: &[Partition]) {
-        let part = Part { core: peer.core, cores: self.cores_of(peer.node) };
+        let part = Part { core: peer.core, cores: self.topology.cores_of(peer.node) };
         for partition in partitions {
             if self.stored[partition.0 as usize] {
                 self.garbage.add_part(*partition, part);
@@ -215,7 +215,7 @@ impl Replicator {
 
     /// A primary's core has filled its part of a partition.
     fn is_filled(&mut self, peer: Peer, partition: Partition) {
-        let cores = self.cores_of(peer.node);
+        let cores = self.topology.cores_of(peer.node);
         // Those of as many cores share keys one by one.
         let all = if cores == self.cores { 1 } else { usize::from(cores) };
         let Some(filled) = self.void.get_mut(&partition) else { return };
@@ -224,10 +224,6 @@ impl Replicator {
         if filled.len() >= all {
             self.void.remove(&partition);
         }
-    }
-
-    fn cores_of(&self, node: NodeIndex) -> u16 {
-        self.topology.member(node).map_or(1, |member| member.node.cores.max(1))
     }
 
     /// Everything up to `lsn` of a primary's log is where it must be.
@@ -271,7 +267,7 @@ impl Replicator {
         let revision = self.topology.revision();
         let Some(source) = self.sources.get_mut(&peer) else { return };
         let topology = &self.topology;
-        let their_cores = topology.member(peer.node).map_or(1, |member| member.node.cores.max(1));
+        let their_cores = topology.cores_of(peer.node);
         // The questions come before it is said what is held: where the primary
         // builds on that, it has read them.
         self.asks.send(peer, u32::from(their_cores), topology, |partition, key| {

@@ -502,8 +502,8 @@ impl Replicator {
     }
 
     /// The core of `node` that holds the key.
-    pub(super) fn peer_for(&self, node: NodeIndex, hash: KeyHash) -> Peer {
-        let cores = self.topology.member(node).map_or(1, |member| member.node.cores.max(1));
+    pub fn peer_for(&self, node: NodeIndex, hash: KeyHash) -> Peer {
+        let cores = self.topology.cores_of(node);
         Peer { node, core: hash.core(u32::from(cores)) as u16 }
     }
 
@@ -750,7 +750,7 @@ impl Replicator {
 
     /// The cores of a node that hold keys of this core.
     fn peers_of(&self, node: NodeIndex) -> impl Iterator<Item = Peer> + use<> {
-        let cores = self.topology.member(node).map_or(1, |member| member.node.cores.max(1));
+        let cores = self.topology.cores_of(node);
         let range = if cores == self.cores { self.core..self.core + 1 } else { 0..cores };
         range.map(move |core| Peer { node, core })
     }
@@ -888,9 +888,7 @@ impl Replicator {
                 lane.shares.get(partition).is_some_and(|share| share.stage.is_required())
             };
             let old = |wait: &Wait| clock.since(wait.since) >= self.limits.confirm_ms;
-            let late = if untold.contains(&lane.peer) {
-                lane.shares.values().any(|share| share.stage.is_required())
-            } else if lane.broken {
+            let late = if lane.broken || untold.contains(&lane.peer) {
                 lane.shares.values().any(|share| share.stage.is_required())
             } else {
                 lane.waits.front().is_some_and(old)

@@ -273,10 +273,10 @@ impl Peers {
             Needs::Unmarked => !is_unmarked(request.key, hop.hash, &mut core.shard, core.now),
             Needs::Primary => true,
         };
-        // A replica that was asked and could not answer is not asked again.
-        let at_primary = changes || until.is_some() || self.peering.is_read_at_primary(request.key);
-        let out_of_date = self.peering.is_out_of_date(hop.hash, request.key);
         let again = until.is_some();
+        // A replica that was asked and could not answer is not asked again.
+        let at_primary = changes || again || self.peering.is_read_at_primary(request.key);
+        let out_of_date = self.peering.is_out_of_date(hop.hash, request.key);
         let until = until.unwrap_or(Now(core.now.0 + self.limits.patience_ms));
         let behind = out_of_date
             || !again && self.waiting_hashes.contains_key(&hop.hash)

@@ -740,8 +740,7 @@ impl Core {
     }
 
     fn core_of(&self, node: NodeIndex, hash: KeyHash) -> u16 {
-        let member = self.replicator.topology().member(node);
-        hash.core(member.map_or(1, |member| u32::from(member.node.cores.max(1)))) as u16
+        self.replicator.peer_for(node, hash).core
     }
 
     fn execute(&mut self, request: Request, turn: &mut Turn<'_>) {

@@ -323,12 +323,8 @@ impl Peering for CorePeering {
                 NetRoute::Refuse(NO_MAJORITY)
             }
             Route::At(node) => {
-                let cores = self
-                    .replicator
-                    .topology()
-                    .member(node)
-                    .map_or(1, |member| member.node.cores.max(1));
-                NetRoute::At(PeerId { node: node.0, core: hash.core(u32::from(cores)) as u16 })
+                let core = self.replicator.peer_for(node, hash).core;
+                NetRoute::At(PeerId { node: node.0, core })
             }
             Route::Wait => NetRoute::Wait,
         }
