@@ -46,7 +46,7 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "join", round: moves::join_and_drain, settings: moves::SETTINGS, expects: no_error, in_test: BOTH },
     Fault { name: "outage", round: outage::short, settings: outage::SHORT_SETTINGS, expects: anything, in_test: BOTH },
     Fault { name: "long-outage", round: outage::long, settings: outage::LONG_SETTINGS, expects: anything, in_test: NEITHER },
-    Fault { name: "strangers", round: strangers::round, settings: &[], expects: no_error, in_test: EMBEDDED },
+    Fault { name: "strangers", round: strangers::round, settings: &[], expects: no_error, in_test: BOTH },
 ];
 
 fn anything(_: &Seen) -> Result<()> {

@@ -149,9 +149,11 @@ impl Node {
         Ok(body.to_owned())
     }
 
-    /// What it has said so far.
+    /// What it has said since our latest word in its log.
     pub fn said(&self) -> Result<String> {
-        Ok(std::fs::read_to_string(self.folder.join(format!("{}.log", self.name)))?)
+        let log = std::fs::read_to_string(self.folder.join(format!("{}.log", self.name)))?;
+        let since = log.rfind(" ms: -- ").unwrap_or(0);
+        Ok(log[since..].to_owned())
     }
 }
 

@@ -136,11 +136,12 @@ impl Scene {
         Ok(())
     }
 
-    /// Starts a node that does not belong to the others; dropped, it is killed.
+    /// Starts a node that does not belong to the others and knows no coordinator but
+    /// them; dropped, it is killed.
     pub fn add_stranger(&self, flags: &[&str]) -> Result<Node> {
         let mut node = Node::new(self.nodes.len(), &self.folder);
-        let own = self.flags.iter().cloned();
-        let flags: Vec<_> = own.chain(flags.iter().map(|flag| (*flag).to_owned())).collect();
+        node.note("starts as a stranger")?;
+        let flags: Vec<_> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         node.start(&self.network, &self.programs.seawalld, &flags)?;
         Ok(node)
     }

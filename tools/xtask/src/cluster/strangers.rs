@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
+use super::node::Node;
 use super::scene::Scene;
 
 /// Refusals are logged once a second.
@@ -17,25 +18,25 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn round(scene: &mut Scene) -> Result<()> {
     // No node: somebody's browser, say.
+    comes(scene, "a browser")?;
     let why = "does not speak Seawall's peer protocol";
     speak(scene, b"GET / HTTP/1.1\r\nHost: seawall\r\n\r\n")?;
     shown(scene, why)?;
 
     // A later version: this preface, and a greeting that cannot be read here.
-    sleep(BETWEEN);
+    comes(scene, "a later version")?;
     let why = "speaks version 99 of the peer protocol";
     let answer = speak(scene, b"SWL\x63C\0\0\0\x03\0\0\0abc")?;
     ensure!(answer.contains(why), "another version is answered {answer:?}");
     shown(scene, why)?;
 
     // Another cluster's node, with this one's addresses.
-    sleep(BETWEEN);
+    comes(scene, "another cluster's node")?;
     let why = "belongs to cluster \"ebb\"";
     let stranger = scene.add_stranger(&["--cluster-name", "ebb"])?;
     shown(scene, why)?;
     let deadline = Instant::now() + PATIENCE;
-    while !(stranger.said()?.contains(why) && scene.control_of(&stranger, &["ring"])?.contains(why))
-    {
+    while !says(scene, &stranger, why)? {
         if Instant::now() > deadline {
             bail!("the node of another cluster does not say why:\n{}", stranger.said()?);
         }
@@ -59,12 +60,23 @@ fn speak(scene: &Scene, bytes: &[u8]) -> Result<String> {
     Ok(String::from_utf8_lossy(&answer).into_owned())
 }
 
-/// Some node has said so, and shows it.
+/// The next refusal will be logged, and what was said before is not looked at.
+fn comes(scene: &Scene, what: &str) -> Result<()> {
+    sleep(BETWEEN);
+    scene.nodes.iter().try_for_each(|node| node.note(what))
+}
+
+/// A node has it in its log, and `seawallctl` shows it.
+fn says(scene: &Scene, node: &Node, why: &str) -> Result<bool> {
+    Ok(node.said()?.contains(why) && scene.control_of(node, &["ring"])?.contains(why))
+}
+
+/// Some node says so.
 fn shown(scene: &Scene, why: &str) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         for node in &scene.nodes {
-            if node.said()?.contains(why) && scene.control_of(node, &["ring"])?.contains(why) {
+            if says(scene, node, why)? {
                 return Ok(());
             }
         }
