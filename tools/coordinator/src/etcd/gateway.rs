@@ -251,41 +251,36 @@ impl Gateway {
         Ok(sender)
     }
 
-    /// Watches keys from a revision on.
-    pub async fn watch(
-        self: &Arc<Self>,
-        key: &str,
-        from_revision: i64,
-    ) -> Result<Watch, GatewayError> {
+    /// Watches keys that begin so, from now on: what changes after this returns is seen.
+    pub async fn watch(self: &Arc<Self>, key: &str) -> Result<Watch, GatewayError> {
         let at = self.current.load(Ordering::Relaxed) % self.options.endpoints.len();
-        let body = json!({ "create_request": {
-            "key": encode(key.as_bytes()),
-            "range_end": encode(&prefix_end(key)),
-            "start_revision": from_revision.to_string(),
-        }});
-        let patience = self.options.timing.silence_max;
-        let opened = timeout(patience, async {
-            let token = self.token(at).await?;
-            self.send(token.as_deref(), at, "/v3/watch", &body).await
-        });
-        let opened = opened.await;
+        let opened = timeout(self.options.timing.silence_max, self.watch_at(at, key)).await;
         let opened = opened.unwrap_or_else(|_| {
             let why = format!("no watch from etcd at {} in time", self.options.endpoints[at]);
             Err(GatewayError { perhaps_done: false, why })
         });
-        match opened {
-            Ok((sender, answer)) if answer.status().is_success() => {
-                Ok(Watch { _sender: sender, body: answer.into_body(), rest: Vec::new() })
-            }
-            Ok((_, answer)) => {
-                self.leave(at);
-                let why = format!("etcd does not let us watch: {}", answer.status());
-                Err(GatewayError { perhaps_done: false, why })
-            }
-            Err(error) => {
-                self.leave(at);
-                Err(error)
-            }
+        opened.inspect_err(|_| self.leave(at))
+    }
+
+    async fn watch_at(self: &Arc<Self>, at: usize, key: &str) -> Result<Watch, GatewayError> {
+        let body = json!({ "create_request": {
+            "key": encode(key.as_bytes()),
+            "range_end": encode(&prefix_end(key)),
+        }});
+        let refused = |why: String| GatewayError {
+            perhaps_done: false,
+            why: format!("etcd at {} does not let us watch: {why}", self.options.endpoints[at]),
+        };
+        let token = self.token(at).await?;
+        let (sender, answer) = self.send(token.as_deref(), at, "/v3/watch", &body).await?;
+        if !answer.status().is_success() {
+            return Err(refused(answer.status().to_string()));
+        }
+        let mut watch = Watch { _sender: sender, body: answer.into_body(), rest: Vec::new() };
+        let first = watch.next().await.map_err(refused)?;
+        match first["result"]["created"].as_bool() {
+            Some(true) => Ok(watch),
+            _ => Err(refused(first.to_string())),
         }
     }
 

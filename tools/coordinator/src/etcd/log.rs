@@ -146,10 +146,13 @@ pub(super) async fn follow(node: Arc<Node>) {
     }
 }
 
+/// Watches first and reads then. A watch that begins in the past is behind, and etcd
+/// looks after those only ten times a second: until then this node would hold up
+/// whatever must be known to all.
 async fn follow_once(node: &Arc<Node>) -> Result<(), String> {
-    let from = catch_up(node).await?;
-    let mut watch =
-        node.gateway.watch(&node.key(""), from + 1).await.map_err(|error| error.to_string())?;
+    let text = |error: GatewayError| error.to_string();
+    let mut watch = node.gateway.watch(&node.key("")).await.map_err(text)?;
+    catch_up(node).await?;
     node.fine();
     node.state().stuck = None;
     loop {
@@ -197,15 +200,13 @@ fn log_number(node: &Node, key: &str) -> Option<u64> {
     key.strip_prefix(&node.key("log/"))?.parse().ok()
 }
 
-/// Reads what is not yet applied; the revision up to which that was.
-async fn catch_up(node: &Arc<Node>) -> Result<i64, String> {
+/// Reads what is not yet applied.
+async fn catch_up(node: &Arc<Node>) -> Result<(), String> {
     let within = node.options.timing.request_timeout;
     let text = |error: GatewayError| error.to_string();
     let body = json!({ "key": encode(leader::key(node).as_bytes()) });
     let answer = node.gateway.call("/v3/kv/range", body, within).await.map_err(text)?;
-    // What changes from here on is watched.
-    let from = revision(&answer);
-    leader::seen(node, pairs(&answer).first(), from);
+    leader::seen(node, pairs(&answer).first(), revision(&answer));
     loop {
         // The last one that is applied must still be there: the log is only cut
         // behind a snapshot, and never to its end.
@@ -223,7 +224,7 @@ async fn catch_up(node: &Arc<Node>) -> Result<i64, String> {
                 continue;
             }
             if last == 0 && page.is_empty() {
-                return Ok(from);
+                return Ok(());
             }
             return Err(format!(
                 "etcd has neither command {} nor a later snapshot: was it restored, or emptied?",
@@ -232,7 +233,7 @@ async fn catch_up(node: &Arc<Node>) -> Result<i64, String> {
         }
         apply(node, if last == 0 { &page } else { &page[1..] })?;
         if number(&answer["count"]) <= page.len() as i64 {
-            return Ok(from);
+            return Ok(());
         }
     }
 }

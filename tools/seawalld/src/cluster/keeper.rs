@@ -188,7 +188,12 @@ fn act(shared: &Arc<Shared>, effect: Effect) {
     match effect {
         Effect::Propose(command) => {
             if let Command::Down { node, .. } = &command {
-                say(&format!("{} does not answer: its replicas take over", shared.name_of(*node)));
+                let name = shared.name_of(*node);
+                // One that leaves in order has handed over what it led.
+                match shared.topology().member(*node).is_some_and(|member| member.leaving) {
+                    true => say(&format!("{name} leaves")),
+                    false => say(&format!("{name} does not answer: its replicas take over")),
+                }
             }
             shared.propose(command);
         }
