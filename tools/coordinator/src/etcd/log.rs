@@ -207,10 +207,11 @@ async fn catch_up(node: &Arc<Node>) -> Result<(), String> {
     let body = json!({ "key": encode(leader::key(node).as_bytes()) });
     let answer = node.gateway.call("/v3/kv/range", body, within).await.map_err(text)?;
     leader::seen(node, pairs(&answer).first(), revision(&answer));
+    let mut read: Vec<Pair> = Vec::new();
     loop {
-        // The last one that is applied must still be there: the log is only cut
-        // behind a snapshot, and never to its end.
-        let last = *node.number.borrow();
+        // The last one that was read must still be there: the log is only cut behind a
+        // snapshot, and never to its end.
+        let last = *node.number.borrow() + read.len() as u64;
         let body = json!({
             "key": encode(key(node, last.max(1)).as_bytes()),
             "range_end": encode(&prefix_end(&node.key("log/"))),
@@ -221,6 +222,7 @@ async fn catch_up(node: &Arc<Node>) -> Result<(), String> {
         let first = page.first().and_then(|pair| log_number(node, &pair.key));
         if first != Some(last.max(1)) {
             if snapshot::load(node).await? {
+                read.clear();
                 continue;
             }
             if last == 0 && page.is_empty() {
@@ -231,9 +233,11 @@ async fn catch_up(node: &Arc<Node>) -> Result<(), String> {
                 last.max(1)
             ));
         }
-        apply(node, if last == 0 { &page } else { &page[1..] })?;
-        if number(&answer["count"]) <= page.len() as i64 {
-            return Ok(());
+        let there = page.len();
+        read.extend(page.into_iter().skip(usize::from(last > 0)));
+        if number(&answer["count"]) <= there as i64 {
+            // All at once: nobody acts by what was long ago.
+            return apply(node, &read);
         }
     }
 }

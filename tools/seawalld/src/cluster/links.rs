@@ -10,13 +10,16 @@ use coordinator::wire::{self, DataLink};
 use net::peering::PeerId;
 use net::peering::link::{Cipher, End};
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use tokio::net::TcpStream;
 
-/// Between two tries to reach the same core.
-const RETRY: Duration = Duration::from_millis(30);
+/// Between the first two tries to reach a core: two nodes that hear of each other one
+/// after the other miss each other by so little. Doubles from try to try.
+const RETRY_MIN: Duration = Duration::from_millis(4);
+const RETRY_MAX: Duration = Duration::from_millis(32);
 /// The same failure of a node is said this often.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
@@ -32,15 +35,37 @@ struct Target {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Dialling,
-    Linked,
+    /// Since then.
+    Linked(Instant),
+    /// Not before then is it dialled again.
     Lost(Instant),
+}
+
+/// One own core and a peer.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    state: State,
+    /// What the next failure costs.
+    pause: Duration,
+}
+
+impl Place {
+    const NEW: Place = Place { state: State::Dialling, pause: RETRY_MIN };
+
+    fn lost(&mut self) {
+        if matches!(self.state, State::Linked(since) if since.elapsed() > RETRY_MAX) {
+            self.pause = RETRY_MIN;
+        }
+        self.state = State::Lost(Instant::now() + self.pause);
+        self.pause = RETRY_MAX.min(2 * self.pause);
+    }
 }
 
 /// Which links there are, by own core and peer.
 #[derive(Debug, Default)]
 pub struct Links {
     targets: Mutex<BTreeMap<NodeIndex, Target>>,
-    states: Mutex<BTreeMap<(u16, Peer), State>>,
+    places: Mutex<BTreeMap<(u16, Peer), Place>>,
 }
 
 impl Links {
@@ -55,18 +80,26 @@ impl Links {
         self.targets.lock().expect("no holder panics").remove(&node);
     }
 
-    /// A core says that a link is gone.
+    fn linked(&self, core: u16, peer: Peer) {
+        let mut places = self.places.lock().expect("no holder panics");
+        if let Some(place) = places.get_mut(&(core, peer)) {
+            place.state = State::Linked(Instant::now());
+        }
+    }
+
+    /// A link is gone, or could not be made.
     pub fn lost(&self, core: u16, peer: Peer) {
-        let mut states = self.states.lock().expect("no holder panics");
-        if let Some(state) = states.get_mut(&(core, peer)) {
-            *state = State::Lost(Instant::now());
+        let mut places = self.places.lock().expect("no holder panics");
+        if let Some(place) = places.get_mut(&(core, peer)) {
+            place.lost();
         }
     }
 
     /// Links that stand, and those that there should be.
     pub fn counts(&self, own_cores: u16) -> (usize, usize) {
-        let states = self.states.lock().expect("no holder panics");
-        let standing = states.values().filter(|state| **state == State::Linked).count();
+        let places = self.places.lock().expect("no holder panics");
+        let standing =
+            places.values().filter(|place| matches!(place.state, State::Linked(_))).count();
         let targets = self.targets.lock().expect("no holder panics");
         let wanted = targets.values().map(|target| pairs(own_cores, target.cores).count()).sum();
         (standing, wanted)
@@ -93,12 +126,16 @@ pub fn dial_missing(shared: &Arc<Shared>) {
         for (own, core) in pairs(shared.cores, target.cores) {
             let place = (own, Peer { node, core });
             {
-                let mut states = shared.links.states.lock().expect("no holder panics");
-                match states.get(&place) {
-                    Some(State::Dialling | State::Linked) => continue,
-                    Some(State::Lost(at)) if now.saturating_duration_since(*at) < RETRY => continue,
-                    _ => states.insert(place, State::Dialling),
-                };
+                let mut places = shared.links.places.lock().expect("no holder panics");
+                match places.entry(place) {
+                    Entry::Vacant(vacant) => _ = vacant.insert(Place::NEW),
+                    Entry::Occupied(mut there) => match there.get().state {
+                        State::Lost(until) if now >= until => {
+                            there.get_mut().state = State::Dialling
+                        }
+                        _ => continue,
+                    },
+                }
             }
             let (shared, target) = (shared.clone(), target.clone());
             spawn(async move { dial(&shared, place, &target).await });
@@ -116,8 +153,7 @@ async fn dial(shared: &Arc<Shared>, place: (u16, Peer), target: &Target) {
         }
         Ok(link) => {
             shared.stands(own, peer.node);
-            let state = State::Linked;
-            shared.links.states.lock().expect("no holder panics").insert(place, state);
+            shared.links.linked(own, peer);
             if hand_in(shared, own, peer, link, End::Opened) {
                 return;
             }
@@ -128,12 +164,7 @@ async fn dial(shared: &Arc<Shared>, place: (u16, Peer), target: &Target) {
             Some(error.to_string())
         }
     };
-    shared
-        .links
-        .states
-        .lock()
-        .expect("no holder panics")
-        .insert(place, State::Lost(Instant::now()));
+    shared.links.lost(own, peer);
     if let Some(why) = failed
         && let Some(target) =
             shared.links.targets.lock().expect("no holder panics").get_mut(&peer.node)

@@ -1,47 +1,69 @@
 //! How long a planned hand-over keeps writers waiting, as each of them sees it.
 //!
 //! Every client has one key and writes it again and again. What counts is the
-//! longest time between two acknowledged writes of a key while every node in turn
-//! hands over all that it leads, ends and comes back, beside the same without.
+//! longest time between two acknowledged writes of a key while a node hands over all
+//! that it leads, beside the same without.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::in_own_network;
 use super::load::{Load, Shape, Tally};
 use super::node::Node;
-use super::scene::{Coordinator, Programs, Scene};
+use super::scene::{Coordinator, Programs, Scene, member};
 use crate::bench::Page;
 use crate::report::Done;
 
+/// More writers would keep the machine's two CPUs so busy that they wait for those.
 const WRITERS: Shape =
-    Shape { threads: 32, keys_per_thread: 1, pace: Duration::from_millis(2), gets_percent: 0 };
+    Shape { threads: 3, keys_per_thread: 1, pace: Duration::from_millis(1), gets_percent: 0 };
+/// All that is compared goes on for so long at least.
+const WINDOW: Duration = Duration::from_millis(1_500);
 
-/// Rolls over all nodes `runs` times.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+const CALM: &str = "undisturbed";
+const DRAINED: &str = "a node is drained, or comes back from that";
+const RESTARTED: &str = "a node hands over, ends and comes back";
+
+/// Every node in turn is drained and taken back, and ended and started again, `runs`
+/// times.
 pub fn run(programs: &Programs, by: Coordinator, runs: usize, save: bool) -> Result<Done> {
     let name = format!("handover-{}", by.name());
     in_own_network(&name, |folder| {
         let mut scene = Scene::without_clients(programs, by, &[], folder)?;
         let all = |scene: &Scene| scene.nodes.iter().map(Node::clients).collect::<Vec<_>>();
         let load = Load::start(WRITERS, all(&scene))?;
-        let mut took = Duration::ZERO;
-        for run in 0..runs {
-            // As long without as the last took with.
-            load.phase(2 * run);
-            sleep(if run == 0 { Duration::from_secs(5) } else { took });
-            load.phase(2 * run + 1);
-            let began = Instant::now();
+        let mut happened = Vec::new();
+        let mut begin = |what| {
+            load.phase(happened.len());
+            happened.push(what);
+            Instant::now() + WINDOW
+        };
+        let rest = |until: Instant| sleep(until.saturating_duration_since(Instant::now()));
+        for _ in 0..runs {
             for at in 0..scene.nodes.len() {
+                rest(begin(CALM));
+                let name = scene.nodes[at].name.clone();
+                let until = begin(DRAINED);
+                scene.control(&["drain", &name])?;
+                rest(until);
+                let until = begin(DRAINED);
+                scene.control(&["drain", &name, "--undo"])?;
+                wait_until_it_leads(&mut scene, at)?;
+                rest(until);
+                rest(begin(CALM));
                 let clients = all(&scene);
                 load.nodes(scene.others(at).into_iter().map(|other| clients[other]).collect());
+                let until = begin(RESTARTED);
                 scene.nodes[at].terminate()?;
                 scene.restart(at)?;
                 scene.wait_until_whole()?;
+                rest(until);
                 load.nodes(all(&scene));
             }
-            took = began.elapsed();
         }
         let phases = load.end()?;
         let file = match by {
@@ -50,14 +72,15 @@ pub fn run(programs: &Programs, by: Coordinator, runs: usize, save: bool) -> Res
         };
         let title = format!("Nodes hand over what they lead ({} coordinator)", by.name());
         let mut page = Page::new(file, &title);
-        page.say("Milliseconds between two acknowledged writes of a key, the longest of each of 32 keys: while");
-        page.say("every node in turn hands over, ends by SIGTERM and comes back, and without. Every key has a");
-        page.say("client that writes it every 2 ms, through the nodes that stay. Three nodes of one core, built");
-        page.say("as for tests, 2 copies, 256 partitions; other work on the machine.");
+        page.say("Milliseconds between two acknowledged writes of a key, the longest of each window of 1.5 s and");
+        page.say("each of 3 keys. Every key has a client that writes it once in a millisecond, through all nodes");
+        page.say("that stay. Three nodes of one core, built as for tests, 2 copies, 256 partitions; other work on");
+        page.say("the machine.");
         page.say("");
-        page.head(&["", "keys", "p50", "p90", "p99", "max", "errors"]);
-        for (what, first) in [("undisturbed", 0), ("handed over", 1)] {
-            let phases: Vec<&Tally> = phases.iter().skip(first).step_by(2).collect();
+        page.head(&["meanwhile", "windows", "p50", "p90", "p99", "max", "errors"]);
+        for what in [CALM, DRAINED, RESTARTED] {
+            let of_these = happened.iter().zip(&phases).filter(|(this, _)| **this == what);
+            let phases: Vec<&Tally> = of_these.map(|(_, phase)| phase).collect();
             let mut gaps: Vec<u32> =
                 phases.iter().flat_map(|phase| phase.gaps_us.clone()).collect();
             gaps.sort_unstable();
@@ -69,7 +92,7 @@ pub fn run(programs: &Programs, by: Coordinator, runs: usize, save: bool) -> Res
             let errors: u64 = phases.iter().flat_map(|phase| phase.errors.values()).sum();
             page.row([
                 what.to_owned(),
-                gaps.len().to_string(),
+                phases.len().to_string(),
                 cell(0.5),
                 cell(0.9),
                 cell(0.99),
@@ -83,6 +106,22 @@ pub fn run(programs: &Programs, by: Coordinator, runs: usize, save: bool) -> Res
                 page.save_as(&format!("handover --runs {runs} --coordinator {}", by.name()))?
             );
         }
-        Ok(Done::new(runs as u64, format!("{:.1} s a roll", took.as_secs_f64())))
+        Ok(Done::new(runs as u64, format!("{} windows", happened.len())))
     })
+}
+
+/// Waits until a node has its share of primaries again.
+fn wait_until_it_leads(scene: &mut Scene, at: usize) -> Result<()> {
+    scene.wait_until_whole()?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let ring = scene.nodes[at].ring()?;
+        let share = ring["partitions"]["all"].as_u64().unwrap_or_default() / 4;
+        let node = &scene.nodes[at].name;
+        if member(&ring, node)["primaries"].as_u64() >= Some(share) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{node} does not lead {share} partitions: {ring}");
+        sleep(Duration::from_millis(10));
+    }
 }
