@@ -52,6 +52,7 @@ const PARTS: &[(&str, &str, Part)] = &[
     ("memory", "Resident bytes an item beyond key and value", memory::table),
     ("traces", "Miss ratios of real traces", traces::table),
     ("replication", "What copies and other nodes cost", replication::table),
+    ("hot", "What copies of hot keys are worth", replication::hot),
     ("shift", "A shift of value sizes", shift),
     ("growth", "The longest single call", growth),
     ("engine", "The engine alone", engine),

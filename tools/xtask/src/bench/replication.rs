@@ -1,4 +1,5 @@
-//! What copies cost a write, and another node's answer a read.
+//! What copies cost a write, and another node's answer a read; what copies of a hot
+//! key are worth.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -43,6 +44,7 @@ impl Drop for Group {
     }
 }
 
+const FILL: &[&str] = &["--ratio", "1:0", "--preload", "--requests", "1000"];
 const FLAGS: &[&str] = &["-t", "1", "-m", "256", "-c", "4096", "--pin-cores", "no"];
 
 fn alone(seawalld: &Program) -> Result<Group> {
@@ -50,17 +52,16 @@ fn alone(seawalld: &Program) -> Result<Group> {
     Ok(Group { name: "no cluster".into(), nodes, folder: None, figures: Vec::new() })
 }
 
-fn cluster(seawalld: &Program, copies: usize) -> Result<Group> {
+fn cluster(seawalld: &Program, name: &str, copies: usize, flags: &[&str]) -> Result<Group> {
     let memory = PathBuf::from("/dev/shm");
     let root = if memory.is_dir() { memory } else { paths::target().join("xtask") };
-    let folder = root.join(format!("seawall-replication-{}-{copies}", std::process::id()));
+    let folder = root.join(format!("seawall-{}-{name}", std::process::id()).replace(' ', "-"));
     let mut peers = Vec::new();
     for _ in 0..NODES {
         peers.push(format!("127.0.0.1:{}", free_port()?));
     }
-    let name = if copies == 1 { "1 copy".into() } else { format!("{copies} copies") };
-    let mut group =
-        Group { name, nodes: Vec::new(), folder: Some(folder.clone()), figures: Vec::new() };
+    let (name, nodes) = (name.to_owned(), Vec::new());
+    let mut group = Group { name, nodes, folder: Some(folder.clone()), figures: Vec::new() };
     for (at, own) in peers.iter().enumerate() {
         let (name, directory) = (format!("n{at}"), folder.join(format!("n{at}")));
         let (join, copies) = (peers.join(","), copies.to_string());
@@ -69,6 +70,7 @@ fn cluster(seawalld: &Program, copies: usize) -> Result<Group> {
             FLAGS,
             &["--cluster-listen", own, "--join", &join, "--node-name", &name],
             &["--cluster-directory", &directory, "--replicas", &copies],
+            flags,
         ];
         group.nodes.push(Setup::new(seawalld, &own.concat()).start()?);
     }
@@ -95,12 +97,11 @@ fn takes_writes(node: &Server) -> Result<bool> {
 pub fn table(options: &Options, page: &mut Page) -> Result<u64> {
     let seawalld = Program::Seawall(build::binary(PROFILE, "seawalld")?);
     let mut groups = vec![alone(&seawalld)?];
-    for copies in 1..=NODES {
-        groups.push(cluster(&seawalld, copies)?);
+    for (copies, name) in (1..).zip(["1 copy", "2 copies", "3 copies"]) {
+        groups.push(cluster(&seawalld, name, copies, &[])?);
     }
     for group in &groups {
-        let once = ["--ratio", "1:0", "--preload", "--requests", "1000"];
-        load(&group.nodes[0], options, &once)?;
+        load(&group.nodes[0], options, FILL)?;
     }
     page.say(&format!(
         "Requests a second and p99 in microseconds over 50 connections to one node, {} keys of 30 B with",
@@ -137,4 +138,54 @@ pub fn table(options: &Options, page: &mut Page) -> Result<u64> {
         page.row(row);
     }
     Ok(SHAPES.len() as u64)
+}
+
+/// Name, the generator's arguments.
+const READS: &[(&str, &[&str])] = &[
+    ("one key, lone", &["--keys", "1"]),
+    ("one key, 16 deep", &["--keys", "1", "--pipeline", "16"]),
+    ("Zipf 1.2, lone", &["--distribution", "zipf:1.2"]),
+    ("Zipf 1.2, 16 deep", &["--distribution", "zipf:1.2", "--pipeline", "16"]),
+    ("all keys alike, 16 deep", &["--pipeline", "16"]),
+];
+
+/// Three nodes with one copy of each partition, with and without copies of hot keys.
+pub fn hot(options: &Options, page: &mut Page) -> Result<u64> {
+    let seawalld = Program::Seawall(build::binary(PROFILE, "seawalld")?);
+    let mut groups = [
+        cluster(&seawalld, "hot keys are copied", 1, &[])?,
+        cluster(&seawalld, "they are not", 1, &["--hot-copies", "0"])?,
+    ];
+    for group in &groups {
+        load(&group.nodes[0], options, FILL)?;
+        load(&group.nodes[0], options, &[FILL, &["--keys", "1"]].concat())?;
+    }
+    page.say(&format!(
+        "Reads a second over 50 connections to each of three nodes in turn, {} keys of 30 B with values of",
+        options.keys
+    ));
+    page.say(&format!(
+        "100 B, 1 copy of each partition: medians of {} interleaved rounds. The ratio is that of each round.",
+        options.rounds
+    ));
+    page.say("The nodes have one core each and share two CPUs with the generator.\n");
+    page.head(&["reads", &groups[0].name, &groups[1].name, "ratio"]);
+    for (name, shape) in READS {
+        let (mut speeds, mut ratios) = ([Vec::new(), Vec::new()], Vec::new());
+        for _ in 0..options.rounds {
+            let mut round = [0.0; 2];
+            for (group, speed) in groups.iter_mut().zip(&mut round) {
+                for node in &group.nodes {
+                    let reads = [&["--ratio", "1:0"][..], shape].concat();
+                    *speed += load(node, options, &reads)?.keys_per_second / NODES as f64;
+                }
+            }
+            ratios.push(round[0] / round[1]);
+            speeds.iter_mut().zip(round).for_each(|(all, one)| all.push(one));
+        }
+        let speeds = speeds.map(|all| format!("{:.0}k", median(all) / 1000.0));
+        let ratio = format!("{:.2}", median(ratios));
+        page.row([(*name).to_owned(), speeds[0].clone(), speeds[1].clone(), ratio]);
+    }
+    Ok(READS.len() as u64)
 }
