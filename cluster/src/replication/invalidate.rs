@@ -16,8 +16,8 @@ use engine::{KeyHash, Shard};
 
 /// No key belongs to it.
 pub(super) const NO_PARTITION: Partition = Partition(u32::MAX);
-/// Invalidations under way of which a core knows at a time. Beyond that it waits
-/// for the last of them.
+/// Invalidations under way of which a core knows by number. Of one that had to make
+/// room it does not hear the end: it waits as long as that may last at most.
 const SUSPENSIONS_MAX: usize = 64;
 
 impl Replicator {
@@ -27,9 +27,11 @@ impl Replicator {
     /// may be one that is not asked: the invalidation goes on here when
     /// [`Replicator::copies_are_gone`].
     pub fn suspend_near_reads(&mut self, invalidation: u64, until: Millis) {
-        self.suspensions.retain(|(known, _)| *known != invalidation);
+        let clock = self.clock;
+        self.suspensions.retain(|(known, until)| *known != invalidation && clock < *until);
         if self.suspensions.len() == SUSPENSIONS_MAX {
-            self.suspensions.remove(0);
+            let (_, until) = self.suspensions.remove(0);
+            self.suspended_until = self.suspended_until.max(until);
         }
         self.suspensions.push((invalidation, until));
         self.near_from = self.near_from.max(until);
@@ -37,14 +39,11 @@ impl Replicator {
         self.revoke_all();
     }
 
-    /// It is over.
+    /// It is over. Others that are under way go on.
     pub fn resume_near_reads(&mut self, invalidation: u64) {
-        let before = self.suspensions.len();
         self.suspensions.retain(|(known, _)| *known != invalidation);
-        if self.suspensions.len() < before {
-            let until = self.suspensions.iter().map(|(_, until)| *until).max();
-            self.near_from = until.unwrap_or_default();
-        }
+        let others = self.suspensions.iter().map(|(_, until)| *until);
+        self.near_from = others.fold(self.suspended_until, Millis::max);
     }
 
     /// Takes over what was invalidated, and tells the replicas. False: not yet, for

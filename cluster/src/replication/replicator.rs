@@ -143,6 +143,8 @@ pub struct Replicator {
     pub(super) near_from: Millis,
     /// Which ones are, and until when at most.
     pub(super) suspensions: Vec<(u64, Millis)>,
+    /// Until when others may be that are not among these.
+    pub(super) suspended_until: Millis,
     /// Places in the log where something was invalidated that some replica may
     /// not know of, and since when.
     pub(super) untold: VecDeque<(Lsn, Millis)>,
@@ -206,6 +208,7 @@ impl Replicator {
             clock: Millis(0),
             near_from: Millis(0),
             suspensions: Vec::new(),
+            suspended_until: Millis(0),
             untold: VecDeque::new(),
             gained: Map::default(),
             garbage: Garbage::default(),
