@@ -11,6 +11,9 @@
 //!
 //! Then the client is answered, and all are told that it is over.
 //!
+//! A flush at a later moment goes the same way: what is taken over is that it is to
+//! come, and the version says which of several was said last.
+//!
 //! A node is left out only while it is *out*: down by a settled revision, and in
 //! sync nowhere, so that it has to be brought up to date before it serves
 //! anything. What brings it up to date tells it of the generation first. Two
@@ -42,8 +45,6 @@ pub enum Word {
     Take(u64, Vec<(u8, u64, u64)>),
     /// It is over.
     Over(u64),
-    /// Everything dies at that moment, in Unix milliseconds.
-    FlushAt(u64),
 }
 
 /// What it answers, when all of its cores have done so.
@@ -86,20 +87,14 @@ impl Spread {
         Spread { number, what, word, until, answers: Vec::new() }
     }
 
-    /// Everything is to die at that moment, in Unix milliseconds.
-    pub fn flush_at(at: u64, now: Millis) -> Spread {
-        let (word, until) = (Word::FlushAt(at), now.plus(PATIENCE_MS));
-        Spread { number: 0, what: Vec::new(), word, until, answers: Vec::new() }
-    }
-
     /// What is being asked.
     pub fn word(&self) -> &Word {
         &self.word
     }
 
     /// What to tell every node when it is done or has failed: it need not arrive.
-    pub fn farewell(&self) -> Option<Word> {
-        (!self.what.is_empty()).then_some(Word::Over(self.number))
+    pub fn farewell(&self) -> Word {
+        Word::Over(self.number)
     }
 
     /// A node answered [`Spread::word`].

@@ -2,9 +2,12 @@
 
 mod fixture;
 
+use cluster::change::Command;
 use cluster::replication::{Access, Limits, Route};
 use cluster::topology::NodeIndex;
-use fixture::Cluster;
+use engine::snapshot::{Generation, GenerationScope};
+use engine::{Now, Version};
+use fixture::{Cluster, NOW, TestNode, down, introduction, up};
 
 /// Two nodes; the first leads everything, the second is in sync.
 fn pair() -> Cluster {
@@ -42,4 +45,136 @@ fn nor_when_there_are_more_at_once_than_a_core_knows_by_number() {
     cluster.nodes[1].replicator.resume_near_reads(0);
     cluster.pass(1_000);
     assert_eq!(cluster.route(1, "key", Access::Read), Route::Here);
+}
+
+/// Everything is to die at that moment; it was said at `said`, and node 0 hears it.
+fn flush_at(cluster: &mut Cluster, at: u64, said: u64) {
+    let version = Version(said << 20);
+    let flush = Generation { scope: GenerationScope::FlushAt, id: at, version };
+    let TestNode { replicator, shard, .. } = &mut cluster.nodes[0];
+    assert!(replicator.invalidate(&[flush], shard));
+}
+
+fn set_clocks(cluster: &mut Cluster, ms: u64) {
+    cluster.nodes.iter_mut().for_each(|node| node.now = Now(ms));
+}
+
+#[test]
+fn a_node_that_was_away_when_a_later_flush_was_said_keeps_it_too() {
+    let mut cluster = pair();
+    cluster.set("key", "before");
+    cluster.settle();
+    cluster.cut(0, 1);
+    cluster.change(&down(1));
+    cluster.change(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1) });
+    flush_at(&mut cluster, NOW.0 + 10_000, NOW.0);
+    cluster.heal(0, 1);
+    cluster.change(&up(1));
+    cluster.settle();
+    assert_eq!(cluster.value_at(1, "key").as_deref(), Some("before"));
+    // It leads when the moment comes, and nobody else is there.
+    cluster.cut(0, 1);
+    cluster.change(&down(0));
+    assert_eq!(cluster.primary("key"), 1);
+    set_clocks(&mut cluster, NOW.0 + 9_999);
+    assert_eq!(cluster.value_at(1, "key").as_deref(), Some("before"));
+    set_clocks(&mut cluster, NOW.0 + 10_000);
+    assert_eq!(cluster.value_at(1, "key"), None);
+}
+
+#[test]
+fn a_node_that_is_filled_before_a_later_flush_keeps_it_too() {
+    let mut cluster = pair();
+    cluster.set("key", "before");
+    cluster.settle();
+    cluster.nodes[1] = TestNode::new(Limits::default(), 2);
+    cluster.cut(0, 1);
+    flush_at(&mut cluster, NOW.0 + 10_000, NOW.0);
+    cluster.change(&Command::Join(introduction(1, 2)));
+    cluster.heal(0, 1);
+    cluster.settle();
+    assert_eq!(cluster.value_at(1, "key").as_deref(), Some("before"));
+    set_clocks(&mut cluster, NOW.0 + 10_000);
+    assert_eq!(cluster.value_at(1, "key"), None);
+}
+
+#[test]
+fn a_later_flush_spares_what_is_written_after_its_moment_on_nodes_whose_clocks_are_late() {
+    let mut cluster = pair();
+    cluster.set("old", "before");
+    flush_at(&mut cluster, NOW.0 + 10_000, NOW.0);
+    cluster.settle();
+    cluster.nodes[0].now = Now(NOW.0 + 10_000);
+    cluster.nodes[1].now = Now(NOW.0 + 9_000);
+    cluster.set("new", "after");
+    cluster.settle();
+    assert_eq!(cluster.value_at(1, "old"), None, "the primary has said so");
+    cluster.nodes[1].now = Now(NOW.0 + 11_000);
+    assert_eq!(cluster.value_at(1, "new").as_deref(), Some("after"));
+}
+
+#[test]
+fn a_node_that_returns_after_the_moment_of_a_later_flush_spares_what_was_written_since() {
+    let mut cluster = pair();
+    flush_at(&mut cluster, NOW.0 + 10_000, NOW.0);
+    cluster.settle();
+    cluster.cut(0, 1);
+    cluster.change(&down(1));
+    cluster.change(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1) });
+    cluster.nodes[0].now = Now(NOW.0 + 10_000);
+    cluster.set("key", "after");
+    // The other one finds its own time come before it hears of anybody.
+    set_clocks(&mut cluster, NOW.0 + 15_000);
+    assert_eq!(cluster.value_at(1, "key"), None);
+    cluster.heal(0, 1);
+    cluster.change(&up(1));
+    cluster.settle();
+    cluster.change(&down(0));
+    cluster.change(&up(0));
+    cluster.settle();
+    for node in 0..2 {
+        assert_eq!(cluster.value_at(node, "key").as_deref(), Some("after"));
+    }
+}
+
+#[test]
+fn of_several_flushes_the_one_that_was_said_last_counts_on_every_node() {
+    let mut cluster = pair();
+    cluster.set("key", "before");
+    flush_at(&mut cluster, NOW.0 + 10_000, NOW.0);
+    cluster.settle();
+    cluster.cut(0, 1);
+    cluster.change(&down(1));
+    flush_at(&mut cluster, NOW.0 + 20_000, NOW.0 + 1);
+    // What was said before comes late.
+    flush_at(&mut cluster, NOW.0 + 5_000, NOW.0 - 1);
+    cluster.heal(0, 1);
+    cluster.change(&up(1));
+    cluster.settle();
+    set_clocks(&mut cluster, NOW.0 + 19_999);
+    for node in 0..2 {
+        assert_eq!(cluster.value_at(node, "key").as_deref(), Some("before"));
+    }
+    set_clocks(&mut cluster, NOW.0 + 20_000);
+    for node in 0..2 {
+        assert_eq!(cluster.value_at(node, "key"), None);
+    }
+}
+
+#[test]
+fn a_flush_at_once_replaces_one_that_is_to_come_on_every_node() {
+    let mut cluster = pair();
+    flush_at(&mut cluster, NOW.0 + 10_000, NOW.0);
+    cluster.settle();
+    let version = Version((NOW.0 + 1) << 20);
+    let flush = Generation { scope: GenerationScope::Flush, id: 0, version };
+    let TestNode { replicator, shard, .. } = &mut cluster.nodes[0];
+    assert!(replicator.invalidate(&[flush], shard));
+    set_clocks(&mut cluster, NOW.0 + 2);
+    cluster.set("key", "after");
+    cluster.settle();
+    set_clocks(&mut cluster, NOW.0 + 20_000);
+    for node in 0..2 {
+        assert_eq!(cluster.value_at(node, "key").as_deref(), Some("after"));
+    }
 }

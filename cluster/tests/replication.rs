@@ -6,8 +6,8 @@ use cluster::change::{Command, Step};
 use cluster::replication::{Access, Effect, Limits, Route};
 use cluster::ring::Partition;
 use cluster::time::Millis;
-use cluster::topology::{Incarnation, Introduction, NodeIndex};
-use fixture::{Cluster, introduction};
+use cluster::topology::{Introduction, NodeIndex};
+use fixture::{Cluster, down, introduction, up};
 
 fn pair() -> Cluster {
     let mut cluster = Cluster::new(2, Limits::default(), |partition| {
@@ -25,14 +25,6 @@ fn keys(cluster: &Cluster, node: usize, count: usize) -> Vec<String> {
         .filter(|key| cluster.primary(key) == node)
         .take(count)
         .collect()
-}
-
-fn down(node: u16) -> Command {
-    Command::Down { node: NodeIndex(node), incarnation: Incarnation(1) }
-}
-
-fn up(node: u16) -> Command {
-    Command::Up { node: NodeIndex(node), incarnation: Incarnation(1) }
 }
 
 #[test]

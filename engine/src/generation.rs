@@ -32,13 +32,34 @@ pub(crate) enum Liveness {
     Invalidated,
 }
 
+/// A flush that is to come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FlushAt {
+    /// When it comes into force.
+    pub at: Now,
+    /// When it was said, to all nodes of a cluster; none if to this one alone.
+    pub said: Option<Version>,
+}
+
+impl FlushAt {
+    /// The last version that it kills if several nodes are to agree: what is
+    /// written from its moment on lives, however late a node comes to it.
+    pub fn last_before(at: Now) -> Version {
+        const MS_MAX: u64 = u64::MAX >> 20;
+        Version((at.0.clamp(1, MS_MAX) << 20) - 1)
+    }
+}
+
 /// What has been invalidated.
 #[derive(Debug)]
 pub(crate) struct Generations {
     /// Everything up to this version is dead.
     pub flush: Version,
-    /// When the next flush comes into force.
-    pub flush_at: Option<Now>,
+    /// When the last flush that came into force was said. It replaced those that
+    /// were said before it and were still to come.
+    pub flush_said: Version,
+    /// The next flush.
+    pub flush_at: Option<FlushAt>,
     namespaces: Vec<(String, Version)>,
     delimiter: u8,
     tags: HashTable<(Tag, Version)>,
@@ -57,6 +78,7 @@ impl Generations {
     pub fn new(namespaces: Vec<String>, delimiter: u8, tags_max: usize) -> Generations {
         Generations {
             flush: Version::ZERO,
+            flush_said: Version::ZERO,
             flush_at: None,
             namespaces: namespaces.into_iter().map(|name| (name, Version::ZERO)).collect(),
             delimiter,
@@ -211,14 +233,26 @@ impl Generations {
         }
     }
 
-    /// Raises the flush version.
-    pub fn merge_flush(&mut self, version: Version) -> bool {
+    /// Raises the flush version, by a flush that was said then.
+    pub fn merge_flush(&mut self, version: Version, said: Version) -> bool {
         let raised = self.flush < version;
         if raised {
             self.flush = version;
             self.changes += 1;
         }
+        self.flush_said = self.flush_said.max(said);
+        let replaced = |flush: &FlushAt| flush.said.is_some_and(|said| said <= self.flush_said);
+        self.flush_at = self.flush_at.filter(|flush| !replaced(flush));
         raised
+    }
+
+    /// Takes over a flush that is to come, unless another one was said later.
+    pub fn merge_flush_at(&mut self, at: Now, said: Version) {
+        let known = self.flush_at.and_then(|flush| flush.said).unwrap_or(Version::ZERO);
+        if said > known.max(self.flush_said) {
+            self.flush_at = Some(FlushAt { at, said: Some(said) });
+            self.changes += 1;
+        }
     }
 
     /// Namespaces and their generations.

@@ -96,8 +96,12 @@ pub enum GenerationScope {
     Namespace,
     /// All tagged items.
     TagFloor,
-    /// All items.
+    /// All items. Its id is when the flush was said, if that was not when it came
+    /// into force.
     Flush,
+    /// All items that will have been written before the moment which is its id, in
+    /// Unix milliseconds. Its version is when it was said: the last one counts.
+    FlushAt,
 }
 
 impl GenerationScope {
@@ -108,6 +112,7 @@ impl GenerationScope {
             1 => Some(GenerationScope::Namespace),
             2 => Some(GenerationScope::TagFloor),
             3 => Some(GenerationScope::Flush),
+            4 => Some(GenerationScope::FlushAt),
             _ => None,
         }
     }

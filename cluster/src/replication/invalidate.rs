@@ -5,7 +5,8 @@
 //! and a place in the log says when they have it: an invalidation counts as
 //! taken over here once every replica that serves reads has confirmed that.
 //! What comes over a link is told on in the same way, for who sent it may know
-//! other replicas than this core.
+//! other replicas than this core. A flush that is still to come is one of these: so
+//! who was away when it was said hears of it before it serves.
 
 use super::replicator::Replicator;
 use super::{Lsn, Peer};
@@ -59,13 +60,28 @@ impl Replicator {
     /// What a primary says that was invalidated.
     pub(super) fn take_over_generations(&mut self, generations: &[Generation], shard: &mut Shard) {
         self.withdraw_all();
-        let before = shard.invalidations();
         for generation in generations {
             shard.merge_generation(*generation);
         }
-        if shard.invalidations() == before {
+        self.tell_invalidations(shard);
+    }
+
+    /// A flush that was to come may have come into force. Each node does that by its
+    /// own clock of day; the first one tells the others.
+    pub(super) fn look_for_flush(&mut self, shard: &Shard) {
+        if shard.invalidations() != self.invalidations {
+            self.withdraw_all();
+            self.revoke_all();
+            self.tell_invalidations(shard);
+        }
+    }
+
+    /// Tells the replicas, if there is something new.
+    fn tell_invalidations(&mut self, shard: &Shard) {
+        if shard.invalidations() == self.invalidations {
             return;
         }
+        self.invalidations = shard.invalidations();
         for lane in self.lanes.values_mut() {
             lane.tell_generations = true;
         }

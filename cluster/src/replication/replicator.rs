@@ -145,6 +145,8 @@ pub struct Replicator {
     pub(super) suspensions: Vec<(u64, Millis)>,
     /// Until when others may be that are not among these.
     pub(super) suspended_until: Millis,
+    /// What the shard says was invalidated, as far as replicas were told.
+    pub(super) invalidations: u64,
     /// Places in the log where something was invalidated that some replica may
     /// not know of, and since when.
     pub(super) untold: VecDeque<(Lsn, Millis)>,
@@ -209,6 +211,7 @@ impl Replicator {
             near_from: Millis(0),
             suspensions: Vec::new(),
             suspended_until: Millis(0),
+            invalidations: 0,
             untold: VecDeque::new(),
             gained: Map::default(),
             garbage: Garbage::default(),
@@ -941,9 +944,11 @@ impl Replicator {
         }
     }
 
-    /// Grants copies, and drops a little of what the node no longer holds. To be
-    /// called after [`Replicator::tick`]. True: there is more.
+    /// Tells replicas of a flush whose time has come, grants copies, and drops a
+    /// little of what the node no longer holds. To be called after
+    /// [`Replicator::tick`]. True: there is more.
     pub fn upkeep(&mut self, shard: &mut Shard, now: Now) -> bool {
+        self.look_for_flush(shard);
         self.answer_questions(shard, now);
         if self.garbage.is_empty() {
             return false;

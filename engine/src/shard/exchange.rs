@@ -7,7 +7,7 @@
 
 use super::Shard;
 use crate::chain::{Item, Reservation};
-use crate::generation::Liveness;
+use crate::generation::{FlushAt, Liveness};
 use crate::item::{FETCHED, Fields, STALE, TOKEN_SENT, TagList, View};
 use crate::slab::page::Map;
 use crate::snapshot::{Generation, GenerationScope};
@@ -294,7 +294,12 @@ impl Shard {
                 all.push(Generation { scope, id, version });
             }
         };
-        add(GenerationScope::Flush, 0, generations.flush);
+        let said = generations.flush_said;
+        let said_before = if said < generations.flush { said } else { Version::ZERO };
+        add(GenerationScope::Flush, said_before.0, generations.flush);
+        if let Some(FlushAt { at, said: Some(said) }) = generations.flush_at {
+            add(GenerationScope::FlushAt, at.0, said);
+        }
         add(GenerationScope::TagFloor, 0, generations.floor);
         for (name, version) in generations.namespaces() {
             add(GenerationScope::Namespace, namespace_id(name.as_bytes()), version);
@@ -310,12 +315,16 @@ impl Shard {
         let news = generation.version > self.clock.last();
         self.clock.observe(generation.version);
         let generations = &mut self.store.generations;
+        let said = if generation.id > 0 { Version(generation.id) } else { generation.version };
         match generation.scope {
             // Items without a version only die by a flush that is later than
             // all that happened here (not by one that a snapshot remembers).
-            GenerationScope::Flush if news => self.flush_up_to(generation.version),
+            GenerationScope::Flush if news => self.flush_up_to(generation.version, said),
             GenerationScope::Flush => {
-                generations.merge_flush(generation.version);
+                generations.merge_flush(generation.version, said);
+            }
+            GenerationScope::FlushAt => {
+                generations.merge_flush_at(Now(generation.id), generation.version);
             }
             GenerationScope::TagFloor => generations.merge_floor(generation.version),
             GenerationScope::Tag => {
@@ -357,7 +366,7 @@ impl Shard {
 
     /// When everything dies next, if a flush is to come.
     pub fn flush_pending(&self) -> Expiry {
-        self.store.generations.flush_at.map_or(Expiry::NEVER, |at| Expiry(at.0))
+        self.store.generations.flush_at.map_or(Expiry::NEVER, |flush| Expiry(flush.at.0))
     }
 }
 

@@ -24,7 +24,7 @@ pub use read::Inspection;
 use crate::clock::HybridClock;
 use crate::events::{Event, EventKinds, Events};
 use crate::expiry::Wheel;
-use crate::generation::Generations;
+use crate::generation::{FlushAt, Generations};
 use crate::index::Index;
 use crate::item::View;
 use crate::pins::Pins;
@@ -185,8 +185,10 @@ impl Shard {
     #[inline]
     fn at(&mut self, now: Now) {
         self.store.now = now;
-        if self.store.generations.flush_at.is_some_and(|at| at <= now) {
-            self.flush_now();
+        if let Some(flush) = self.store.generations.flush_at
+            && flush.at <= now
+        {
+            self.flush_due(flush);
         }
     }
 
@@ -246,18 +248,30 @@ impl Shard {
         if at <= now {
             self.flush_now();
         } else {
-            self.store.generations.flush_at = Some(at);
+            self.store.generations.flush_at = Some(FlushAt { at, said: None });
         }
     }
 
     fn flush_now(&mut self) {
         self.store.generations.flush_at = None;
         let version = self.clock.next(self.store.now);
-        self.flush_up_to(version);
+        self.flush_up_to(version, version);
     }
 
-    fn flush_up_to(&mut self, version: Version) {
-        if self.store.generations.merge_flush(version) && self.holds_unversioned() {
+    #[cold]
+    fn flush_due(&mut self, flush: FlushAt) {
+        match flush.said {
+            None => self.flush_now(),
+            Some(said) => {
+                let version = FlushAt::last_before(flush.at);
+                self.clock.observe(version);
+                self.flush_up_to(version, said);
+            }
+        }
+    }
+
+    fn flush_up_to(&mut self, version: Version, said: Version) {
+        if self.store.generations.merge_flush(version, said) && self.holds_unversioned() {
             let slab = &mut self.store.slab;
             slab.flush_sequence = slab.flush_sequence.wrapping_add(1);
             // A sequence that comes around must not find pages from last time.

@@ -533,7 +533,6 @@ impl Core {
                 return self.untaken.push((ask, all));
             }
             Word::Over(number) => self.replicator.resume_near_reads(*number),
-            Word::FlushAt(at) => shard.flush(Now(*at), turn.now),
         }
         self.said(ask, latest, turn);
     }

@@ -53,11 +53,8 @@ impl World {
                 let late = self.hub.random.between(30, 300);
                 self.hub.after(late, Event::Answer { client, operation, answer });
                 for (_, member) in topology.nodes() {
-                    let (Some(to), Some(word)) =
-                        (machine_of(&member.node.name), one.spread.farewell())
-                    else {
-                        continue;
-                    };
+                    let Some(to) = machine_of(&member.node.name) else { continue };
+                    let word = one.spread.farewell();
                     self.send(own, to, Message::Word { from: own, word });
                 }
                 continue;

@@ -10,7 +10,7 @@ use super::keeper::kind;
 use cluster::spread::{Answer, Next, SUSPENDED_MS, Spread, Word};
 use cluster::topology::NodeIndex;
 use engine::snapshot::{Generation, GenerationScope};
-use engine::{Now, Version};
+use engine::Version;
 use net::control::{ControlAnswer, ControlCall, ControlOp};
 use net::core::Core;
 use std::sync::Arc;
@@ -42,10 +42,7 @@ pub async fn run(shared: &Arc<Shared>, op: &ControlOp) -> ControlAnswer {
     let now = shared.node().clock().now();
     let done = match op {
         ControlOp::Flush { at } if *at > now => {
-            return match everywhere(shared, Spread::flush_at(at.0, shared.clock.now())).await {
-                true => ControlAnswer::Done,
-                false => failed(),
-            };
+            generations(shared, vec![(GenerationScope::FlushAt, at.0)]).await
         }
         ControlOp::Flush { .. } => generations(shared, vec![(GenerationScope::Flush, 0)]).await,
         ControlOp::InvalidateTags(names) => {
@@ -106,13 +103,11 @@ async fn everywhere(shared: &Arc<Shared>, mut spread: Spread) -> bool {
             tokio::time::sleep(pause).await;
         }
     };
-    if let Some(farewell) = spread.farewell() {
-        let shared = shared.clone();
-        spawn(async move {
-            let nodes: Vec<NodeIndex> = shared.topology().nodes().map(|(node, _)| node).collect();
-            ask_all(&shared, &nodes, &farewell).await;
-        });
-    }
+    let (shared, farewell) = (shared.clone(), spread.farewell());
+    spawn(async move {
+        let nodes: Vec<NodeIndex> = shared.topology().nodes().map(|(node, _)| node).collect();
+        ask_all(&shared, &nodes, &farewell).await;
+    });
     done
 }
 
@@ -213,10 +208,6 @@ fn on_core(core: &mut Core, word: &Word, until: cluster::time::Millis) -> (u64, 
         }
         Word::Over(number) => {
             peering.replicator().resume_near_reads(*number);
-            (0, true)
-        }
-        Word::FlushAt(at) => {
-            shard.flush(Now(*at), *now);
             (0, true)
         }
     }
