@@ -46,6 +46,9 @@ pub struct ShardConfig {
     pub tag_generations_max: usize,
     /// This node's region, 0 to 15.
     pub region: u8,
+    /// For so long, what has expired is not freed ahead of requests, unless its room
+    /// is wanted: who comes across it counts as a [change](crate::Shard::changes).
+    pub expired_kept_ms: u64,
 }
 
 impl ShardConfig {
@@ -63,6 +66,7 @@ impl ShardConfig {
             namespace_delimiter: b':',
             tag_generations_max: 1 << 16,
             region: 0,
+            expired_kept_ms: 0,
         }
     }
 }

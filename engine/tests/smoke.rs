@@ -526,3 +526,26 @@ fn pages_that_move_take_popular_items_along_under_lfu() {
         assert!(value_of(&mut shard, &number.to_le_bytes(), NOW).is_some(), "{number}");
     }
 }
+
+#[test]
+fn what_has_expired_is_kept_for_as_long_as_it_is_said_to_be_unless_room_is_wanted() {
+    let config = ShardConfig {
+        expired_kept_ms: 2_000,
+        ..ShardConfig::new(HashSeed::new(1), 4 << 20)
+    };
+    let mut shard = Shard::new(config, Arena::heap(4 << 20));
+    let hash = shard.hash_of(b"key");
+    let set = Write::set(b"key", hash, Value::Bytes(b"value"));
+    shard.write(Write { expiry: Expiry(NOW.0 + 1_500), ..set }, NOW).unwrap();
+    let turns = |shard: &mut Shard, ms: std::ops::Range<u64>| {
+        for ms in ms.step_by(100) {
+            shard.maintain(Now(NOW.0 + ms));
+        }
+    };
+    turns(&mut shard, 0..3_400);
+    let later = Now(NOW.0 + 3_400);
+    assert!(matches!(shard.glance(b"key", hash, later), Glance::Expired));
+    assert!(shard.peek(b"key", hash, NOW).is_some(), "by an earlier clock it is there");
+    turns(&mut shard, 3_400..5_000);
+    assert!(matches!(shard.glance(b"key", hash, later), Glance::Nothing));
+}

@@ -14,14 +14,18 @@ enum Stand {
     Replica,
     /// It holds none, but for copies of hot keys.
     Holder,
+    /// Not so: this one is primary of every key. So often a request has changed
+    /// something, and the last so many answers wait for a replica.
+    Primary { changed: usize, waiting: usize },
 }
-use Stand::{Holder, Replica};
+use Stand::{Holder, Primary, Replica};
 
 const PRIMARY: PeerId = PeerId { node: 1, core: 0 };
 
 impl Peering for Stand {
     fn route(&self, _: KeyHash, changes: bool) -> Route {
         match self {
+            Primary { .. } => Route::Here,
             Replica if !changes => Route::Here,
             _ => Route::At(PRIMARY),
         }
@@ -42,11 +46,15 @@ impl Peering for Stand {
     }
     fn passed_on(&mut self, _: &[u8], _: KeyHash) {}
     fn wrote(&mut self, _: &[u8], _: KeyHash, _: u32, _: &mut Shard, _: Now) {
-        panic!("a replica takes no writes of clients");
+        let Primary { changed, waiting } = self else {
+            panic!("a replica takes no writes of clients");
+        };
+        (*changed, *waiting) = (*changed + 1, *waiting + 1);
     }
     fn reads(&mut self, _: KeyHash, _: u32) {}
     fn close_batch(&mut self) -> Option<u64> {
-        None
+        let Primary { waiting, .. } = self else { return None };
+        (std::mem::take(waiting) > 0).then_some(7)
     }
     fn completed(&mut self) -> Option<(u64, Vec<u32>)> {
         None
@@ -170,4 +178,26 @@ fn a_copy_of_another_cores_key_spares_the_hop_unless_it_would_overtake() {
     // Behind a write that is under way it follows it.
     node.send(client, format!("set {key} 0 0 1\r\nx\r\n{get}").as_bytes());
     assert_eq!(node.cores[0].stats.hops_sent, 2);
+}
+
+#[test]
+fn what_a_primary_answers_as_expired_waits_until_the_replicas_know() {
+    let stand = || Primary { changed: 0, waiting: 0 };
+    for request in ["get k", "mg k v", "me k", "gat 10 k", "delete k", "touch k 5", "incr k 1"] {
+        let (mut node, client) = node_of(1, b"set k 0 10 1\r\n7\r\n", stand());
+        let changed = |node: &mut Node| {
+            let peering = &mut node.cores[0].peers.as_mut().unwrap().peering;
+            match peering.as_any().downcast_mut() {
+                Some(Primary { changed, .. }) => *changed,
+                _ => unreachable!(),
+            }
+        };
+        assert_ne!(node.ask(client, b"get nothing\r\n"), "", "a plain miss waits for nobody");
+        assert_ne!(node.ask(client, b"delete nothing\r\n"), "");
+        assert_ne!(node.ask(client, b"get k\r\n"), "");
+        assert_eq!(changed(&mut node), 0);
+        node.cores[0].now.0 += 20_000;
+        assert_eq!(node.ask(client, format!("{request}\r\n").as_bytes()), "", "{request}");
+        assert_eq!(changed(&mut node), 1, "{request}");
+    }
 }

@@ -35,7 +35,7 @@ use crate::topology::{Epoch, Revision};
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
-use engine::{KeyHash, Now, Shard};
+use engine::{Glance, KeyHash, Now, Shard};
 
 /// Keys that may be granted at a time.
 const KEYS_MAX: usize = 1_024;
@@ -274,10 +274,11 @@ impl Replicator {
         if known.is_none() && self.grants.keys.len() >= KEYS_MAX {
             return Err(Denied::Full);
         }
-        let found = shard.inspect(key, hash, now).ok_or(Denied::NoItem)?;
-        if found.stale || found.token_sent {
+        let found = shard.glance(key, hash, now);
+        if found.is_marked() {
             return Err(Denied::Marked);
         }
+        let Glance::Item(found) = found else { return Err(Denied::NoItem) };
         if found.item.value_bytes as usize > self.limits.copy_bytes_max {
             return Err(Denied::TooLong);
         }

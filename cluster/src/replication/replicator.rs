@@ -356,8 +356,12 @@ impl Replicator {
         now < self.lease_until
     }
 
-    /// A request has changed the item of a key, or may have. `number` says in
-    /// the completion which one it was.
+    /// A request has changed the item of a key, or may have; or it came across one
+    /// that has expired. Then the replicas drop it before the answer, for by their
+    /// clocks it may not have: what a primary has answered as gone is gone. (What the
+    /// shard has freed before is a miss like any other. It keeps what has expired for
+    /// longer than clocks should differ.) A reader at a replica has nobody to tell.
+    /// `number` says in the completion which request it was.
     pub fn wrote(
         &mut self,
         key: &[u8],
@@ -368,6 +372,10 @@ impl Replicator {
         clock: Millis,
     ) {
         self.clock = clock;
+        let partition = self.topology.ring().of(hash);
+        if self.me.is_none() || self.topology.owners(partition).primary() != self.me {
+            return self.reads(hash, number, clock);
+        }
         match self.modes.of(key) {
             Mode::Async => self.append_aside(|own| own.append(key, hash, None, shard, now)),
             Mode::Sync | Mode::None => self.append(key, hash, Some(number), shard, now),

@@ -19,7 +19,7 @@ mod upkeep;
 mod write;
 
 pub use exchange::{ScanCursor, ScanItem, ScanLimits, namespace_id};
-pub use read::Inspection;
+pub use read::{Glance, Inspection};
 
 use crate::clock::HybridClock;
 use crate::events::{Event, EventKinds, Events};
@@ -124,9 +124,10 @@ impl Shard {
     }
 
     /// Grows whenever a request changes what an item is: value, expiry, marks,
-    /// or whether it is there. What is only noted about an access, and what
-    /// leaves for want of room or time, does not count. Who replicates asks
-    /// before and after a request.
+    /// or whether it is there; also when it comes across one that has expired, for
+    /// others may not know that by their clocks. What is only noted about an access,
+    /// what leaves for want of room, and what is freed ahead of requests does not
+    /// count. Who replicates asks before and after a request.
     #[inline]
     pub fn changes(&self) -> u64 {
         self.changes

@@ -2,6 +2,7 @@
 
 use super::Shard;
 use crate::chain::{Item, Pin};
+use crate::generation::Liveness;
 use crate::item::{FETCHED, STALE, TOKEN_SENT, View};
 use crate::{
     ChunkRef, Expiry, KeyHash, Now, Read, ReadOptions, StoreError, Value, Write, WriteMode,
@@ -189,13 +190,33 @@ impl Shard {
     pub fn inspect(&mut self, key: &[u8], hash: KeyHash, now: Now) -> Option<Inspection<'_>> {
         self.at(now);
         let (at, view) = self.lookup(key, hash)?;
-        Some(Inspection {
-            item: self.item(at, &view),
+        Some(self.inspection(at, &view))
+    }
+
+    /// The same for who only wants to know how to go on with a request: a dead item
+    /// stays, so that the request itself comes across it.
+    pub fn glance(&mut self, key: &[u8], hash: KeyHash, now: Now) -> Glance<'_> {
+        self.at(now);
+        let slab = &self.store.slab;
+        let Some(at) = self.index.find(hash, |at| crate::item::has_key(slab, at, key)) else {
+            return Glance::Nothing;
+        };
+        let view = View::of(&self.store.slab, at);
+        match self.store.liveness(at, &view) {
+            Liveness::Live => Glance::Item(self.inspection(at, &view)),
+            Liveness::Expired => Glance::Expired,
+            Liveness::Invalidated => Glance::Nothing,
+        }
+    }
+
+    fn inspection(&self, at: ChunkRef, view: &View) -> Inspection<'_> {
+        Inspection {
+            item: self.item(at, view),
             stale: view.flags & STALE != 0,
             token_sent: view.flags & TOKEN_SENT != 0,
             fetched: view.flags & FETCHED != 0,
-            idle_seconds: self.idle_seconds(&view, self.store.now),
-        })
+            idle_seconds: self.idle_seconds(view, self.store.now),
+        }
     }
 
     /// Holds the value of `key` in place (no counting, no bump).
@@ -234,6 +255,24 @@ impl Shard {
         self.class_mut(at).touch_hits += 1;
         self.bump(at, &mut view);
         self.set_expiry(at, hash, expiry).is_some()
+    }
+}
+
+/// What there is under a key.
+#[derive(Clone, Copy, Debug)]
+pub enum Glance<'a> {
+    /// Nothing, or what was invalidated.
+    Nothing,
+    /// An item that has expired, and was not freed yet.
+    Expired,
+    /// An item.
+    Item(Inspection<'a>),
+}
+
+impl Glance<'_> {
+    /// Whether there is an item that is stale, or somebody's to refill.
+    pub fn is_marked(&self) -> bool {
+        matches!(self, Glance::Item(found) if found.stale || found.token_sent)
     }
 }
 

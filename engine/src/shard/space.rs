@@ -179,7 +179,10 @@ impl Shard {
         dead: Liveness,
     ) {
         match dead {
-            Liveness::Expired => self.counters.get_expired += 1,
+            Liveness::Expired => {
+                self.changes += 1;
+                self.counters.get_expired += 1;
+            }
             Liveness::Invalidated | Liveness::Live => self.counters.get_flushed += 1,
         }
         self.count_dead(at, dead, u64::from(view.flags & FETCHED == 0));

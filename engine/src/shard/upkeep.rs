@@ -136,7 +136,8 @@ impl Shard {
     #[inline]
     pub(super) fn note_expiry(&mut self, at: ChunkRef, expiry: Expiry) {
         if expiry != Expiry::NEVER {
-            let second = expiry.0.div_ceil(1000).min(u64::from(u32::MAX - 1)) as u32;
+            let freed = expiry.0.saturating_add(self.config.expired_kept_ms);
+            let second = freed.div_ceil(1000).min(u64::from(u32::MAX - 1)) as u32;
             let now = self.second();
             self.wheel.note(&mut self.store.slab, at.page(), second, now);
         }
@@ -181,11 +182,20 @@ impl Shard {
             *looks -= 1;
             walk.slot = at.slot() + 1;
             let view = View::of(&self.store.slab, at);
-            match self.store.liveness(at, &view) {
-                Liveness::Live => walk.outlook.add(view.expiry_second(&self.store.slab)),
+            match self.liveness_ahead(at, &view) {
+                Liveness::Live => {
+                    let kept = self.config.expired_kept_ms.div_ceil(1000) as u32;
+                    walk.outlook.add(view.expiry_second(&self.store.slab).saturating_add(kept));
+                }
                 dead => self.sweep_dead(at, dead),
             }
         }
+    }
+
+    /// Whether an item may be freed before a request comes across it.
+    fn liveness_ahead(&self, at: ChunkRef, view: &View) -> Liveness {
+        let expired = Now(self.store.now.0.saturating_sub(self.config.expired_kept_ms));
+        self.store.generations.liveness(&self.store.slab, at, view, expired)
     }
 
     // ---- Sweep.
@@ -231,7 +241,7 @@ impl Shard {
                 sweep.slot = at.slot() + 1;
                 sweep.examined += 1;
                 let view = View::of(&self.store.slab, at);
-                match self.store.liveness(at, &view) {
+                match self.liveness_ahead(at, &view) {
                     Liveness::Live => {}
                     dead => {
                         sweep.reclaimed += 1;

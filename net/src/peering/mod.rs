@@ -93,7 +93,8 @@ pub trait Peering: Debug + Send {
     /// A read is passed on to the node that owns the key.
     fn passed_on(&mut self, key: &[u8], hash: KeyHash);
 
-    /// A request has changed the key. `number` names it in the completion.
+    /// A request has changed the key, or come across an item that has expired, as a
+    /// read does at a replica, too. `number` names it in the completion.
     fn wrote(&mut self, key: &[u8], hash: KeyHash, number: u32, shard: &mut Shard, now: Now);
 
     /// A request has read a key that is pending: its answer waits along. `number`

@@ -15,7 +15,7 @@ use crate::exec::{self, Tail};
 use crate::hop::{Batch, ConnToken, HopAnswer, Kind, Lent};
 use crate::limits::PIN_VALUE_BYTES_MIN;
 use crate::proto::{Needs, Op, Request};
-use engine::{KeyHash, Now, Shard};
+use engine::{Glance, KeyHash, Now, Shard};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 /// Said of a change that may or may not last.
@@ -169,7 +169,11 @@ impl Peers {
                 !waits
                     && !self.peering.is_pending(hash)
                     && !self.peering.is_out_of_date(hash, request.key)
-                    && (needs == Needs::Copy || is_unmarked(request.key, hash, shard, now))
+                    && match shard.glance(request.key, hash, now) {
+                        // Replicas may have to hear of it before the answer.
+                        Glance::Expired => false,
+                        found => needs == Needs::Copy || !found.is_marked(),
+                    }
             }
             Route::At(_) => !waits && self.peering.has_copy(request.key, hash, own, shard, now),
             Route::Wait | Route::Refuse(_) => false,
@@ -270,7 +274,9 @@ impl Peers {
         let needs = request.needs();
         let changes = match needs {
             Needs::Copy => false,
-            Needs::Unmarked => !is_unmarked(request.key, hop.hash, &mut core.shard, core.now),
+            Needs::Unmarked => {
+                core.shard.glance(request.key, hop.hash, core.now).is_marked()
+            }
             Needs::Primary => true,
         };
         let again = until.is_some();
@@ -587,12 +593,6 @@ impl Peers {
         }
         true
     }
-}
-
-/// Whether a read changes nothing here: there is no such item, or it is neither
-/// stale nor somebody's to refill.
-fn is_unmarked(key: &[u8], hash: KeyHash, shard: &mut Shard, now: Now) -> bool {
-    shard.inspect(key, hash, now).is_none_or(|found| !found.stale && !found.token_sent)
 }
 
 /// The answers of a batch that came over a link.

@@ -787,6 +787,8 @@ fn node_config(config: &Config, seed: &HashSeed, users: Users) -> NodeConfig {
             namespaces: config.namespaces.clone(),
             namespace_delimiter: config.delimiter,
             tag_generations_max: config.tag_generations_max,
+            // Each clock may be off the keeper's by so much.
+            expired_kept_ms: config.cluster.as_ref().map_or(0, |cluster| 2 * cluster.skew_max_ms),
             ..ShardConfig::new(seed.clone(), config.memory_bytes as usize)
         },
         seed: seed.clone(),

@@ -7,7 +7,7 @@
 //! runs.
 
 use super::hub::{End, Event, Hub, MS, Who};
-use super::machine::Message;
+use super::machine::{Message, SKEW_MS};
 use super::network::{Network, Place};
 use super::wire::{self, Passed};
 use cluster::node::{Report, Tell};
@@ -235,6 +235,7 @@ impl Core {
     pub fn new(who: Who, core: u16, cores: u16, limits: Limits, seed: u64) -> Core {
         let mut config = ShardConfig::new(HashSeed::new(seed), SHARD_BYTES);
         config.namespaces = vec![NAMESPACE.into()];
+        config.expired_kept_ms = SKEW_MS;
         let mut shard = Shard::new(config, Arena::heap(SHARD_BYTES));
         shard.set_core(u32::from(core), u32::from(cores));
         Core {
@@ -758,7 +759,8 @@ impl Core {
         let topology = self.replicator.topology();
         let partition = topology.ring().of(hash);
         let epoch = topology.owners(partition).epoch;
-        let acknowledges = changed.then_some((partition.0, epoch.0));
+        // A read may have come across what has expired.
+        let acknowledges = (changed && op != Op::Get).then_some((partition.0, epoch.0));
         let number = self.pass.len() as u32;
         if changed {
             let (shard, now, clock) = (&mut self.shard, turn.now, turn.clock);

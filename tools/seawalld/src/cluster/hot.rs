@@ -12,7 +12,7 @@
 use super::board::{Board, SLOTS, Shown};
 use cluster::replication::Replicator;
 use cluster::time::Millis;
-use engine::{HotKey, HotKeys, KeyHash, Now, Shard, snapshot};
+use engine::{Glance, HotKey, HotKeys, KeyHash, Now, Shard, snapshot};
 use std::sync::Arc;
 
 /// Which keys are hot is looked at so often.
@@ -353,7 +353,8 @@ impl Hot {
 
 /// Whether the shard has an item that a read changes nothing of.
 pub fn is_readable(key: &[u8], hash: KeyHash, shard: &mut Shard, now: Now) -> bool {
-    shard.inspect(key, hash, now).is_some_and(|found| !found.stale && !found.token_sent)
+    let found = shard.glance(key, hash, now);
+    matches!(found, Glance::Item(_)) && !found.is_marked()
 }
 
 #[cfg(test)]

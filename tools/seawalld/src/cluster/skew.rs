@@ -1,8 +1,10 @@
 //! How far this machine's clock of day is from that of the keeper's machine.
 //!
 //! Items expire by the clock of day of each node that holds them, so that clocks
-//! which differ make an item go earlier here than there. Nothing else depends on
-//! them, and nothing is done about it but to say so.
+//! which differ make an item go earlier here than there. What a primary has found
+//! expired it takes from its replicas, as far as it still knows of it: a node keeps
+//! what has expired for twice what clocks may differ by. Beyond that nothing is done
+//! about it but to say so.
 
 use crate::server::say;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
