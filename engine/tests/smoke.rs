@@ -529,10 +529,8 @@ fn pages_that_move_take_popular_items_along_under_lfu() {
 
 #[test]
 fn what_has_expired_is_kept_for_as_long_as_it_is_said_to_be_unless_room_is_wanted() {
-    let config = ShardConfig {
-        expired_kept_ms: 2_000,
-        ..ShardConfig::new(HashSeed::new(1), 4 << 20)
-    };
+    let config =
+        ShardConfig { expired_kept_ms: 2_000, ..ShardConfig::new(HashSeed::new(1), 4 << 20) };
     let mut shard = Shard::new(config, Arena::heap(4 << 20));
     let hash = shard.hash_of(b"key");
     let set = Write::set(b"key", hash, Value::Bytes(b"value"));

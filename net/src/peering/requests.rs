@@ -274,9 +274,7 @@ impl Peers {
         let needs = request.needs();
         let changes = match needs {
             Needs::Copy => false,
-            Needs::Unmarked => {
-                core.shard.glance(request.key, hop.hash, core.now).is_marked()
-            }
+            Needs::Unmarked => core.shard.glance(request.key, hop.hash, core.now).is_marked(),
             Needs::Primary => true,
         };
         let again = until.is_some();
