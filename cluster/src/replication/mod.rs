@@ -57,8 +57,11 @@ mod modes;
 mod primary;
 mod replica;
 mod replicator;
+mod requests;
+mod roles;
 mod source;
 mod tickets;
+mod upkeep;
 mod wire;
 
 pub use copies::{CopyState, Denied};

@@ -1,0 +1,103 @@
+//! What a keeper proposes: who is down, up again or given up, and the steps of plans.
+
+use super::{Effect, Keeper, STEPS_MAX};
+use crate::change::Command;
+use crate::time::{Millis, Timing};
+use crate::topology::{NodeIndex, Topology};
+use alloc::vec::Vec;
+
+impl Keeper {
+    /// Proposes what follows from beats and from silence.
+    pub(super) fn judge(&mut self, now: Millis, topology: &Topology, effects: &mut Vec<Effect>) {
+        let Timing { beat_ms, down_after_ms, abandon_after_ms, .. } = self.timing;
+        let listening_since = self.listening_since;
+        for life in self.lives.values_mut().flatten() {
+            let Some(node) = life.node else { continue };
+            let incarnation = life.incarnation;
+            let heard_at = life.beat_at.unwrap_or_default().max(life.since).max(listening_since);
+            let silent_ms = now.since(heard_at);
+            // To a keeper that has just begun, a suspicion is all there is.
+            let quiet = life.beat_at.is_none() || silent_ms > 2 * beat_ms;
+            if life.up && life.suspected && quiet {
+                let recently = |at: Millis| now.since(at) < down_after_ms;
+                if !life.probed_at.is_some_and(recently) {
+                    life.probed_at = Some(now);
+                    effects.push(Effect::Probe(node));
+                }
+            }
+            if life.asked_at.is_some_and(|at| now.since(at) < down_after_ms) {
+                continue;
+            }
+            let command = if life.up {
+                let gone = life.refused || !life.healthy || silent_ms >= down_after_ms;
+                gone.then_some(Command::Down { node, incarnation })
+            } else {
+                // It must have understood that it was down, else a beat that was
+                // late would call it up again.
+                let beats = life.beat_at.is_some_and(|at| now.since(at) < down_after_ms)
+                    && life.healthy
+                    && !life.refused
+                    && life.confirmed >= life.fence;
+                let given_up = now.since(life.since) >= abandon_after_ms;
+                if beats {
+                    Some(Command::Up { node, incarnation })
+                } else if given_up && holds_copies(topology, node) {
+                    Some(Command::Abandon { node })
+                } else {
+                    None
+                }
+            };
+            if let Some(command) = command {
+                life.asked_at = Some(now);
+                effects.push(Effect::Propose(command));
+            }
+        }
+    }
+
+    pub(super) fn plan(&mut self, now: Millis, topology: &Topology, effects: &mut Vec<Effect>) {
+        let counts = self.counts(now, topology);
+        let counted = |node: NodeIndex| counts[usize::from(node.0)];
+        effects
+            .extend(self.planning.request(now, topology, &self.timing, counted).map(Effect::Plan));
+        let Some(plan) = self.planning.next(now, topology, self.limits, &self.timing, counted)
+        else {
+            return;
+        };
+        let steps: Vec<_> = plan.now.iter().take(STEPS_MAX).copied().collect();
+        if !steps.is_empty() {
+            effects.push(Effect::Propose(Command::Steps(steps)));
+        }
+        if self.knows_all_leases(now) {
+            let requests = self.planning.hand_overs(now, topology, &plan, &self.timing);
+            effects.extend(requests.into_iter().map(Effect::HandOver));
+        }
+    }
+
+    /// Which slots get partitions: not those being emptied, nor the dead. A node
+    /// that is only just down keeps what it had, and one without anything does
+    /// not count.
+    fn counts(&self, now: Millis, topology: &Topology) -> Vec<bool> {
+        let mut counts = alloc::vec![false; topology.members().len()];
+        let mut only_just_down = counts.clone();
+        for life in self.lives.values().flatten() {
+            let Some(node) = life.node else { continue };
+            let at = usize::from(node.0);
+            let is_recent = now.since(life.since) < self.timing.repair_after_ms;
+            counts[at] = life.up;
+            only_just_down[at] = !life.up && is_recent;
+        }
+        if only_just_down.contains(&true) {
+            for node in topology.partitions().flat_map(|(_, owners)| owners.copies()) {
+                counts[usize::from(node.0)] |= only_just_down[usize::from(node.0)];
+            }
+        }
+        for (node, member) in topology.nodes() {
+            counts[usize::from(node.0)] &= !member.draining;
+        }
+        counts
+    }
+}
+
+fn holds_copies(topology: &Topology, node: NodeIndex) -> bool {
+    topology.partitions().any(|(_, owners)| owners.position(node).is_some())
+}
