@@ -22,7 +22,7 @@ fn skewed() -> Cluster {
     cluster.settle();
     cluster.nodes[0].now = Now(NOW.0 + 1_100);
     cluster.nodes[1].now = Now(NOW.0 + 900);
-    assert_eq!(cluster.value_at(1, "key").as_deref(), Some("7"));
+    cluster.assert_holds(1, "key", Some("7"));
     cluster
 }
 
@@ -33,7 +33,7 @@ fn answers_as_gone(request: impl FnOnce(&mut Shard, &[u8], KeyHash, Now)) {
     assert!(ticket.is_some() && !cluster.is_done(0, ticket), "the replica still has it");
     cluster.settle();
     assert!(cluster.is_done(0, ticket));
-    assert_eq!(cluster.value_at(1, "key"), None);
+    cluster.assert_holds(1, "key", None);
 }
 
 fn refused(mode: WriteMode, compare: Option<u64>, outcome: WriteOutcome) {
@@ -86,7 +86,7 @@ fn what_takes_the_place_of_an_expired_item_is_what_the_replicas_get() {
     });
     assert!(matches!(outcome, WriteOutcome::Stored { .. }));
     cluster.settle();
-    assert_eq!(cluster.value_at(1, "key").as_deref(), Some("8"));
+    cluster.assert_holds(1, "key", Some("8"));
 }
 
 #[test]
@@ -109,10 +109,10 @@ fn a_read_at_a_replica_that_finds_an_expired_item_tells_nobody() {
     cluster.nodes[0].now = Now(NOW.0 + 900);
     cluster.nodes[1].now = Now(NOW.0 + 1_100);
     let logged = cluster.nodes[1].replicator.counters().logged;
-    let (found, ticket) = cluster
-        .execute_at(1, "key", |shard, key, hash, now| shard.get(key, hash, now).is_some());
+    let (found, ticket) =
+        cluster.execute_at(1, "key", |shard, key, hash, now| shard.get(key, hash, now).is_some());
     assert_eq!((found, ticket), (false, None));
     cluster.settle();
     assert_eq!(cluster.nodes[1].replicator.counters().logged, logged);
-    assert_eq!(cluster.value_at(0, "key").as_deref(), Some("7"));
+    cluster.assert_holds(0, "key", Some("7"));
 }

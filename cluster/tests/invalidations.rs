@@ -71,15 +71,15 @@ fn a_node_that_was_away_when_a_later_flush_was_said_keeps_it_too() {
     cluster.heal(0, 1);
     cluster.change(&up(1));
     cluster.settle();
-    assert_eq!(cluster.value_at(1, "key").as_deref(), Some("before"));
+    cluster.assert_holds(1, "key", Some("before"));
     // It leads when the moment comes, and nobody else is there.
     cluster.cut(0, 1);
     cluster.change(&down(0));
     assert_eq!(cluster.primary("key"), 1);
     set_clocks(&mut cluster, NOW.0 + 9_999);
-    assert_eq!(cluster.value_at(1, "key").as_deref(), Some("before"));
+    cluster.assert_holds(1, "key", Some("before"));
     set_clocks(&mut cluster, NOW.0 + 10_000);
-    assert_eq!(cluster.value_at(1, "key"), None);
+    cluster.assert_holds(1, "key", None);
 }
 
 #[test]
@@ -93,9 +93,9 @@ fn a_node_that_is_filled_before_a_later_flush_keeps_it_too() {
     cluster.change(&Command::Join(introduction(1, 2)));
     cluster.heal(0, 1);
     cluster.settle();
-    assert_eq!(cluster.value_at(1, "key").as_deref(), Some("before"));
+    cluster.assert_holds(1, "key", Some("before"));
     set_clocks(&mut cluster, NOW.0 + 10_000);
-    assert_eq!(cluster.value_at(1, "key"), None);
+    cluster.assert_holds(1, "key", None);
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn a_later_flush_spares_what_is_written_after_its_moment_on_nodes_whose_clocks_a
     cluster.settle();
     assert_eq!(cluster.value_at(1, "old"), None, "the primary has said so");
     cluster.nodes[1].now = Now(NOW.0 + 11_000);
-    assert_eq!(cluster.value_at(1, "new").as_deref(), Some("after"));
+    cluster.assert_holds(1, "new", Some("after"));
 }
 
 #[test]
@@ -125,7 +125,7 @@ fn a_node_that_returns_after_the_moment_of_a_later_flush_spares_what_was_written
     cluster.set("key", "after");
     // The other one finds its own time come before it hears of anybody.
     set_clocks(&mut cluster, NOW.0 + 15_000);
-    assert_eq!(cluster.value_at(1, "key"), None);
+    cluster.assert_holds(1, "key", None);
     cluster.heal(0, 1);
     cluster.change(&up(1));
     cluster.settle();
@@ -133,7 +133,7 @@ fn a_node_that_returns_after_the_moment_of_a_later_flush_spares_what_was_written
     cluster.change(&up(0));
     cluster.settle();
     for node in 0..2 {
-        assert_eq!(cluster.value_at(node, "key").as_deref(), Some("after"));
+        cluster.assert_holds(node, "key", Some("after"));
     }
 }
 
@@ -153,11 +153,11 @@ fn of_several_flushes_the_one_that_was_said_last_counts_on_every_node() {
     cluster.settle();
     set_clocks(&mut cluster, NOW.0 + 19_999);
     for node in 0..2 {
-        assert_eq!(cluster.value_at(node, "key").as_deref(), Some("before"));
+        cluster.assert_holds(node, "key", Some("before"));
     }
     set_clocks(&mut cluster, NOW.0 + 20_000);
     for node in 0..2 {
-        assert_eq!(cluster.value_at(node, "key"), None);
+        cluster.assert_holds(node, "key", None);
     }
 }
 
@@ -175,6 +175,6 @@ fn a_flush_at_once_replaces_one_that_is_to_come_on_every_node() {
     cluster.settle();
     set_clocks(&mut cluster, NOW.0 + 20_000);
     for node in 0..2 {
-        assert_eq!(cluster.value_at(node, "key").as_deref(), Some("after"));
+        cluster.assert_holds(node, "key", Some("after"));
     }
 }

@@ -102,7 +102,7 @@ fn a_new_copy_is_not_given_what_is_not_replicated() {
         cluster.change(&Command::Steps(steps.collect()));
         cluster.settle();
     }
-    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
+    cluster.assert_whole();
     assert_eq!(cluster.value_at(1, "a:1").as_deref(), Some("one"));
     assert_eq!(cluster.value_at(1, "n:1"), None);
 }

@@ -27,22 +27,32 @@ fn keys(cluster: &Cluster, node: usize, count: usize) -> Vec<String> {
         .collect()
 }
 
+/// Of keys that were there before, every third one was written meanwhile, and the next
+/// one deleted.
+#[track_caller]
+fn assert_thirds(cluster: &mut Cluster, node: usize, keys: &[String]) {
+    for (number, key) in keys.iter().enumerate() {
+        let expected = [Some("meanwhile"), None, Some("before")][number % 3];
+        cluster.assert_holds(node, key, expected);
+    }
+}
+
 #[test]
 fn a_write_is_answered_when_the_replica_has_it() {
     let mut cluster = pair();
     let key = &keys(&cluster, 0, 1)[0];
-    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
+    cluster.assert_whole();
     let ticket = cluster.set(key, "one");
     assert!(ticket.is_some() && !cluster.is_done(0, ticket), "it waits for the replica");
     assert!(cluster.nodes[0].replicator.is_pending(cluster.hash(key)), "and so do its readers");
     cluster.settle();
     assert!(cluster.is_done(0, ticket));
     assert!(!cluster.nodes[0].replicator.is_pending(cluster.hash(key)));
-    assert_eq!(cluster.value_at(1, key).as_deref(), Some("one"));
+    cluster.assert_holds(1, key, Some("one"));
     let ticket = cluster.delete(key);
     cluster.settle();
     assert!(cluster.is_done(0, ticket));
-    assert_eq!(cluster.value_at(1, key), None);
+    cluster.assert_holds(1, key, None);
 }
 
 #[test]
@@ -89,9 +99,7 @@ fn a_primary_whose_replica_is_silent_answers_only_when_it_is_excluded() {
     let key = &keys(&cluster, 0, 1)[0];
     cluster.cut(0, 1);
     let ticket = cluster.set(key, "alone");
-    for _ in 0..60 {
-        cluster.turn();
-    }
+    cluster.turns(60);
     assert!(!cluster.is_done(0, ticket));
     assert!(cluster.nodes[0].effects.contains(&Effect::Suspect(NodeIndex(1))));
     // Known, but perhaps not to everybody: the replica may still answer reads.
@@ -115,8 +123,8 @@ fn a_primary_whose_replica_is_silent_answers_only_when_it_is_excluded() {
     // Back again: it goes on from the log.
     cluster.heal(0, 1);
     cluster.settle();
-    assert_eq!(cluster.value_at(1, key).as_deref(), Some("alone"));
-    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
+    cluster.assert_holds(1, key, Some("alone"));
+    cluster.assert_whole();
     assert_eq!(cluster.nodes[0].replicator.counters().filled_items, 0, "no copy was needed");
 }
 
@@ -139,9 +147,7 @@ fn the_heir_has_every_answered_write_and_the_old_primary_forgets_the_others() {
     cluster.tell(1);
     cluster.turn();
     assert_eq!(cluster.primary(&keys[0]), 1);
-    for key in &keys {
-        assert_eq!(cluster.value_at(1, key).as_deref(), Some("safe"));
-    }
+    cluster.assert_holds_all(1, &keys, "safe");
     let ticket = cluster.set(&keys[1], "later");
     assert!(cluster.is_done(1, ticket), "nobody else is in sync");
     assert!(!cluster.is_done(0, unsafe_ticket));
@@ -150,10 +156,10 @@ fn the_heir_has_every_answered_write_and_the_old_primary_forgets_the_others() {
     cluster.change(&up(0));
     cluster.settle();
     assert_eq!(cluster.nodes[0].completed[&unsafe_ticket.unwrap()], [0], "nobody knows");
-    assert_eq!(cluster.value_at(0, &keys[0]).as_deref(), Some("safe"), "what the heir says");
-    assert_eq!(cluster.value_at(0, &keys[1]).as_deref(), Some("later"));
-    assert_eq!(cluster.value_at(0, &new), None);
-    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
+    cluster.assert_holds(0, &keys[0], Some("safe"));
+    cluster.assert_holds(0, &keys[1], Some("later"));
+    cluster.assert_holds(0, &new, None);
+    cluster.assert_whole();
     assert_eq!(cluster.nodes[1].replicator.counters().filled_items, 0, "the log sufficed");
 }
 
@@ -167,10 +173,8 @@ fn writes_of_a_past_owner_are_refused() {
     cluster.tell(1);
     // Node 0 has not heard of it, holds a lease in this test, and the link works.
     let ticket = cluster.set_at(0, &key, "from the past");
-    for _ in 0..20 {
-        cluster.turn();
-    }
-    assert_eq!(cluster.value_at(1, &key).as_deref(), Some("old"));
+    cluster.turns(20);
+    cluster.assert_holds(1, &key, Some("old"));
     assert!(cluster.nodes[1].replicator.counters().fenced > 0);
     assert_eq!(cluster.nodes[0].completed[&ticket.unwrap()], [0]);
 }
@@ -187,15 +191,13 @@ fn a_new_primary_serves_at_once_if_all_who_had_a_part_still_have_one() {
     assert_eq!(cluster.route(0, &key, Access::Read), Route::Here);
     assert_eq!(cluster.route(1, &key, Access::Read), Route::Here);
     let ticket = cluster.set_at(1, &key, "new");
-    for _ in 0..5 {
-        cluster.turn();
-    }
+    cluster.turns(5);
     assert!(!cluster.is_done(1, ticket), "the old one may still be asked");
     assert!(cluster.nodes[1].replicator.is_pending(cluster.hash(&key)));
     cluster.tell_unsettled(0);
     cluster.settle();
     assert!(cluster.is_done(1, ticket));
-    assert_eq!(cluster.value_at(0, &key).as_deref(), Some("new"));
+    cluster.assert_holds(0, &key, Some("new"));
 }
 
 #[test]
@@ -244,14 +246,9 @@ fn a_node_that_starts_anew_is_filled_while_writes_go_on() {
         cluster.turn();
     }
     cluster.settle();
-    for (number, key) in mine.iter().enumerate() {
-        let expected = [Some("meanwhile"), None, Some("before")][number % 3];
-        assert_eq!(cluster.value_at(1, key).as_deref(), expected, "{key}");
-    }
-    for key in &theirs {
-        assert_eq!(cluster.value_at(1, key).as_deref(), Some("before"));
-    }
-    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
+    assert_thirds(&mut cluster, 1, &mine);
+    cluster.assert_holds_all(1, &theirs, "before");
+    cluster.assert_whole();
     assert!(cluster.nodes[0].replicator.counters().filled_items > 0);
 }
 
@@ -270,7 +267,7 @@ fn a_write_is_answered_when_its_replica_is_filled_anew_and_nothing_else_is_writt
     cluster.tell_unsettled(1);
     assert!(!cluster.is_done(0, ticket));
     cluster.settle();
-    assert_eq!(cluster.value_at(1, &key).as_deref(), Some("waits"));
+    cluster.assert_holds(1, &key, Some("waits"));
     assert!(cluster.is_done(0, ticket), "the replica has it, and serves");
 }
 
@@ -288,9 +285,7 @@ fn half_filled(keys: &mut Vec<String>) -> Cluster {
     cluster.cut(0, 1);
     cluster.change(&Command::Join(introduction(1, 2)));
     cluster.heal(0, 1);
-    for _ in 0..8 {
-        cluster.turn();
-    }
+    cluster.turns(8);
     let counters = cluster.nodes[0].replicator.counters();
     assert!((50..250).contains(&counters.filled_items), "{}", counters.filled_items);
     cluster.cut(0, 1);
@@ -312,12 +307,9 @@ fn a_fill_goes_on_where_its_link_broke() {
     cluster.set("fresh", "meanwhile");
     cluster.heal(0, 1);
     cluster.settle();
-    for (number, key) in keys.iter().enumerate() {
-        let expected = [Some("meanwhile"), None, Some("before")][number % 3];
-        assert_eq!(cluster.value_at(1, key).as_deref(), expected, "{key}");
-    }
-    assert_eq!(cluster.value_at(1, "fresh").as_deref(), Some("meanwhile"));
-    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
+    assert_thirds(&mut cluster, 1, &keys);
+    cluster.assert_holds(1, "fresh", Some("meanwhile"));
+    cluster.assert_whole();
     let counters = cluster.nodes[0].replicator.counters();
     assert_eq!((counters.fills, counters.fills_resumed), (2, 1), "the first was at the start");
     // The items of a step or two may have come twice.
@@ -332,9 +324,7 @@ fn a_fill_is_not_resumed_by_a_replica_that_has_started_again() {
     cluster.change(&Command::Join(introduction(1, 3)));
     cluster.heal(0, 1);
     cluster.settle();
-    for key in &keys {
-        assert_eq!(cluster.value_at(1, key).as_deref(), Some("before"), "{key}");
-    }
+    cluster.assert_holds_all(1, &keys, "before");
     assert_eq!(cluster.nodes[0].replicator.counters().fills_resumed, 0);
 }
 
@@ -352,10 +342,8 @@ fn a_fill_is_not_resumed_where_the_log_has_lost_what_came_since() {
     }
     cluster.heal(0, 1);
     cluster.settle();
-    for key in &keys {
-        assert_eq!(cluster.value_at(1, key).as_deref(), Some("after"), "{key}");
-    }
-    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
+    cluster.assert_holds_all(1, &keys, "after");
+    cluster.assert_whole();
 }
 
 #[test]
@@ -371,10 +359,8 @@ fn what_a_replica_lost_during_a_fill_is_filled_anew() {
     cluster.spread();
     cluster.heal(0, 1);
     cluster.settle();
-    for key in &keys {
-        assert_eq!(cluster.value_at(1, key).as_deref(), Some("before"), "{key}");
-    }
-    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
+    cluster.assert_holds_all(1, &keys, "before");
+    cluster.assert_whole();
 }
 
 #[test]
@@ -399,7 +385,7 @@ fn a_log_that_is_too_short_means_a_fill() {
     cluster.settle();
     assert_eq!(cluster.value_at(1, &keys[0]), None, "deleted while it was away");
     assert_eq!(cluster.value_at(1, &keys[1]).map(|value| value.len()), Some(300));
-    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
+    cluster.assert_whole();
     assert!(cluster.nodes[0].replicator.counters().filled_items > 0);
 }
 
@@ -420,7 +406,7 @@ fn a_hand_over_loses_nothing_and_fails_nothing() {
     let ticket = cluster.set(&key, "two");
     cluster.settle();
     assert!(cluster.is_done(1, ticket));
-    assert_eq!(cluster.value_at(0, &key).as_deref(), Some("two"));
+    cluster.assert_holds(0, &key, Some("two"));
 }
 
 #[test]
@@ -458,9 +444,7 @@ fn a_node_full_of_other_things_is_filled_without_a_walk_over_them() {
     // as there are items.
     let add = Command::Steps(vec![(Partition(0), Step::Add(NodeIndex(2)))]);
     cluster.change(&add);
-    for _ in 0..100 {
-        cluster.turn();
-    }
+    cluster.turns(100);
     assert!(cluster.topology.owners(Partition(0)).is_in_sync(NodeIndex(2)));
 }
 
@@ -476,15 +460,15 @@ fn with_three_copies_the_survivors_agree_on_what_came_last() {
     cluster.set(&key, "half");
     cluster.turn();
     cluster.turn();
-    assert_eq!(cluster.value_at(2, &key).as_deref(), Some("half"));
+    cluster.assert_holds(2, &key, Some("half"));
     cluster.cut(0, 2);
     cluster.change(&down(0));
     assert_eq!(cluster.primary(&key), 1);
     assert_eq!(cluster.route(2, &key, Access::Read), Route::At(NodeIndex(1)), "it is not sure");
     cluster.change(&Command::Exclude { primary: NodeIndex(1), replica: NodeIndex(0) });
     cluster.settle();
-    assert_eq!(cluster.value_at(1, &key).as_deref(), Some("safe"));
-    assert_eq!(cluster.value_at(2, &key).as_deref(), Some("safe"));
+    cluster.assert_holds(1, &key, Some("safe"));
+    cluster.assert_holds(2, &key, Some("safe"));
     assert_eq!(cluster.route(2, &key, Access::Read), Route::Here);
 }
 
@@ -506,7 +490,7 @@ fn a_replica_that_had_caught_up_and_was_excluded_catches_up_again() {
     cluster.proposals_get_lost = false;
     cluster.change(&exclude);
     cluster.settle();
-    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
+    cluster.assert_whole();
 }
 
 #[test]
@@ -532,14 +516,12 @@ fn a_refused_write_is_forgotten_when_its_node_hears_why() {
     cluster.topology.apply(&down(0));
     cluster.tell(1);
     cluster.set_at(0, &key, "from the past");
-    for _ in 0..20 {
-        cluster.turn();
-    }
+    cluster.turns(20);
     assert!(cluster.nodes[1].replicator.counters().fenced > 0);
     assert_eq!(cluster.route(0, &key, Access::Read), Route::Wait, "it knows as much by now");
     cluster.change(&up(0));
     cluster.settle();
-    assert_eq!(cluster.value_at(0, &key).as_deref(), Some("old"));
+    cluster.assert_holds(0, &key, Some("old"));
 }
 
 #[test]
@@ -574,9 +556,7 @@ fn writes_wait_while_an_excluded_replica_may_still_answer_reads() {
         cluster.tell_unsettled(0);
         assert_eq!(cluster.route(1, &key, Access::Read), Route::Here);
         let ticket = cluster.set(&key, "newest");
-        for _ in 0..5 {
-            cluster.turn();
-        }
+        cluster.turns(5);
         let same = cluster.value_at(0, &key) == cluster.value_at(1, &key);
         assert!(same || !cluster.is_done(0, ticket));
         cluster.spread();
@@ -593,10 +573,8 @@ fn what_is_not_known_to_be_everywhere_is_read_at_the_primary() {
     assert_eq!(cluster.route(1, &key, Access::Read), Route::Here);
     cluster.cut(0, 2);
     cluster.set(&key, "half");
-    for _ in 0..5 {
-        cluster.turn();
-    }
-    assert_eq!(cluster.value_at(1, &key).as_deref(), Some("half"));
+    cluster.turns(5);
+    cluster.assert_holds(1, &key, Some("half"));
     assert_eq!(cluster.route(1, &key, Access::Read), Route::At(NodeIndex(0)));
     cluster.heal(0, 2);
     cluster.settle();
@@ -621,9 +599,7 @@ fn a_question_outlives_its_link() {
     cluster.proposals_get_lost = true;
     cluster.heal(0, 1);
     for turns in 1..12 {
-        for _ in 0..turns {
-            cluster.turn();
-        }
+        cluster.turns(turns);
         cluster.cut(0, 1);
         cluster.heal(0, 1);
     }
@@ -631,8 +607,8 @@ fn a_question_outlives_its_link() {
     let exclude = Command::Exclude { primary: NodeIndex(1), replica: NodeIndex(0) };
     cluster.change(&exclude);
     cluster.settle();
-    assert_eq!(cluster.value_at(0, &key).as_deref(), Some("safe"));
-    assert!(cluster.topology.partitions().all(|(_, owners)| owners.in_sync() == 2));
+    cluster.assert_holds(0, &key, Some("safe"));
+    cluster.assert_whole();
 }
 
 #[test]
@@ -651,7 +627,7 @@ fn a_copy_that_went_and_came_back_is_filled_even_if_its_primary_saw_neither() {
     cluster.change(&Command::Steps(vec![(partition, add)]));
     cluster.settle();
     assert!(cluster.topology.owners(partition).is_in_sync(NodeIndex(1)));
-    assert_eq!(cluster.value_at(1, &key).as_deref(), Some("value"));
+    cluster.assert_holds(1, &key, Some("value"));
 }
 
 #[test]
@@ -668,9 +644,7 @@ fn a_primary_that_was_another_for_a_moment_gives_its_state_once_more() {
         cluster.tell(1);
     }
     let ticket = cluster.set_at(0, &key, "between").unwrap();
-    for _ in 0..20 {
-        cluster.turn();
-    }
+    cluster.turns(20);
     cluster.tell(0);
     cluster.settle();
     assert_eq!(cluster.nodes[0].completed[&ticket], [0], "nobody knows");
@@ -693,6 +667,6 @@ fn a_write_that_was_in_the_fill_is_answered_though_nothing_is_written_after_it()
     cluster.tell(1);
     cluster.heal(0, 1);
     cluster.settle();
-    assert_eq!(cluster.value_at(1, key).as_deref(), Some("one"));
+    cluster.assert_holds(1, key, Some("one"));
     assert!(cluster.is_done(0, ticket));
 }
