@@ -364,6 +364,30 @@ fn what_a_replica_lost_during_a_fill_is_filled_anew() {
 }
 
 #[test]
+fn a_replica_that_was_called_in_sync_in_the_middle_of_its_fill_is_filled_anew() {
+    for link_breaks in [true, false] {
+        let mut keys = Vec::new();
+        let mut cluster = half_filled(&mut keys);
+        if !link_breaks {
+            cluster.heal(0, 1);
+            cluster.turn();
+        }
+        // What somebody said of it before comes late, and counts by all the rules.
+        let all = cluster.topology.partitions().map(|(at, owners)| (at, owners.epoch));
+        let (partitions, known) = (all.collect(), cluster.topology.revision());
+        cluster.change(&Command::InSync { node: NodeIndex(1), known, partitions });
+        cluster.assert_whole();
+        cluster.turn();
+        assert!(cluster.nodes[0].effects.contains(&Effect::Suspect(NodeIndex(1))));
+        cluster.change(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1) });
+        cluster.heal(0, 1);
+        cluster.settle();
+        cluster.assert_whole();
+        cluster.assert_holds_all(1, &keys, "before");
+    }
+}
+
+#[test]
 fn a_log_that_is_too_short_means_a_fill() {
     let limits = Limits { log_bytes_max: 1 << 16, ..Limits::default() };
     let mut cluster = Cluster::new(2, limits, |_| vec![0, 1]);

@@ -6,6 +6,8 @@ use common::Node;
 use engine::{KeyHash, Now, Shard, Value, Write};
 use seawall_net::peering::{PeerId, Peering, PeeringLimits, Peers, Route};
 use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Another node is primary of every key.
 #[derive(Debug)]
@@ -17,8 +19,10 @@ enum Stand {
     /// Not so: this one is primary of every key. So often a request has changed
     /// something, and the last so many answers wait for a replica.
     Primary { changed: usize, waiting: usize },
+    /// The same for as long as its lease runs, by the clock as it was last read.
+    Leased { clock: Arc<AtomicU64>, read: u64, until: u64 },
 }
-use Stand::{Holder, Primary, Replica};
+use Stand::{Holder, Leased, Primary, Replica};
 
 const PRIMARY: PeerId = PeerId { node: 1, core: 0 };
 
@@ -26,6 +30,8 @@ impl Peering for Stand {
     fn route(&self, _: KeyHash, changes: bool) -> Route {
         match self {
             Primary { .. } => Route::Here,
+            Leased { read, until, .. } if read < until => Route::Here,
+            Leased { .. } => Route::Wait,
             Replica if !changes => Route::Here,
             _ => Route::At(PRIMARY),
         }
@@ -46,10 +52,13 @@ impl Peering for Stand {
     }
     fn passed_on(&mut self, _: &[u8], _: KeyHash) {}
     fn wrote(&mut self, _: &[u8], _: KeyHash, _: u32, _: &mut Shard, _: Now) {
-        let Primary { changed, waiting } = self else {
-            panic!("a replica takes no writes of clients");
-        };
-        (*changed, *waiting) = (*changed + 1, *waiting + 1);
+        match self {
+            Primary { changed, waiting } => {
+                (*changed, *waiting) = (*changed + 1, *waiting + 1);
+            }
+            Leased { .. } => {}
+            Replica | Holder => panic!("a replica takes no writes of clients"),
+        }
     }
     fn reads(&mut self, _: KeyHash, _: u32) {}
     fn close_batch(&mut self) -> Option<u64> {
@@ -59,8 +68,14 @@ impl Peering for Stand {
     fn completed(&mut self) -> Option<(u64, Vec<u32>)> {
         None
     }
-    fn begin_turn(&mut self) {}
-    fn read_clock(&mut self) {}
+    fn begin_turn(&mut self) {
+        self.read_clock();
+    }
+    fn read_clock(&mut self) {
+        if let Leased { clock, read, .. } = self {
+            *read = clock.load(Ordering::Relaxed);
+        }
+    }
     fn may_answer(&mut self) -> bool {
         true
     }
@@ -200,4 +215,18 @@ fn what_a_primary_answers_as_expired_waits_until_the_replicas_know() {
         assert_eq!(node.ask(client, format!("{request}\r\n").as_bytes()), "", "{request}");
         assert_eq!(changed(&mut node), 1, "{request}");
     }
+}
+
+#[test]
+fn what_came_while_the_process_slept_is_not_executed_under_the_lease_of_before() {
+    let clock = Arc::new(AtomicU64::new(0));
+    let stand = Leased { clock: clock.clone(), read: 0, until: 100 };
+    let (mut node, client) = node_of(1, b"", stand);
+    node.cores[0].peers.as_mut().unwrap().peering.begin_turn();
+    assert_eq!(node.ask(client, b"set k 0 0 1\r\nx\r\n"), "STORED\n");
+    // It sleeps in the middle of a turn. What another core has got meanwhile is what
+    // it takes next.
+    clock.store(100, Ordering::Relaxed);
+    assert_eq!(node.ask(client, b"set k 0 0 1\r\ny\r\n"), "");
+    assert_eq!(waiting(&node), 1);
 }
