@@ -223,6 +223,23 @@ fn a_new_primary_waits_while_somebody_may_not_know_that_it_is_out() {
 }
 
 #[test]
+fn a_new_primary_waits_if_its_predecessor_has_no_part_any_more() {
+    let mut cluster = pair();
+    let key = keys(&cluster, 0, 1)[0].clone();
+    cluster.set(&key, "old");
+    cluster.settle();
+    // Another process of its name. The one before may still answer reads: no write
+    // waits for it.
+    cluster.topology.apply(&Command::Join(introduction(0, 2)));
+    cluster.tell_unsettled(1);
+    assert_eq!(cluster.route(0, &key, Access::Read), Route::Here);
+    assert_eq!(cluster.route(1, &key, Access::Read), Route::Wait);
+    let settled = cluster.topology.revision();
+    cluster.nodes[1].replicator.set_settled(settled);
+    assert_eq!(cluster.route(1, &key, Access::Read), Route::Here);
+}
+
+#[test]
 fn a_node_that_starts_anew_is_filled_while_writes_go_on() {
     let mut cluster = pair();
     let (mine, theirs) = (keys(&cluster, 0, 300), keys(&cluster, 1, 300));

@@ -8,7 +8,7 @@ use std::fmt;
 /// Kinds of faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum FaultKind {
-    /// Every kind.
+    /// Every kind but those that say otherwise.
     All,
     /// No faults.
     None,
@@ -46,6 +46,9 @@ pub enum FaultKind {
     Abandon,
     /// Links break again and again, and fills are slow.
     Cut,
+    /// A replica is left out and hears late of it, and meanwhile its primary hands over:
+    /// for runs of three copies. Not one of "all", which it would crowd.
+    Unheard,
 }
 
 impl FaultKind {
@@ -207,6 +210,10 @@ pub fn schedule(
                 }
                 continue;
             }
+            FaultKind::Unheard => {
+                unheard(random, machine, other, at, to, &mut faults);
+                continue;
+            }
             FaultKind::All
             | FaultKind::None
             | FaultKind::Drift
@@ -218,4 +225,26 @@ pub fn schedule(
         faults.push(Fault { from: at, to: (at + lasts * MS).min(to), what });
     }
     faults
+}
+
+/// A primary's messages do not reach a replica, which it leaves out when that has not
+/// confirmed a write in time. The replica hears late of that: its lease still runs, it
+/// believes itself in sync, and answers reads. In just this time another one leads.
+fn unheard(
+    random: &mut Random,
+    primary: usize,
+    replica: usize,
+    from: u64,
+    to: u64,
+    faults: &mut Vec<Fault>,
+) {
+    let end = (from + 700 * MS).min(to);
+    let leaves = (from + random.between(150, 450) * MS).min(to);
+    for (from, what) in [
+        (from, What::Lag(replica)),
+        (from, What::OneWay(1 << primary, 1 << replica)),
+        (leaves, What::Leave { machine: primary, patience_ms: 500 }),
+    ] {
+        faults.push(Fault { from, to: end.max(from), what });
+    }
 }
