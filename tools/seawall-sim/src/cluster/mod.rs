@@ -20,9 +20,8 @@
 //! | [`network`] | links and reachability |
 //! | [`coordinator`] | the log of commands |
 //! | [`faults`] | what goes wrong |
-//! | [`spreads`] | invalidations of the whole cluster |
-//! | [`planned`] | what operators do: drain, and ends in order |
-//! | [`clients`] | who asks, and what they saw |
+//! | [`clients`] | who asks |
+//! | [`recorder`] | what they saw |
 //! | [`judge`] | whether that may be |
 //! | [`scale`] | the control plane of a thousand nodes |
 
@@ -34,10 +33,9 @@ mod hub;
 mod judge;
 mod machine;
 mod network;
-mod planned;
 mod random;
+mod recorder;
 mod scale;
-mod spreads;
 mod wire;
 mod world;
 

@@ -1,11 +1,11 @@
 //! Invalidations of the whole cluster: what the server's `spread` does, between
 //! simulated nodes.
 
-use super::clients::Target;
-use super::data::{Answer, CoreTell, NAMESPACE};
-use super::hub::{Event, MS};
-use super::machine::{Asked, Message, Process, Spreading, machine_of};
-use super::world::{World, machine_at};
+use super::{World, machine_at};
+use crate::cluster::clients::Target;
+use crate::cluster::data::{Answer, CoreTell, NAMESPACE};
+use crate::cluster::hub::{Event, MS};
+use crate::cluster::machine::{Asked, Message, Process, Spreading, machine_of};
 use cluster::spread::{self, Next, Spread, Word};
 use cluster::topology::{Incarnation, Revision};
 use engine::namespace_id;
