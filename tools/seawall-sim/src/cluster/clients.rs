@@ -1,6 +1,7 @@
 //! The clients: what they ask.
 
 use super::data::{Answer, Op, Store, TAGS};
+use super::keys::Keys;
 use super::random::Random;
 
 /// How keys and values are chosen.
@@ -27,17 +28,10 @@ pub struct Load {
 pub enum Target {
     /// Values with this tag.
     Tag(u8),
-    /// The namespace of all keys.
-    Namespace,
+    /// All keys of a namespace.
+    Namespace(&'static str),
     /// Everything.
     All,
-}
-
-impl Target {
-    /// Whether nothing is left in question of `other` once this is done.
-    pub fn settles(self, other: Target) -> bool {
-        self == other || matches!(self, Target::Namespace | Target::All)
-    }
 }
 
 /// What a client asks.
@@ -70,11 +64,11 @@ pub struct Client {
 
 impl Client {
     /// What it asks next.
-    pub fn next(&mut self, random: &mut Random, load: &Load, value: u64) -> Ask {
+    pub fn next(&mut self, random: &mut Random, load: &Load, keys: &Keys, value: u64) -> Ask {
         if load.invalidates && random.below(1_000) < 6 {
             return Ask::Invalidate(match random.below(4) {
                 0 => Target::All,
-                1 => Target::Namespace,
+                1 => Target::Namespace(keys.any_namespace(random)),
                 tag => Target::Tag(tag as u8 - 1),
             });
         }

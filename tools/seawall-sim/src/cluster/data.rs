@@ -19,15 +19,18 @@ mod routing;
 mod telling;
 
 use super::hub::{Hub, MS, Who};
+use super::keys::{Keys, NAMESPACES};
+use super::machine::NodeSetup;
 use super::network::Network;
 use cluster::node::{Report, Tell};
-use cluster::replication::{Counters, Limits, Peer, Replicator, Ticket};
+use cluster::replication::{Counters, Peer, Replicator, Ticket};
 use cluster::spread::Word;
 use cluster::time::Millis;
 use cluster::topology::{Incarnation, NodeIndex, Revision};
 use engine::snapshot::Generation;
 use engine::{Arena, HashSeed, KeyHash, Now, Shard, ShardConfig};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// How long a request waits for a node that executes it.
 const PATIENCE_MS: u64 = 2_000;
@@ -40,8 +43,6 @@ const HOT_US: u64 = 300 * MS;
 /// Bytes of a shard.
 const SHARD_BYTES: usize = 8 << 20;
 
-/// The namespace of all keys.
-pub const NAMESPACE: &str = "key";
 /// Tags that values can have: 1 to so many.
 pub const TAGS: u8 = 2;
 
@@ -92,6 +93,13 @@ pub enum Answer {
     Elsewhere,
 }
 
+impl Answer {
+    /// Whether it says what became of the request.
+    pub fn is_known(self) -> bool {
+        !matches!(self, Answer::Unknown | Answer::Refused | Answer::Elsewhere)
+    }
+}
+
 /// Where a request came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -130,8 +138,17 @@ pub enum CoreTell {
 struct Done {
     origin: Origin,
     answer: Answer,
+    /// The epoch of its key's partition in which it was executed.
+    epoch: u32,
     /// It acknowledges a write: of this partition, in this epoch.
     acknowledges: Option<(u32, u32)>,
+}
+
+impl Done {
+    /// It was executed elsewhere, or not at all.
+    fn passed(origin: Origin, answer: Answer, epoch: u32) -> Done {
+        Done { origin, answer, epoch, acknowledges: None }
+    }
 }
 
 #[derive(Debug)]
@@ -192,6 +209,7 @@ pub struct Core {
     who: Who,
     core: u16,
     me: Option<NodeIndex>,
+    keys: Arc<Keys>,
     pub replicator: Replicator,
     pub shard: Shard,
     pub tells: VecDeque<CoreTell>,
@@ -231,23 +249,22 @@ pub struct Core {
     untaken: Vec<(u64, Vec<Generation>)>,
 }
 
-/// A key by its number.
-pub fn key_name(key: u32) -> String {
-    format!("key:{key}")
-}
-
 impl Core {
     /// A fresh core.
-    pub fn new(who: Who, core: u16, cores: u16, limits: Limits, seed: u64) -> Core {
-        let mut config = ShardConfig::new(HashSeed::new(seed), SHARD_BYTES);
-        config.namespaces = vec![NAMESPACE.into()];
+    pub fn new(who: Who, core: u16, cores: u16, setup: &NodeSetup) -> Core {
+        let mut config = ShardConfig::new(HashSeed::new(setup.seed), SHARD_BYTES);
+        config.namespaces = NAMESPACES.iter().map(|(name, _)| (*name).into()).collect();
         let mut shard = Shard::new(config, Arena::heap(SHARD_BYTES));
         shard.set_core(u32::from(core), u32::from(cores));
+        let incarnation = Incarnation(who.life);
+        let mut replicator = Replicator::new(setup.limits, incarnation, core, cores);
+        replicator.set_modes(setup.keys.replication.clone());
         Core {
             who,
             core,
             me: None,
-            replicator: Replicator::new(limits, Incarnation(who.life), core, cores),
+            keys: Arc::clone(&setup.keys),
+            replicator,
             shard,
             tells: VecDeque::new(),
             requests: VecDeque::new(),
@@ -303,7 +320,7 @@ impl Core {
 
     /// The value of a key here, whoever owns it.
     pub fn value(&mut self, key: u32, hash: KeyHash, now: Now) -> Option<u64> {
-        let item = self.shard.peek(key_name(key).as_bytes(), hash, now)?;
+        let item = self.shard.peek(self.keys.name(key).as_bytes(), hash, now)?;
         let mut value = Vec::new();
         item.copy_value_to(&mut value);
         value.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes))
@@ -363,7 +380,7 @@ impl Core {
     /// Says so when the key that is watched has changed here.
     fn watch(&mut self, turn: &Turn<'_>) {
         let Some(key) = turn.watch else { return };
-        let hash = self.shard.hash_of(key_name(key).as_bytes());
+        let hash = self.shard.hash_of(self.keys.name(key).as_bytes());
         let value = self.value(key, hash, turn.now);
         if value != self.watched {
             self.watched = value;

@@ -46,10 +46,12 @@ pub enum FaultKind {
     Abandon,
     /// Links break again and again, and fills are slow.
     Cut,
+    /// Some namespaces are replicated asynchronously, or not at all.
+    Modes,
 }
 
 impl FaultKind {
-    const ALL: [FaultKind; 17] = [
+    const ALL: [FaultKind; 18] = [
         FaultKind::Partition,
         FaultKind::OneWay,
         FaultKind::Pause,
@@ -67,6 +69,7 @@ impl FaultKind {
         FaultKind::Join,
         FaultKind::Abandon,
         FaultKind::Cut,
+        FaultKind::Modes,
     ];
 
     /// Whether it happens at some moments, and not all the time.
@@ -78,6 +81,7 @@ impl FaultKind {
                 | FaultKind::Expire
                 | FaultKind::Join
                 | FaultKind::Abandon
+                | FaultKind::Modes
         )
     }
 
@@ -213,9 +217,29 @@ pub fn schedule(
             | FaultKind::Invalidate
             | FaultKind::Expire
             | FaultKind::Join
-            | FaultKind::Abandon => continue,
+            | FaultKind::Abandon
+            | FaultKind::Modes => continue,
         };
         faults.push(Fault { from: at, to: (at + lasts * MS).min(to), what });
     }
     faults
+}
+
+/// So long without a fault, a primary has told its copies all that it has, or they are
+/// out.
+const QUIET: u64 = 500 * MS;
+/// What a fault does may last for so long: processes start, leaders are elected.
+const AFTERMATH: u64 = 1_000 * MS;
+
+/// What primaries had acknowledged by then, their copies had by `at`: it was quiet for
+/// long enough between. 0: nothing.
+pub fn copied_until(faults: &[Fault], at: u64) -> u64 {
+    let harms = |fault: &&Fault| !matches!(fault.what, What::Drain(_) | What::Late(_));
+    let harms = faults.iter().filter(harms);
+    let is_quiet = |from: &u64| {
+        let until = from + QUIET;
+        !harms.clone().any(|fault| fault.from < until && fault.to + AFTERMATH > *from)
+    };
+    let ends = harms.clone().map(|fault| fault.from.min(at)).chain([at]);
+    ends.map(|end| end.saturating_sub(QUIET)).filter(is_quiet).max().unwrap_or(0)
 }

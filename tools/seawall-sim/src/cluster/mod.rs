@@ -21,8 +21,10 @@
 //! | [`coordinator`] | the log of commands |
 //! | [`faults`] | what goes wrong |
 //! | [`clients`] | who asks |
+//! | [`keys`] | what about |
 //! | [`recorder`] | what they saw |
 //! | [`judge`] | whether that may be |
+//! | [`reigns`] | whether it may be of what is not replicated synchronously |
 //! | [`scale`] | the control plane of a thousand nodes |
 
 mod clients;
@@ -31,10 +33,12 @@ mod data;
 mod faults;
 mod hub;
 mod judge;
+mod keys;
 mod machine;
 mod network;
 mod random;
 mod recorder;
+mod reigns;
 mod scale;
 mod wire;
 mod world;
@@ -48,8 +52,10 @@ use faults::FaultKind;
 use hub::{Hub, MS};
 use indicatif::{ProgressBar, ProgressStyle};
 use judge::{Verdict, judge};
+use keys::Keys;
 use machine::NodeSetup;
 use std::path::PathBuf;
+use std::sync::Arc;
 use world::{FAULTS_FROM, Setup, World};
 
 #[derive(Debug, clap::Args)]
@@ -115,7 +121,7 @@ fn run(options: &ClusterOptions, seed: u64) -> Verdict {
         abandon_after_ms: if gives_up { 1_200 } else { 600_000 },
         ..Timing::default()
     };
-    let node = NodeSetup { cores: options.cores.clone(), limits, timing, seed: random.next() };
+    let seed_of_hashes = random.next();
     // Where few keys are read, and little is written, copies of them live long.
     let few = random.percent(40);
     let load = Load {
@@ -127,6 +133,10 @@ fn run(options: &ClusterOptions, seed: u64) -> Verdict {
         invalidates: kinds.contains(&FaultKind::Invalidate),
         expires: kinds.contains(&FaultKind::Expire),
     };
+    let mixed = kinds.contains(&FaultKind::Modes) && random.percent(60);
+    let keys = if mixed { Keys::mixed(load.keys, random) } else { Keys::all_sync(load.keys) };
+    let cores = options.cores.clone();
+    let node = NodeSetup { cores, limits, timing, seed: seed_of_hashes, keys: Arc::new(keys) };
     let calm_at = FAULTS_FROM + options.duration_ms * MS;
     let clients = random.between(2, 12) as u32;
     let nodes = options.nodes as usize;
@@ -220,6 +230,7 @@ fn print_totals(verdicts: &[Verdict]) {
     println!("  taken back for writes  {}", sum(|v| v.revoked));
     println!("links with garbage       {}", sum(|v| v.garbage));
     println!("partitions begun anew    {}", sum(|v| v.born));
+    println!("asynchronous writes lost {}", sum(|v| v.lost_asynchronous));
     println!(
         "longest unavailability   p50 {} ms, max {} ms of a key",
         thousands(gaps.get(gaps.len() / 2).copied().unwrap_or(0)),
@@ -299,11 +310,12 @@ mod tests {
 
     #[test]
     fn a_drain_fails_no_request() {
-        let options = options("--faults drain --nodes 4 --duration-ms 2500");
+        let options = options("--faults drain,modes --nodes 4 --duration-ms 2500");
         for seed in 0..20 {
             let verdict = run(&options, seed);
             assert!(verdict.violations.is_empty(), "{}", verdict.violations.join("\n"));
             assert_eq!((verdict.unknown, verdict.refused, verdict.born), (0, 0, 0));
+            assert_eq!(verdict.lost_asynchronous, 0);
         }
     }
 
@@ -340,6 +352,20 @@ mod tests {
     fn copies_of_hot_keys_keep_every_promise() {
         assert_good("--duration-ms 2000 --nodes 5 --copies 1", 3_000..3_050);
         assert_good("--duration-ms 2000 --nodes 5", 4_000..4_050);
+    }
+
+    /// Asynchronous writes are lost now and then, and never otherwise than promised.
+    #[test]
+    fn every_mode_of_replication_keeps_its_promises() {
+        assert_good("--duration-ms 2000 --copies 3", 7_000..7_040);
+        let options = options("--faults partition,crash,reset,lag,cut,modes --duration-ms 3000");
+        let mut lost = 0;
+        for seed in 8_000..8_080 {
+            let verdict = run(&options, seed);
+            assert!(verdict.violations.is_empty(), "{}", verdict.violations.join("\n"));
+            lost += verdict.lost_asynchronous;
+        }
+        assert!(lost > 0, "no asynchronous write was lost");
     }
 
     /// What went wrong in the seeds below.

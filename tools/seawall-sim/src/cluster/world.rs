@@ -36,6 +36,7 @@ use cluster::change::Command;
 use cluster::node::Report;
 use cluster::topology::{NodeIndex, Topology};
 use engine::{HashSeed, KeyHash};
+use std::sync::Arc;
 
 /// When clients begin.
 pub const CLIENTS_FROM: u64 = 1_000 * MS;
@@ -103,13 +104,14 @@ impl World {
             seed: setup.node.seed,
         });
         let seed = HashSeed::new(setup.node.seed);
-        let hash = |key| KeyHash::of(super::data::key_name(key).as_bytes(), &seed);
+        let keys = Arc::clone(&setup.node.keys);
+        let hash = |name: &str| KeyHash::of(name.as_bytes(), &seed);
         let mut world = World {
             net: Network::new(setup.nodes),
             coordinator: Coordinator::new(setup.nodes, topology),
             clients: vec![Client::default(); setup.clients as usize],
-            recorder: Recorder::new(setup.load.keys, slack(&setup)),
-            hashes: (0..setup.load.keys).map(hash).collect(),
+            recorder: Recorder::new(Arc::clone(&keys), slack(&setup)),
+            hashes: keys.names().map(hash).collect(),
             born: 0,
             drained: vec![false; setup.nodes],
             failovers: 0,
@@ -234,13 +236,15 @@ impl World {
                         process.inbox.push_back(Message::Invalidate { client, operation, target });
                         self.wake_control(who, 50);
                     }
-                    None => self.answered(client, operation, Answer::Unknown),
+                    None => self.answered(client, operation, Answer::Unknown, 0),
                 }
             }
-            Event::Answer { client, operation, answer } => self.answered(client, operation, answer),
+            Event::Answer { client, operation, answer, epoch } => {
+                self.answered(client, operation, answer, epoch);
+            }
             Event::Client { client } => self.ask(client),
             Event::Timeout { client, operation } => {
-                self.answered(client, operation, Answer::Unknown);
+                self.answered(client, operation, Answer::Unknown, 0);
             }
             Event::Fault(number) => self.begin_fault(number),
             Event::Heal(number) => self.end_fault(number),

@@ -1,17 +1,18 @@
 //! What a request does to the shard, and when it is answered.
 
-use super::{Answer, Core, Done, Op, Origin, Request, Store, Turn, key_name};
+use super::{Answer, Core, Done, Op, Origin, Request, Store, Turn};
 use crate::cluster::hub::Event;
 use crate::cluster::wire;
 use cluster::replication::Ticket;
 use engine::{Delete, DeleteOutcome, Expiry, KeyHash, Now, Shard, Tag, Value, Write, WriteOutcome};
 use std::num::NonZeroU64;
+use std::sync::Arc;
 
 impl Core {
     pub(super) fn execute(&mut self, request: Request, turn: &mut Turn<'_>) {
         let Request { origin, key, hash, op } = request;
-        let name = key_name(key);
-        let key = name.as_bytes();
+        let keys = Arc::clone(&self.keys);
+        let key = keys.name(key).as_bytes();
         let before = self.shard.changes();
         let pending = self.replicator.is_pending(hash);
         let answer = execute(&mut self.shard, key, hash, op, turn.now);
@@ -32,7 +33,7 @@ impl Core {
         } else if pending {
             self.replicator.reads(hash, number, turn.clock);
         }
-        self.pass.push(Done { origin, answer, acknowledges });
+        self.pass.push(Done { origin, answer, epoch: epoch.0, acknowledges });
     }
 
     /// The lease ended while this turn executed: who asked gets no answer.
@@ -45,19 +46,19 @@ impl Core {
     }
 
     pub(super) fn answer(&mut self, turn: &mut Turn<'_>) {
-        for Done { origin, answer, acknowledges } in std::mem::take(&mut self.done) {
+        for Done { origin, answer, epoch, acknowledges } in std::mem::take(&mut self.done) {
             turn.acknowledged.extend(acknowledges);
             match origin {
                 Origin::Client { client, operation } => {
                     let late = turn.hub.random.between(30, 300);
-                    turn.hub.after(late, Event::Answer { client, operation, answer });
+                    turn.hub.after(late, Event::Answer { client, operation, answer, epoch });
                 }
                 Origin::Link { peer, link, id } => {
                     let Some(own) = self.ins.get_mut(&peer).filter(|own| own.link == link) else {
                         continue;
                     };
                     let mut bytes = Vec::new();
-                    wire::put_answer(id, answer, &mut bytes);
+                    wire::put_answer(id, answer, epoch, &mut bytes);
                     wire::put_frame(wire::ANSWERS, &bytes, &mut own.out);
                 }
             }

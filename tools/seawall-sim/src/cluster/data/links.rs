@@ -162,8 +162,8 @@ impl Core {
             }
             let mut rest = payload;
             while !rest.is_empty() {
-                let Some((id, answer)) = wire::take_answer(&mut rest) else { return false };
-                self.returned_with(id, answer, turn);
+                let Some((id, answer, epoch)) = wire::take_answer(&mut rest) else { return false };
+                self.returned_with(id, answer, epoch, turn);
             }
         }
         if let Some(out) = self.outs.get_mut(&peer) {

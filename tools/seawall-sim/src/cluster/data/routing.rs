@@ -1,7 +1,7 @@
 //! Where a request executes: here, at another node, or nowhere yet.
 
 use super::{Answer, Away, CHOOSE_US, Core, Done, HOT_US, Op, Origin, PATIENCE_MS, Request};
-use super::{Turn, Waiting, key_name};
+use super::{Turn, Waiting};
 use crate::cluster::wire::{self, Passed};
 use cluster::replication::{Access, Peer, Route};
 use cluster::time::Millis;
@@ -21,7 +21,7 @@ impl Core {
             uncount(&mut self.waiting_hashes, entry.request.hash);
             if turn.clock >= entry.until {
                 let origin = entry.request.origin;
-                self.done.push(Done { origin, answer: Answer::Refused, acknowledges: None });
+                self.done.push(Done::passed(origin, Answer::Refused, 0));
                 continue;
             }
             let behind = self.waiting.len();
@@ -37,9 +37,11 @@ impl Core {
 
     /// One request: executes it, passes it on, or lets it wait.
     pub(super) fn step(&mut self, request: Request, again: bool, turn: &mut Turn<'_>) {
-        let access = if request.op == Op::Get { Access::Read } else { Access::Write };
-        let hash = request.hash;
-        let behind = !again && self.waiting_hashes.contains_key(&hash.0)
+        let (hash, name) = (request.hash, self.keys.name(request.key).as_bytes());
+        let at_primary = request.op != Op::Get || self.replicator.is_read_at_primary(name);
+        let access = if at_primary { Access::Write } else { Access::Read };
+        let behind = self.replicator.is_out_of_date(hash, name)
+            || !again && self.waiting_hashes.contains_key(&hash.0)
             || self.away_hashes.contains_key(&hash.0);
         let route =
             if behind { Route::Wait } else { self.replicator.route(hash, access, turn.clock) };
@@ -49,8 +51,7 @@ impl Core {
             Route::Here => self.execute(request, turn),
             Route::At(_) if self.has_copy(&request, turn) => self.execute(request, turn),
             Route::At(_) | Route::Wait if passed_on => {
-                let (origin, answer) = (request.origin, Answer::Elsewhere);
-                self.done.push(Done { origin, answer, acknowledges: None });
+                self.done.push(Done::passed(request.origin, Answer::Elsewhere, 0));
             }
             Route::At(node) => {
                 let peer = Peer { node, core: self.core_of(node, hash) };
@@ -99,9 +100,8 @@ impl Core {
         }
         self.choose_at = turn.hub.at + CHOOSE_US;
         self.foreign.retain(|_, read_at| turn.hub.at - *read_at < HOT_US);
-        let names: Vec<String> = self.foreign.keys().copied().map(key_name).collect();
-        let hash = |name: &String| self.shard.hash_of(name.as_bytes());
-        let keys: Vec<_> = names.iter().map(|name| (hash(name), name.as_bytes())).collect();
+        let names = self.foreign.keys().map(|key| self.keys.name(*key).as_bytes());
+        let keys: Vec<_> = names.map(|name| (self.shard.hash_of(name), name)).collect();
         self.replicator.want_copies(&keys, &mut self.shard, turn.now);
     }
 
@@ -109,11 +109,11 @@ impl Core {
         self.replicator.peer_for(node, hash).core
     }
 
-    pub(super) fn returned_with(&mut self, id: u64, answer: Answer, turn: &Turn<'_>) {
+    pub(super) fn returned_with(&mut self, id: u64, answer: Answer, epoch: u32, turn: &Turn<'_>) {
         let Some(away) = self.returned(id) else { return };
         match answer {
             Answer::Elsewhere => self.wait(away.request, away.until.max(turn.clock.plus(1))),
-            _ => self.done.push(Done { origin: away.request.origin, answer, acknowledges: None }),
+            _ => self.done.push(Done::passed(away.request.origin, answer, epoch)),
         }
     }
 
@@ -129,8 +129,7 @@ impl Core {
         if away.request.op == Op::Get {
             return self.wait(away.request, away.until);
         }
-        let origin = away.request.origin;
-        self.done.push(Done { origin, answer: Answer::Unknown, acknowledges: None });
+        self.done.push(Done::passed(away.request.origin, Answer::Unknown, 0));
     }
 
     pub(super) fn give_up(&mut self, turn: &Turn<'_>) {
@@ -138,8 +137,7 @@ impl Core {
         let late: Vec<u64> = late.map(|(id, _)| *id).collect();
         for id in late {
             let Some(away) = self.returned(id) else { continue };
-            let origin = away.request.origin;
-            self.done.push(Done { origin, answer: Answer::Unknown, acknowledges: None });
+            self.done.push(Done::passed(away.request.origin, Answer::Unknown, 0));
         }
     }
 }

@@ -16,7 +16,7 @@ impl World {
         if self.hub.random.percent(15) {
             own.machine = self.hub.random.below(self.setup.nodes as u64) as usize;
         }
-        let ask = own.next(&mut self.hub.random, &self.setup.load, value);
+        let ask = own.next(&mut self.hub.random, &self.setup.load, &self.setup.node.keys, value);
         self.issue(client, ask);
     }
 
@@ -48,7 +48,7 @@ impl World {
             None => {
                 // Nobody listens.
                 let answer = Answer::Refused;
-                self.hub.after(MS, Event::Answer { client, operation, answer });
+                self.hub.after(MS, Event::Answer { client, operation, answer, epoch: 0 });
             }
         }
     }
@@ -63,12 +63,12 @@ impl World {
             }
             None => {
                 let answer = Answer::Unknown;
-                self.hub.after(MS, Event::Answer { client, operation, answer });
+                self.hub.after(MS, Event::Answer { client, operation, answer, epoch: 0 });
             }
         }
     }
 
-    pub(super) fn answered(&mut self, client: u32, operation: u64, answer: Answer) {
+    pub(super) fn answered(&mut self, client: u32, operation: u64, answer: Answer, epoch: u32) {
         let at = self.hub.at;
         let own = &mut self.clients[client as usize];
         let Some(going) = own.going.take_if(|going| going.operation == operation) else { return };
@@ -78,11 +78,11 @@ impl World {
             other => format!("{other:?}").len() as u64,
         });
         own.remember(&going, answer);
-        let failed = matches!(answer, Answer::Unknown | Answer::Refused | Answer::Elsewhere);
+        let failed = !answer.is_known();
         if failed {
             own.machine = self.hub.random.below(self.setup.nodes as u64) as usize;
         }
-        self.recorder.ended(client, &going, at, answer);
+        self.recorder.ended(client, &going, at, answer, epoch);
         if self.whole_at.is_some() {
             if let Ask::Key(key, _) = going.ask {
                 self.read_back[key as usize] |= !failed;

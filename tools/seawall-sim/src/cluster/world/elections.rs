@@ -1,9 +1,11 @@
 //! Who leads the coordinator, and what is committed by it.
 
 use super::World;
+use crate::cluster::faults::copied_until;
 use crate::cluster::hub::{Event, MS, Who};
 use crate::cluster::machine::{Lead, machine_name};
-use cluster::change::Command;
+use crate::cluster::reigns::Change;
+use cluster::change::{Command, Step};
 use cluster::keeper::Keeper;
 use cluster::planner;
 use cluster::ring::Partition;
@@ -47,6 +49,9 @@ impl World {
         }
         let after = Arc::clone(self.coordinator.latest());
         for ((partition, was), (_, is)) in before.partitions().zip(after.partitions()) {
+            if was.epoch != is.epoch {
+                self.begin_reign(partition, command, &before, &after);
+            }
             if was.born != is.born && was.born != Epoch(0) {
                 self.begin_anew(partition, &after);
             }
@@ -119,6 +124,36 @@ impl World {
         self.coordinator.leader = Some(who);
         self.coordinator.leaderless_since = None;
         self.wake_control(who, 100);
+    }
+
+    /// Another epoch of a partition begins.
+    fn begin_reign(
+        &mut self,
+        partition: Partition,
+        command: &Command,
+        before: &Topology,
+        after: &Topology,
+    ) {
+        let (was, is) = (before.owners(partition), after.owners(partition));
+        // Where every copy was lost, nobody had it.
+        let anew = was.born != is.born;
+        let hands_over = match command {
+            Command::Steps(steps) => steps
+                .iter()
+                .any(|(own, step)| *own == partition && matches!(step, Step::HandOver(_))),
+            _ => false,
+        };
+        let at = self.hub.at;
+        let change = Change {
+            epoch: is.epoch.0,
+            // What a dead node led is taken over, not handed over.
+            in_order: hands_over && was.primary().is_some_and(|past| before.is_up(past)),
+            copied_until_ns: if anew { 0 } else { copied_until(&self.faults, at) * 1_000 },
+        };
+        let of = |hash: &KeyHash| after.ring().of(*hash) == partition;
+        for (key, _) in self.hashes.iter().enumerate().filter(|(_, hash)| of(hash)) {
+            self.recorder.changed(key as u32, change);
+        }
     }
 
     /// Every in-sync copy of a partition was lost: by now its keys may be gone.
