@@ -222,6 +222,52 @@ fn a_namespace_says_how_it_is_replicated() {
     assert_eq!(found(&cluster, &[0, 1, 2], "key", "second"), 100);
 }
 
+/// Until it is so.
+fn wait_for(cluster: &Cluster, node: usize, what: impl Fn(&serde_json::Value) -> bool) {
+    let began = Instant::now();
+    while !what(&cluster.ring(node)) {
+        assert!(
+            began.elapsed() < PATIENCE,
+            "{:#}\n{}",
+            cluster.ring(node),
+            cluster.node(node).log()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_node_that_was_told_other_settings_is_found() {
+    let mut cluster =
+        Cluster::start("alike", &["-m", "64", "-t", "1", "--replication-of", "a=async"]);
+    assert!(cluster.ring(0)["settings_complaint"].is_null());
+    cluster.kill(1);
+    cluster.extra = ["-m", "64", "-t", "1", "--replication-of", "a=none"].map(str::to_owned).into();
+    cluster.restart(1);
+    let words = r#"cluster.replication_of is "a=none" here and "a=async" there"#;
+    wait_for(&cluster, 1, |ring| {
+        ring["settings_complaint"].as_str().is_some_and(|said| said.contains(words))
+    });
+    assert!(cluster.node(1).log().contains(words), "{}", cluster.node(1).log());
+    assert!((metric(cluster.node(1), "seawall_cluster_settings_differ") - 1.0).abs() < 0.1);
+    for other in [0, 2] {
+        wait_for(&cluster, other, |ring| ring["settings_differ"] == serde_json::json!(["n1"]));
+        assert!(cluster.ring(other)["settings_complaint"].is_null());
+        assert!(
+            (metric(cluster.node(other), "seawall_cluster_nodes_settings_differ") - 1.0).abs()
+                < 0.1
+        );
+    }
+    // It serves all the same: without it there would be a copy less.
+    cluster.wait_until_whole();
+    cluster.kill(1);
+    cluster.extra[5] = "a=async".to_owned();
+    cluster.restart(1);
+    cluster.wait_until_whole();
+    wait_for(&cluster, 1, |ring| ring["settings_differ"] == serde_json::json!([]));
+    assert!(cluster.ring(1)["settings_complaint"].is_null());
+}
+
 #[test]
 fn three_daemons_are_one_cache_whoever_dies() {
     lives(Cluster::start("cluster", &[]));
