@@ -199,6 +199,8 @@ pub struct Turn<'a> {
     pub acknowledged: Vec<(u32, u32)>,
     /// Frames that made no sense.
     pub garbage: u64,
+    /// Reads passed on to a replica.
+    pub zone_reads: u64,
     /// The key whose doings are printed.
     pub watch: Option<u32>,
 }

@@ -48,10 +48,12 @@ pub enum FaultKind {
     Cut,
     /// Some namespaces are replicated asynchronously, or not at all.
     Modes,
+    /// Nodes are in zones.
+    Zones,
 }
 
 impl FaultKind {
-    const ALL: [FaultKind; 18] = [
+    const ALL: [FaultKind; 19] = [
         FaultKind::Partition,
         FaultKind::OneWay,
         FaultKind::Pause,
@@ -70,6 +72,7 @@ impl FaultKind {
         FaultKind::Abandon,
         FaultKind::Cut,
         FaultKind::Modes,
+        FaultKind::Zones,
     ];
 
     /// Whether it happens at some moments, and not all the time.
@@ -82,6 +85,7 @@ impl FaultKind {
                 | FaultKind::Join
                 | FaultKind::Abandon
                 | FaultKind::Modes
+                | FaultKind::Zones
         )
     }
 
@@ -218,7 +222,8 @@ pub fn schedule(
             | FaultKind::Expire
             | FaultKind::Join
             | FaultKind::Abandon
-            | FaultKind::Modes => continue,
+            | FaultKind::Modes
+            | FaultKind::Zones => continue,
         };
         faults.push(Fault { from: at, to: (at + lasts * MS).min(to), what });
     }

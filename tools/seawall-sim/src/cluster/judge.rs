@@ -31,6 +31,8 @@ pub struct Verdict {
     pub copy_reads: u64,
     /// Writes that took such a key back.
     pub revoked: u64,
+    /// Reads passed on to a copy in the zone of the node that was asked.
+    pub zone_reads: u64,
     /// Frames that a core could not make sense of.
     pub garbage: u64,
     /// Partitions that began anew, as every in-sync copy was lost.
@@ -75,6 +77,7 @@ pub fn judge(mut world: World) -> Verdict {
         granted: counters.granted,
         copy_reads: counters.copy_reads,
         revoked: counters.revoked,
+        zone_reads: world.zone_reads,
         garbage: world.garbage,
         born: world.born,
         lost_asynchronous: 0,

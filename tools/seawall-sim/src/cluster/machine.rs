@@ -202,6 +202,8 @@ pub struct NodeSetup {
     pub seed: u64,
     /// What clients use.
     pub keys: Arc<Keys>,
+    /// The zone of each machine; nothing if there are none.
+    pub zones: Vec<String>,
 }
 
 impl NodeSetup {
@@ -235,7 +237,7 @@ impl Machine {
             incarnation: Incarnation(self.lives),
             client_address: String::new(),
             peer_address: machine_name(machine),
-            zone: String::new(),
+            zone: setup.zones.get(machine).cloned().unwrap_or_default(),
             weight: 100,
             cores,
             core_ports: 0,

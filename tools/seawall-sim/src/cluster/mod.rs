@@ -54,6 +54,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use judge::{Verdict, judge};
 use keys::Keys;
 use machine::NodeSetup;
+use random::Random;
 use std::path::PathBuf;
 use std::sync::Arc;
 use world::{FAULTS_FROM, Setup, World};
@@ -100,6 +101,16 @@ pub struct ClusterOptions {
     watch: Option<u32>,
 }
 
+/// Each node is in one of two or three zones, or in none.
+fn zones(nodes: u64, random: &mut Random) -> Vec<String> {
+    let count = random.between(2, 3);
+    let zone = |_| match random.below(10 * count + 1) {
+        0 => String::new(),
+        drawn => format!("z{}", drawn % count),
+    };
+    (0..nodes).map(zone).collect()
+}
+
 /// Runs a seed.
 fn run(options: &ClusterOptions, seed: u64) -> Verdict {
     let mut hub = Hub::new(seed);
@@ -135,8 +146,24 @@ fn run(options: &ClusterOptions, seed: u64) -> Verdict {
     };
     let mixed = kinds.contains(&FaultKind::Modes) && random.percent(60);
     let keys = if mixed { Keys::mixed(load.keys, random) } else { Keys::all_sync(load.keys) };
-    let cores = options.cores.clone();
-    let node = NodeSetup { cores, limits, timing, seed: seed_of_hashes, keys: Arc::new(keys) };
+    // What is out of date lies about for long where little is looked at in a step.
+    let slow_purge = mixed && random.percent(60);
+    let purge_items_max = if slow_purge { 1 } else { limits.purge_items_max };
+    let limits = Limits { purge_items_max, ..limits };
+    let zones = match kinds.contains(&FaultKind::Zones) && random.percent(60) {
+        true => zones(options.nodes, random),
+        false => Vec::new(),
+    };
+    // Some operators want reads at primaries alone.
+    let read_nearest = zones.is_empty() || random.percent(85);
+    let node = NodeSetup {
+        cores: options.cores.clone(),
+        limits: Limits { read_nearest, ..limits },
+        timing,
+        seed: seed_of_hashes,
+        keys: Arc::new(keys),
+        zones,
+    };
     let calm_at = FAULTS_FROM + options.duration_ms * MS;
     let clients = random.between(2, 12) as u32;
     let nodes = options.nodes as usize;
@@ -228,6 +255,7 @@ fn print_totals(verdicts: &[Verdict]) {
     println!("hot keys granted         {}", sum(|v| v.granted));
     println!("  reads there            {}", sum(|v| v.copy_reads));
     println!("  taken back for writes  {}", sum(|v| v.revoked));
+    println!("reads sent within a zone {}", sum(|v| v.zone_reads));
     println!("links with garbage       {}", sum(|v| v.garbage));
     println!("partitions begun anew    {}", sum(|v| v.born));
     println!("asynchronous writes lost {}", sum(|v| v.lost_asynchronous));
@@ -366,6 +394,20 @@ mod tests {
             lost += verdict.lost_asynchronous;
         }
         assert!(lost > 0, "no asynchronous write was lost");
+    }
+
+    /// Copies are in as many zones as can be when all is whole, or it never is.
+    #[test]
+    fn zones_keep_every_promise() {
+        let options = options("--duration-ms 2000 --nodes 5 --copies 2");
+        let mut zone_reads = 0;
+        for seed in 9_000..9_060 {
+            let verdict = run(&options, seed);
+            assert!(verdict.violations.is_empty(), "{}", verdict.violations.join("\n"));
+            zone_reads += verdict.zone_reads;
+        }
+        assert!(zone_reads > 0, "no read went to a copy in the same zone");
+        assert_good("--duration-ms 2000 --nodes 4 --copies 3", 9_100..9_130);
     }
 
     /// What went wrong in the seeds below.

@@ -80,6 +80,7 @@ pub struct World {
     drained: Vec<bool>,
     pub failovers: u64,
     pub garbage: u64,
+    pub zone_reads: u64,
     pub problems: Vec<String>,
     /// When the cluster was whole again.
     pub whole_at: Option<u64>,
@@ -116,6 +117,7 @@ impl World {
             drained: vec![false; setup.nodes],
             failovers: 0,
             garbage: 0,
+            zone_reads: 0,
             problems: Vec::new(),
             whole_at: None,
             calm: false,

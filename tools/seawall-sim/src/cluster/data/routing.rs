@@ -38,7 +38,8 @@ impl Core {
     /// One request: executes it, passes it on, or lets it wait.
     pub(super) fn step(&mut self, request: Request, again: bool, turn: &mut Turn<'_>) {
         let (hash, name) = (request.hash, self.keys.name(request.key).as_bytes());
-        let at_primary = request.op != Op::Get || self.replicator.is_read_at_primary(name);
+        // A replica that was asked and could not answer is not asked again.
+        let at_primary = request.op != Op::Get || again || self.replicator.is_read_at_primary(name);
         let access = if at_primary { Access::Write } else { Access::Read };
         let behind = self.replicator.is_out_of_date(hash, name)
             || !again && self.waiting_hashes.contains_key(&hash.0)
@@ -59,6 +60,9 @@ impl Core {
                 if out.link.is_none() {
                     return self.wait(request, until);
                 }
+                let topology = self.replicator.topology();
+                let primary = topology.owners(topology.ring().of(hash)).primary();
+                turn.zone_reads += u64::from(primary != Some(node));
                 let id = self.next_away;
                 self.next_away += 1;
                 let passed = Passed { id, hash: hash.0, key: request.key, op: request.op };

@@ -4,6 +4,8 @@ use super::World;
 use crate::cluster::clients::Ask;
 use crate::cluster::data::Op;
 use crate::cluster::hub::{Event, MS};
+use cluster::topology::{NodeIndex, Topology};
+use std::collections::BTreeMap;
 
 /// So long after the last fault, the cluster must be whole.
 const WHOLE_WITHIN: u64 = 15_000 * MS;
@@ -29,6 +31,7 @@ impl World {
                 return Err(format!("partition {} has {owners:?}", partition.0));
             }
         }
+        self.is_spread_over_zones(topology)?;
         if let Some((_, member)) = topology.nodes().find(|(_, member)| !member.up) {
             return Err(format!("{} is down", member.node.name));
         }
@@ -48,6 +51,28 @@ impl World {
         }
         if self.clients.iter().any(|client| client.going.is_some()) {
             return Err("a client waits".into());
+        }
+        Ok(())
+    }
+
+    /// Whether the copies of every partition are in as many zones as can be. Nodes
+    /// without a zone are together in one.
+    fn is_spread_over_zones(&self, topology: &Topology) -> Result<(), String> {
+        let mut zones: BTreeMap<&str, usize> = BTreeMap::new();
+        for (_, member) in topology.nodes() {
+            *zones.entry(&member.node.zone).or_default() += 1;
+        }
+        let most = usize::from(self.setup.copies).div_ceil(zones.len().max(1));
+        for (partition, owners) in topology.partitions() {
+            for zone in zones.keys() {
+                let is_in = |node: &&NodeIndex| {
+                    topology.member(**node).is_some_and(|member| member.node.zone == **zone)
+                };
+                let copies = owners.copies().iter().filter(is_in).count();
+                if copies > most {
+                    return Err(format!("{copies} copies of {partition:?} in zone {zone:?}"));
+                }
+            }
         }
         Ok(())
     }

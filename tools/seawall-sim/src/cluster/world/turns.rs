@@ -62,10 +62,12 @@ impl World {
             clock_at_end: now.millis(at),
             acknowledged: Vec::new(),
             garbage: 0,
+            zone_reads: 0,
             watch: self.setup.watch,
         };
         act(own, &mut turn);
         self.garbage += turn.garbage;
+        self.zone_reads += turn.zone_reads;
         let name = machine_name(who.machine);
         for (partition, epoch) in turn.acknowledged {
             self.recorder.acknowledge(partition, epoch, &name, at);
