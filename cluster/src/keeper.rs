@@ -184,6 +184,7 @@ impl Keeper {
             incarnation: beat.incarnation,
             sent: beat.sent,
             lease,
+            lease_ms: self.timing.lease_ms,
             settled: self.settle(now),
             latest: topology.revision(),
         }

@@ -47,8 +47,12 @@ pub struct BeatReply {
     pub incarnation: Incarnation,
     /// Of the beat.
     pub sent: Millis,
-    /// The node may serve until [`Timing::lease_ms`] after `sent`.
+    /// The node may serve for a while from `sent`: for [`Timing::lease_ms`], or what
+    /// follows if that is less.
     pub lease: bool,
+    /// How long a lease is in the keeper's books. A node that was told a longer one
+    /// must not serve for so long: others would lead what it leads meanwhile.
+    pub lease_ms: u64,
     /// Nobody acts any more against a revision up to this one.
     pub settled: Revision,
     /// The keeper's revision.
@@ -125,7 +129,8 @@ impl Member {
         self.latest = self.latest.max(reply.latest);
         self.on_settled(reply.settled);
         if reply.lease && reply.sent >= self.kept_until {
-            self.lease_until = self.lease_until.max(reply.sent.plus(self.timing.lease_ms));
+            let lease_ms = self.timing.lease_ms.min(reply.lease_ms);
+            self.lease_until = self.lease_until.max(reply.sent.plus(lease_ms));
         }
     }
 
@@ -230,6 +235,7 @@ mod tests {
             incarnation: Incarnation(7),
             sent: Millis(sent),
             lease: true,
+            lease_ms: Timing::default().lease_ms,
             settled: Revision(3),
             latest: Revision(5),
         }
@@ -255,6 +261,19 @@ mod tests {
         assert_eq!(member.lease_until(), Millis(1_250));
         assert_eq!(member.settled(), Revision(3));
         assert!(member.is_behind());
+    }
+
+    #[test]
+    fn a_member_that_was_told_a_longer_lease_serves_no_longer_than_the_keeper_reckons() {
+        let timing = Timing { lease_ms: 1_000, ..Timing::default() };
+        let mut member = Member::new("a".into(), Incarnation(7), timing);
+        member.on_reply(Millis(1_200), &grant(1_000));
+        assert_eq!(member.lease_until(), Millis(1_250));
+        // One that was told a shorter lease serves no longer than that.
+        let timing = Timing { lease_ms: 100, ..Timing::default() };
+        let mut member = Member::new("a".into(), Incarnation(7), timing);
+        member.on_reply(Millis(1_050), &grant(1_000));
+        assert_eq!(member.lease_until(), Millis(1_100));
     }
 
     #[test]

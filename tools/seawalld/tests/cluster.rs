@@ -222,6 +222,59 @@ fn a_namespace_says_how_it_is_replicated() {
     assert_eq!(found(&cluster, &[0, 1, 2], "key", "second"), 100);
 }
 
+/// Until it is so.
+fn wait_for(cluster: &Cluster, node: usize, what: impl Fn(&serde_json::Value) -> bool) {
+    let began = Instant::now();
+    while !what(&cluster.ring(node)) {
+        assert!(
+            began.elapsed() < PATIENCE,
+            "{:#}\n{}",
+            cluster.ring(node),
+            cluster.node(node).log()
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_node_that_was_told_other_settings_is_found() {
+    // One keeper: no other node becomes it while this looks, and finds the rest odd.
+    let told = |modes: &str| {
+        ["--keepers", "1", "-m", "64", "-t", "1", "--replication-of", modes].map(str::to_owned)
+    };
+    let even = told("a=async");
+    let mut cluster = Cluster::start("alike", &even.each_ref().map(String::as_str));
+    assert!(cluster.ring(0)["settings_complaint"].is_null());
+    let odd = (0..3).find(|node| cluster.ring(*node)["coordinator"]["leads"] == false).unwrap();
+    let others = (0..3).filter(|node| *node != odd);
+    cluster.kill(odd);
+    cluster.extra = told("a=none").into();
+    cluster.restart(odd);
+    let words = r#"cluster.replication_of is "a=none" here and "a=async" there"#;
+    wait_for(&cluster, odd, |ring| {
+        ring["settings_complaint"].as_str().is_some_and(|said| said.contains(words))
+    });
+    cluster.node(odd).wait_for(words);
+    assert!((metric(cluster.node(odd), "seawall_cluster_settings_differ") - 1.0).abs() < 0.1);
+    let name = format!("n{odd}");
+    for other in others {
+        wait_for(&cluster, other, |ring| ring["settings_differ"] == serde_json::json!([name]));
+        assert!(cluster.ring(other)["settings_complaint"].is_null());
+        assert!(
+            (metric(cluster.node(other), "seawall_cluster_nodes_settings_differ") - 1.0).abs()
+                < 0.1
+        );
+    }
+    // It serves all the same: without it there would be a copy less.
+    cluster.wait_until_whole();
+    cluster.kill(odd);
+    cluster.extra = even.into();
+    cluster.restart(odd);
+    cluster.wait_until_whole();
+    wait_for(&cluster, odd, |ring| ring["settings_differ"] == serde_json::json!([]));
+    assert!(cluster.ring(odd)["settings_complaint"].is_null());
+}
+
 #[test]
 fn three_daemons_are_one_cache_whoever_dies() {
     lives(Cluster::start("cluster", &[]));

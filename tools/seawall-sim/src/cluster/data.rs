@@ -5,23 +5,32 @@
 //! one turn of its loop. The clock is read once, at the begin; when the turn has
 //! been interrupted since, what it executed is answered only if the lease still
 //! runs.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`links`] | the links of a core |
+//! | [`routing`] | where a request executes |
+//! | [`executing`] | what it does, and when it is answered |
+//! | [`telling`] | what the control thread says, and is told |
 
-use super::hub::{End, Event, Hub, MS, Who};
-use super::machine::{Message, SKEW_MS};
-use super::network::{Network, Place};
-use super::wire::{self, Passed};
+mod executing;
+mod links;
+mod routing;
+mod telling;
+
+use super::hub::{Hub, MS, Who};
+use super::keys::{Keys, NAMESPACES};
+use super::machine::{NodeSetup, SKEW_MS};
+use super::network::Network;
 use cluster::node::{Report, Tell};
-use cluster::replication::{Access, Counters, Effect, Limits, Peer, Replicator, Route, Ticket};
-use cluster::spread::{SUSPENDED_MS, Word};
+use cluster::replication::{Counters, Peer, Replicator, Ticket};
+use cluster::spread::Word;
 use cluster::time::Millis;
 use cluster::topology::{Incarnation, NodeIndex, Revision};
-use engine::snapshot::{Generation, GenerationScope};
-use engine::{
-    Arena, Delete, DeleteOutcome, Expiry, HashSeed, KeyHash, Now, Shard, ShardConfig, Tag, Value,
-    Version, Write, WriteOutcome,
-};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::num::NonZeroU64;
+use engine::snapshot::Generation;
+use engine::{Arena, HashSeed, KeyHash, Now, Shard, ShardConfig};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 /// How long a request waits for a node that executes it.
 const PATIENCE_MS: u64 = 2_000;
@@ -34,8 +43,6 @@ const HOT_US: u64 = 300 * MS;
 /// Bytes of a shard.
 const SHARD_BYTES: usize = 8 << 20;
 
-/// The namespace of all keys.
-pub const NAMESPACE: &str = "key";
 /// Tags that values can have: 1 to so many.
 pub const TAGS: u8 = 2;
 
@@ -86,6 +93,13 @@ pub enum Answer {
     Elsewhere,
 }
 
+impl Answer {
+    /// Whether it says what became of the request.
+    pub fn is_known(self) -> bool {
+        !matches!(self, Answer::Unknown | Answer::Refused | Answer::Elsewhere)
+    }
+}
+
 /// Where a request came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -124,8 +138,17 @@ pub enum CoreTell {
 struct Done {
     origin: Origin,
     answer: Answer,
+    /// The epoch of its key's partition in which it was executed.
+    epoch: u32,
     /// It acknowledges a write: of this partition, in this epoch.
     acknowledges: Option<(u32, u32)>,
+}
+
+impl Done {
+    /// It was executed elsewhere, or not at all.
+    fn passed(origin: Origin, answer: Answer, epoch: u32) -> Done {
+        Done { origin, answer, epoch, acknowledges: None }
+    }
 }
 
 #[derive(Debug)]
@@ -176,6 +199,8 @@ pub struct Turn<'a> {
     pub acknowledged: Vec<(u32, u32)>,
     /// Frames that made no sense.
     pub garbage: u64,
+    /// Reads passed on to a replica.
+    pub zone_reads: u64,
     /// The key whose doings are printed.
     pub watch: Option<u32>,
 }
@@ -186,6 +211,7 @@ pub struct Core {
     who: Who,
     core: u16,
     me: Option<NodeIndex>,
+    keys: Arc<Keys>,
     pub replicator: Replicator,
     pub shard: Shard,
     pub tells: VecDeque<CoreTell>,
@@ -225,24 +251,23 @@ pub struct Core {
     untaken: Vec<(u64, Vec<Generation>)>,
 }
 
-/// A key by its number.
-pub fn key_name(key: u32) -> String {
-    format!("key:{key}")
-}
-
 impl Core {
     /// A fresh core.
-    pub fn new(who: Who, core: u16, cores: u16, limits: Limits, seed: u64) -> Core {
-        let mut config = ShardConfig::new(HashSeed::new(seed), SHARD_BYTES);
-        config.namespaces = vec![NAMESPACE.into()];
+    pub fn new(who: Who, core: u16, cores: u16, setup: &NodeSetup) -> Core {
+        let mut config = ShardConfig::new(HashSeed::new(setup.seed), SHARD_BYTES);
         config.expired_kept_ms = SKEW_MS;
+        config.namespaces = NAMESPACES.iter().map(|(name, _)| (*name).into()).collect();
         let mut shard = Shard::new(config, Arena::heap(SHARD_BYTES));
         shard.set_core(u32::from(core), u32::from(cores));
+        let incarnation = Incarnation(who.life);
+        let mut replicator = Replicator::new(setup.limits, incarnation, core, cores);
+        replicator.set_modes(setup.keys.replication.clone());
         Core {
             who,
             core,
             me: None,
-            replicator: Replicator::new(limits, Incarnation(who.life), core, cores),
+            keys: Arc::clone(&setup.keys),
+            replicator,
             shard,
             tells: VecDeque::new(),
             requests: VecDeque::new(),
@@ -298,89 +323,10 @@ impl Core {
 
     /// The value of a key here, whoever owns it.
     pub fn value(&mut self, key: u32, hash: KeyHash, now: Now) -> Option<u64> {
-        let item = self.shard.peek(key_name(key).as_bytes(), hash, now)?;
+        let item = self.shard.peek(self.keys.name(key).as_bytes(), hash, now)?;
         let mut value = Vec::new();
         item.copy_value_to(&mut value);
         value.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes))
-    }
-
-    // ---- What the network brings.
-
-    /// Bytes of a link.
-    pub fn on_bytes(&mut self, link: u64, peer: Peer, to: End, bytes: &[u8]) {
-        match to {
-            End::Acceptor => {
-                if let Some(own) = self.ins.get_mut(&peer).filter(|own| own.link == link) {
-                    own.inbox.extend_from_slice(bytes);
-                }
-            }
-            End::Opener => {
-                if let Some(own) = self.outs.get_mut(&peer).filter(|own| own.link == Some(link)) {
-                    own.inbox.extend_from_slice(bytes);
-                }
-            }
-        }
-    }
-
-    /// A link that another core opened; the one that it replaces.
-    pub fn on_accept(&mut self, link: u64, peer: Peer) -> Option<u64> {
-        let fresh = In { link, inbox: Vec::new(), done: 0, out: Vec::new() };
-        self.ins.insert(peer, fresh).map(|old| old.link)
-    }
-
-    /// A link that this core wanted.
-    pub fn on_connected(&mut self, link: u64, peer: Peer, turn: &mut Turn<'_>) {
-        let Some(out) = self.outs.get_mut(&peer).filter(|out| out.connecting == Some(link)) else {
-            turn.net.reset(link, 1, turn.hub);
-            return;
-        };
-        out.connecting = None;
-        out.link = Some(link);
-        out.inbox.clear();
-        out.requests.clear();
-        let mut first = Vec::new();
-        self.replicator.connected(peer, &mut first);
-        let mut bytes = Vec::new();
-        wire::put_frame(wire::PEERING, &first, &mut bytes);
-        turn.net.write(link, End::Opener, bytes, turn.hub);
-        self.report(Report::Stands(peer.node), turn);
-    }
-
-    /// An attempt to connect failed.
-    pub fn on_refused(&mut self, node: NodeIndex, turn: &mut Turn<'_>) {
-        for (_, out) in self.outs.iter_mut().filter(|(peer, _)| peer.node == node) {
-            if out.connecting.take().is_some() {
-                out.retry_at = turn.hub.at + RECONNECT_US;
-            }
-        }
-        self.report(Report::Broken(node), turn);
-    }
-
-    /// This end learns that a link is gone.
-    pub fn on_closed(&mut self, link: u64, peer: Peer, end: End, turn: &mut Turn<'_>) {
-        match end {
-            End::Acceptor => {
-                if self.ins.get(&peer).is_some_and(|own| own.link == link) {
-                    self.ins.remove(&peer);
-                }
-            }
-            End::Opener => {
-                let Some(out) = self.outs.get_mut(&peer) else { return };
-                if out.connecting == Some(link) {
-                    out.connecting = None;
-                }
-                if out.link != Some(link) {
-                    return;
-                }
-                let retry_at = turn.hub.at + turn.hub.random.below(RECONNECT_US);
-                *out = Out { retry_at, ..Out::default() };
-                self.replicator.disconnected(peer);
-                let gone = self.away.iter().filter(|(_, away)| away.peer == peer);
-                let gone: Vec<u64> = gone.map(|(id, _)| *id).collect();
-                gone.into_iter().for_each(|id| self.lost(id, turn.clock));
-                self.report(Report::Broken(peer.node), turn);
-            }
-        }
     }
 
     // ---- A turn.
@@ -424,37 +370,6 @@ impl Core {
         }
     }
 
-    /// Every key that is read here and held elsewhere is hot for a while.
-    fn choose_copies(&mut self, turn: &Turn<'_>) {
-        if turn.hub.at < self.choose_at {
-            return;
-        }
-        self.choose_at = turn.hub.at + CHOOSE_US;
-        self.foreign.retain(|_, read_at| turn.hub.at - *read_at < HOT_US);
-        let names: Vec<String> = self.foreign.keys().copied().map(key_name).collect();
-        let hash = |name: &String| self.shard.hash_of(name.as_bytes());
-        let keys: Vec<_> = names.iter().map(|name| (hash(name), name.as_bytes())).collect();
-        self.replicator.want_copies(&keys, &mut self.shard, turn.now);
-    }
-
-    /// Whether a read of a key that another node leads is answered here.
-    fn has_copy(&mut self, request: &Request, turn: &Turn<'_>) -> bool {
-        if request.op != Op::Get || matches!(request.origin, Origin::Link { .. }) {
-            return false;
-        }
-        self.foreign.insert(request.key, turn.hub.at);
-        let Some(until) = self.replicator.copy_until(request.hash, turn.clock) else {
-            return false;
-        };
-        if self.value(request.key, request.hash, turn.now).is_none() {
-            self.replicator.copy_is_missing(request.hash);
-            return false;
-        }
-        self.copies_until = self.copies_until.min(until);
-        self.replicator.copy_was_read();
-        true
-    }
-
     /// Whether it should turn again soon.
     pub fn is_busy(&self) -> bool {
         !self.waiting.is_empty()
@@ -468,7 +383,7 @@ impl Core {
     /// Says so when the key that is watched has changed here.
     fn watch(&mut self, turn: &Turn<'_>) {
         let Some(key) = turn.watch else { return };
-        let hash = self.shard.hash_of(key_name(key).as_bytes());
+        let hash = self.shard.hash_of(self.keys.name(key).as_bytes());
         let value = self.value(key, hash, turn.now);
         if value != self.watched {
             self.watched = value;
@@ -486,475 +401,5 @@ impl Core {
     /// The node's lease, which its threads share.
     pub fn set_lease(&mut self, until: Millis) {
         self.replicator.set_lease(until);
-    }
-
-    fn hear(&mut self, turn: &mut Turn<'_>) {
-        while let Some(tell) = self.tells.pop_front() {
-            match tell {
-                CoreTell::Control(Tell::Topology { topology, me }) => {
-                    self.me = me;
-                    let (now, clock) = (turn.now, turn.clock);
-                    self.replicator.set_topology(topology, me, &mut self.shard, now, clock);
-                }
-                // All cores see it at once: `set_lease`.
-                CoreTell::Control(Tell::Lease(_)) => {}
-                CoreTell::Control(Tell::Settled(revision)) => self.replicator.set_settled(revision),
-                CoreTell::Control(Tell::Pause(partitions)) => self.replicator.pause(&partitions),
-                CoreTell::Control(Tell::Resume(partitions)) => self.replicator.resume(&partitions),
-                CoreTell::Word { ask, word } => self.hear_word(ask, &word, turn),
-                CoreTell::Close(node) => {
-                    let outs = self.outs.iter().filter(|(peer, _)| peer.node == node);
-                    let outs: Vec<u64> = outs.filter_map(|(_, out)| out.link).collect();
-                    let ins = self.ins.iter().filter(|(peer, _)| peer.node == node);
-                    let ins: Vec<u64> = ins.map(|(_, own)| own.link).collect();
-                    for link in outs.into_iter().chain(ins) {
-                        turn.net.reset(link, 2 * MS, turn.hub);
-                    }
-                }
-            }
-        }
-    }
-
-    /// What the server's `spread::on_core` does.
-    fn hear_word(&mut self, ask: u64, word: &Word, turn: &mut Turn<'_>) {
-        let (shard, until) = (&mut self.shard, turn.clock.plus(SUSPENDED_MS));
-        let mut latest = 0;
-        match word {
-            Word::Latest(number) => {
-                self.replicator.suspend_near_reads(*number, until);
-                latest = shard.last_version().0.max(turn.now.0 << 20);
-            }
-            Word::Take(number, all) => {
-                self.replicator.suspend_near_reads(*number, until);
-                let generation = |(scope, id, version): &(u8, u64, u64)| {
-                    let scope = GenerationScope::from_number(*scope)?;
-                    Some(Generation { scope, id: *id, version: Version(*version) })
-                };
-                let all: Vec<Generation> = all.iter().filter_map(generation).collect();
-                return self.untaken.push((ask, all));
-            }
-            Word::Over(number) => self.replicator.resume_near_reads(*number),
-        }
-        self.said(ask, latest, turn);
-    }
-
-    fn say_told(&mut self, turn: &mut Turn<'_>) {
-        for (ask, all) in std::mem::take(&mut self.untaken) {
-            if self.replicator.invalidate(&all, &mut self.shard) {
-                self.untold.push(ask);
-            } else {
-                self.untaken.push((ask, all));
-            }
-        }
-        if !self.untold.is_empty() && self.replicator.is_told() {
-            std::mem::take(&mut self.untold).into_iter().for_each(|ask| self.said(ask, 0, turn));
-        }
-    }
-
-    fn said(&self, ask: u64, latest: u64, turn: &mut Turn<'_>) {
-        let acts = self.replicator.topology().revision();
-        let message = Box::new(Message::Said { ask, core: self.core, acts, latest });
-        turn.hub.after(100, Event::Message { to: self.who.machine, message });
-    }
-
-    fn take_links(&mut self, turn: &mut Turn<'_>) {
-        let peers: Vec<Peer> = self.ins.keys().copied().collect();
-        for peer in peers {
-            if !self.take_in(peer, turn) {
-                turn.garbage += 1;
-                let link = self.ins[&peer].link;
-                turn.net.reset(link, MS, turn.hub);
-                self.ins.remove(&peer);
-            }
-        }
-        let peers: Vec<Peer> = self.outs.keys().copied().collect();
-        for peer in peers {
-            let good = self.take_out(peer, turn);
-            if !good && let Some(link) = self.outs.get(&peer).and_then(|out| out.link) {
-                turn.garbage += 1;
-                turn.net.reset(link, MS, turn.hub);
-                self.on_closed(link, peer, End::Opener, turn);
-            }
-        }
-    }
-
-    /// What a link brought that another core opened.
-    fn take_in(&mut self, peer: Peer, turn: &mut Turn<'_>) -> bool {
-        let Some(own) = self.ins.get_mut(&peer) else { return true };
-        let (link, inbox) = (own.link, std::mem::take(&mut own.inbox));
-        let (mut done, mut used) = (own.done, 0);
-        let mut out = Vec::new();
-        while let Some((kind, payload, bytes)) = wire::take_frame(&inbox[used..]) {
-            if kind == wire::PEERING {
-                let rest = &payload[done..];
-                let (shard, now) = (&mut self.shard, turn.now);
-                let taken = self.replicator.receive(peer, rest, shard, now, &mut out);
-                if taken < rest.len() {
-                    done += taken;
-                    break;
-                }
-            } else {
-                let mut rest = payload;
-                while !rest.is_empty() {
-                    let Some(Passed { id, hash, key, op }) = wire::take_request(&mut rest) else {
-                        return false;
-                    };
-                    let origin = Origin::Link { peer, link, id };
-                    self.step(Request { origin, key, hash: KeyHash(hash), op }, false, turn);
-                }
-            }
-            done = 0;
-            used += bytes;
-        }
-        let Some(own) = self.ins.get_mut(&peer) else { return true };
-        own.done = done;
-        own.inbox = inbox;
-        own.inbox.drain(..used);
-        wire::put_frame(wire::PEERING, &out, &mut own.out);
-        true
-    }
-
-    /// What came back over a link that this core opened.
-    fn take_out(&mut self, peer: Peer, turn: &mut Turn<'_>) -> bool {
-        let Some(out) = self.outs.get_mut(&peer).filter(|out| out.link.is_some()) else {
-            return true;
-        };
-        let inbox = std::mem::take(&mut out.inbox);
-        let mut used = 0;
-        while let Some((kind, payload, bytes)) = wire::take_frame(&inbox[used..]) {
-            used += bytes;
-            if kind == wire::PEERING {
-                if !self.replicator.replied(peer, payload, &mut self.shard, turn.now) {
-                    return false;
-                }
-                continue;
-            }
-            let mut rest = payload;
-            while !rest.is_empty() {
-                let Some((id, answer)) = wire::take_answer(&mut rest) else { return false };
-                self.returned_with(id, answer, turn);
-            }
-        }
-        if let Some(out) = self.outs.get_mut(&peer) {
-            out.inbox = inbox[used..].to_vec();
-        }
-        true
-    }
-
-    fn returned_with(&mut self, id: u64, answer: Answer, turn: &Turn<'_>) {
-        let Some(away) = self.returned(id) else { return };
-        match answer {
-            Answer::Elsewhere => self.wait(away.request, away.until.max(turn.clock.plus(1))),
-            _ => self.done.push(Done { origin: away.request.origin, answer, acknowledges: None }),
-        }
-    }
-
-    fn returned(&mut self, id: u64) -> Option<Away> {
-        let away = self.away.remove(&id)?;
-        uncount(&mut self.away_hashes, away.request.hash);
-        Some(away)
-    }
-
-    /// No answer will come for a request that is away.
-    fn lost(&mut self, id: u64, _clock: Millis) {
-        let Some(away) = self.returned(id) else { return };
-        if away.request.op == Op::Get {
-            return self.wait(away.request, away.until);
-        }
-        let origin = away.request.origin;
-        self.done.push(Done { origin, answer: Answer::Unknown, acknowledges: None });
-    }
-
-    fn wait(&mut self, request: Request, until: Millis) {
-        *self.waiting_hashes.entry(request.hash.0).or_default() += 1;
-        self.waiting.push_back(Waiting { request, until });
-    }
-
-    /// Tries those again that wait for a route, in order for each key.
-    fn retry(&mut self, again: Vec<Waiting>, turn: &mut Turn<'_>) {
-        let mut blocked = BTreeSet::new();
-        for entry in again {
-            if blocked.contains(&entry.request.hash.0) && turn.clock < entry.until {
-                self.waiting.push_back(entry);
-                continue;
-            }
-            uncount(&mut self.waiting_hashes, entry.request.hash);
-            if turn.clock >= entry.until {
-                let origin = entry.request.origin;
-                self.done.push(Done { origin, answer: Answer::Refused, acknowledges: None });
-                continue;
-            }
-            let behind = self.waiting.len();
-            self.step(entry.request, true, turn);
-            if self.waiting.len() > behind {
-                blocked.insert(entry.request.hash.0);
-                if let Some(last) = self.waiting.back_mut() {
-                    last.until = entry.until;
-                }
-            }
-        }
-    }
-
-    fn give_up(&mut self, turn: &Turn<'_>) {
-        let late = self.away.iter().filter(|(_, away)| turn.clock >= away.until);
-        let late: Vec<u64> = late.map(|(id, _)| *id).collect();
-        for id in late {
-            let Some(away) = self.returned(id) else { continue };
-            let origin = away.request.origin;
-            self.done.push(Done { origin, answer: Answer::Unknown, acknowledges: None });
-        }
-    }
-
-    /// One request: executes it, passes it on, or lets it wait.
-    fn step(&mut self, request: Request, again: bool, turn: &mut Turn<'_>) {
-        let access = if request.op == Op::Get { Access::Read } else { Access::Write };
-        let hash = request.hash;
-        let behind = !again && self.waiting_hashes.contains_key(&hash.0)
-            || self.away_hashes.contains_key(&hash.0);
-        let route =
-            if behind { Route::Wait } else { self.replicator.route(hash, access, turn.clock) };
-        let passed_on = matches!(request.origin, Origin::Link { .. });
-        let until = turn.clock.plus(PATIENCE_MS);
-        match route {
-            Route::Here => self.execute(request, turn),
-            Route::At(_) if self.has_copy(&request, turn) => self.execute(request, turn),
-            Route::At(_) | Route::Wait if passed_on => {
-                let (origin, answer) = (request.origin, Answer::Elsewhere);
-                self.done.push(Done { origin, answer, acknowledges: None });
-            }
-            Route::At(node) => {
-                let peer = Peer { node, core: self.core_of(node, hash) };
-                let out = self.outs.entry(peer).or_default();
-                if out.link.is_none() {
-                    return self.wait(request, until);
-                }
-                let id = self.next_away;
-                self.next_away += 1;
-                let passed = Passed { id, hash: hash.0, key: request.key, op: request.op };
-                wire::put_request(&passed, &mut out.requests);
-                *self.away_hashes.entry(hash.0).or_default() += 1;
-                self.away.insert(id, Away { peer, request, until });
-            }
-            Route::Wait => self.wait(request, until),
-        }
-    }
-
-    fn core_of(&self, node: NodeIndex, hash: KeyHash) -> u16 {
-        self.replicator.peer_for(node, hash).core
-    }
-
-    fn execute(&mut self, request: Request, turn: &mut Turn<'_>) {
-        let Request { origin, key, hash, op } = request;
-        let name = key_name(key);
-        let key = name.as_bytes();
-        let before = self.shard.changes();
-        let pending = self.replicator.is_pending(hash);
-        let answer = execute(&mut self.shard, key, hash, op, turn.now);
-        let changed = self.shard.changes() != before;
-        if turn.watch == Some(request.key) {
-            let acts = self.replicator.topology().revision().0;
-            let waits = if pending { ", behind its last write" } else { "" };
-            self.say(turn, &format!("{op:?}: {answer:?} for {origin:?}, acts under {acts}{waits}"));
-        }
-        let topology = self.replicator.topology();
-        let partition = topology.ring().of(hash);
-        let epoch = topology.owners(partition).epoch;
-        // A read may have come across what has expired.
-        let acknowledges = (changed && op != Op::Get).then_some((partition.0, epoch.0));
-        let number = self.pass.len() as u32;
-        if changed {
-            let (shard, now, clock) = (&mut self.shard, turn.now, turn.clock);
-            self.replicator.wrote(key, hash, number, shard, now, clock);
-        } else if pending {
-            self.replicator.reads(hash, number, turn.clock);
-        }
-        self.pass.push(Done { origin, answer, acknowledges });
-    }
-
-    /// The lease ended while this turn executed: who asked gets no answer.
-    fn drop_answers(&mut self, ticket: Option<Ticket>) {
-        let waiting = ticket.and_then(|ticket| self.tickets.get_mut(&ticket));
-        for done in self.done.iter_mut().chain(waiting.into_iter().flatten()) {
-            done.answer = Answer::Unknown;
-            done.acknowledges = None;
-        }
-    }
-
-    fn take_effects(&mut self, turn: &mut Turn<'_>) {
-        let effects: Vec<Effect> = self.replicator.effects().collect();
-        for effect in effects {
-            match effect {
-                Effect::Completed { ticket, unknown } => {
-                    let Some(mut places) = self.tickets.remove(&ticket) else { continue };
-                    for number in unknown {
-                        if let Some(done) = places.get_mut(number as usize) {
-                            done.answer = Answer::Unknown;
-                            done.acknowledges = None;
-                        }
-                    }
-                    self.done.append(&mut places);
-                }
-                Effect::Suspect(node) => self.report(Report::Suspect(node), turn),
-                Effect::CaughtUp { node, core, partitions } => {
-                    self.report(Report::CaughtUp { node, core, partitions }, turn);
-                }
-                Effect::Paused(partition) => self.report(Report::Paused(partition), turn),
-                Effect::Garbage(peer) => {
-                    turn.garbage += 1;
-                    if let Some(own) = self.ins.remove(&peer) {
-                        turn.net.reset(own.link, MS, turn.hub);
-                    }
-                }
-            }
-        }
-    }
-
-    fn answer(&mut self, turn: &mut Turn<'_>) {
-        for Done { origin, answer, acknowledges } in std::mem::take(&mut self.done) {
-            turn.acknowledged.extend(acknowledges);
-            match origin {
-                Origin::Client { client, operation } => {
-                    let late = turn.hub.random.between(30, 300);
-                    turn.hub.after(late, Event::Answer { client, operation, answer });
-                }
-                Origin::Link { peer, link, id } => {
-                    let Some(own) = self.ins.get_mut(&peer).filter(|own| own.link == link) else {
-                        continue;
-                    };
-                    let mut bytes = Vec::new();
-                    wire::put_answer(id, answer, &mut bytes);
-                    wire::put_frame(wire::ANSWERS, &bytes, &mut own.out);
-                }
-            }
-        }
-    }
-
-    /// Opens the links that are wanted and not there.
-    fn connect(&mut self, turn: &mut Turn<'_>) {
-        let Some(me) = self.me else { return };
-        let wanted: Vec<Peer> = self.replicator.peers().collect();
-        for peer in wanted {
-            self.outs.entry(peer).or_default();
-        }
-        let topology = self.replicator.topology();
-        for (peer, out) in &mut self.outs {
-            if out.link.is_some() || out.connecting.is_some() || turn.hub.at < out.retry_at {
-                continue;
-            }
-            let Some(member) = topology.member(peer.node) else { continue };
-            let Some(machine) = super::machine::machine_of(&member.node.name) else { continue };
-            if machine == self.who.machine {
-                continue;
-            }
-            let (own, at) = (Place { who: self.who, core: self.core }, &mut *turn.hub);
-            let Some(life) =
-                turn.lives[machine].filter(|_| turn.net.both_ways(own.who.machine, machine))
-            else {
-                out.retry_at = at.at + RECONNECT_US;
-                if turn.lives[machine].is_none() && turn.net.both_ways(own.who.machine, machine) {
-                    let event = Event::Refused { who: self.who, core: self.core, node: peer.node };
-                    at.after(500, event);
-                }
-                continue;
-            };
-            if life != member.node.incarnation.0 {
-                // The greeting says so: another life than the one that is meant.
-                out.retry_at = at.at + RECONNECT_US;
-                continue;
-            }
-            let acceptor = Place { who: Who { machine, life }, core: peer.core };
-            let opener_peer = Peer { node: me, core: self.core };
-            out.connecting = Some(turn.net.open(own, opener_peer, acceptor, *peer, at));
-        }
-    }
-
-    fn send(&mut self, turn: &mut Turn<'_>) {
-        for (peer, out) in &mut self.outs {
-            let Some(link) = out.link else { continue };
-            let mut bytes = Vec::new();
-            wire::put_frame(wire::REQUESTS, &std::mem::take(&mut out.requests), &mut bytes);
-            let mut news = Vec::new();
-            if self.replicator.has_news(*peer) {
-                self.replicator.poll(*peer, &self.shard, turn.now, &mut news);
-            }
-            wire::put_frame(wire::PEERING, &news, &mut bytes);
-            if !bytes.is_empty() {
-                turn.net.write(link, End::Opener, bytes, turn.hub);
-            }
-        }
-        for (peer, own) in &mut self.ins {
-            let mut told = Vec::new();
-            if self.replicator.wants_to_tell(*peer) {
-                self.replicator.poll_back(*peer, &mut told);
-            }
-            wire::put_frame(wire::PEERING, &told, &mut own.out);
-            if !own.out.is_empty() {
-                let bytes = std::mem::take(&mut own.out);
-                turn.net.write(own.link, End::Acceptor, bytes, turn.hub);
-            }
-        }
-    }
-
-    fn report(&mut self, report: Report, turn: &mut Turn<'_>) {
-        self.reported = self.replicator.acts();
-        self.reported_at = turn.hub.at;
-        let caught_up = matches!(report, Report::CaughtUp { .. });
-        let known = self.replicator.topology().revision();
-        let acts = if caught_up { known } else { self.reported };
-        let (who, core) = (self.who, self.core);
-        // One delay for all keeps the ring's order.
-        turn.hub.after(100, Event::Report { who, core, acts, report });
-    }
-}
-
-fn uncount(counts: &mut BTreeMap<u64, u32>, hash: KeyHash) {
-    if let Some(count) = counts.get_mut(&hash.0) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(&hash.0);
-        }
-    }
-}
-
-/// Executes one request on the shard.
-fn execute(shard: &mut Shard, key: &[u8], hash: KeyHash, op: Op, now: Now) -> Answer {
-    match op {
-        Op::Get => {
-            let read = shard.get(key, hash, now).map(|item| {
-                let mut value = Vec::new();
-                item.copy_value_to(&mut value);
-                let number = value.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
-                (number, item.cas)
-            });
-            Answer::Value(read)
-        }
-        Op::Set(store) => write(shard, key, hash, store, None, now),
-        Op::Cas { store, compare } => write(shard, key, hash, store, Some(compare), now),
-        Op::Delete => match shard.delete(key, hash, now, &Delete::default()) {
-            DeleteOutcome::Deleted | DeleteOutcome::NotFound => Answer::Deleted,
-            _ => Answer::Unknown,
-        },
-    }
-}
-
-fn write(
-    shard: &mut Shard,
-    key: &[u8],
-    hash: KeyHash,
-    store: Store,
-    compare: Option<u64>,
-    now: Now,
-) -> Answer {
-    let mut bytes = store.value.to_le_bytes().to_vec();
-    bytes.resize(8 + usize::from(store.padding), 0);
-    let tag = NonZeroU64::new(u64::from(store.tag)).map(Tag);
-    let expiry = match store.ttl_ms {
-        0 => Expiry::NEVER,
-        ttl_ms => Expiry(now.0 + u64::from(ttl_ms)),
-    };
-    let set = Write::set(key, hash, Value::Bytes(&bytes));
-    match shard.write(Write { compare, expiry, tags: tag.as_slice(), ..set }, now) {
-        Ok(WriteOutcome::Stored { .. }) => Answer::Stored,
-        _ => Answer::NotStored,
     }
 }

@@ -49,10 +49,14 @@ pub enum FaultKind {
     /// A replica is left out and hears late of it, and meanwhile its primary hands over:
     /// for runs of three copies. Not one of "all", which it would crowd.
     Unheard,
+    /// Some namespaces are replicated asynchronously, or not at all.
+    Modes,
+    /// Nodes are in zones.
+    Zones,
 }
 
 impl FaultKind {
-    const ALL: [FaultKind; 17] = [
+    const ALL: [FaultKind; 19] = [
         FaultKind::Partition,
         FaultKind::OneWay,
         FaultKind::Pause,
@@ -70,6 +74,8 @@ impl FaultKind {
         FaultKind::Join,
         FaultKind::Abandon,
         FaultKind::Cut,
+        FaultKind::Modes,
+        FaultKind::Zones,
     ];
 
     /// Whether it happens at some moments, and not all the time.
@@ -81,6 +87,8 @@ impl FaultKind {
                 | FaultKind::Expire
                 | FaultKind::Join
                 | FaultKind::Abandon
+                | FaultKind::Modes
+                | FaultKind::Zones
         )
     }
 
@@ -220,7 +228,9 @@ pub fn schedule(
             | FaultKind::Invalidate
             | FaultKind::Expire
             | FaultKind::Join
-            | FaultKind::Abandon => continue,
+            | FaultKind::Abandon
+            | FaultKind::Modes
+            | FaultKind::Zones => continue,
         };
         faults.push(Fault { from: at, to: (at + lasts * MS).min(to), what });
     }
@@ -247,4 +257,23 @@ fn unheard(
     ] {
         faults.push(Fault { from, to: end.max(from), what });
     }
+}
+
+/// So long without a fault, a primary has told its copies all that it has, or they are
+/// out.
+const QUIET: u64 = 500 * MS;
+/// What a fault does may last for so long: processes start, leaders are elected.
+const AFTERMATH: u64 = 1_000 * MS;
+
+/// What primaries had acknowledged by then, their copies had by `at`: it was quiet for
+/// long enough between. 0: nothing.
+pub fn copied_until(faults: &[Fault], at: u64) -> u64 {
+    let harms = |fault: &&Fault| !matches!(fault.what, What::Drain(_) | What::Late(_));
+    let harms = faults.iter().filter(harms);
+    let is_quiet = |from: &u64| {
+        let until = from + QUIET;
+        !harms.clone().any(|fault| fault.from < until && fault.to + AFTERMATH > *from)
+    };
+    let ends = harms.clone().map(|fault| fault.from.min(at)).chain([at]);
+    ends.map(|end| end.saturating_sub(QUIET)).filter(is_quiet).max().unwrap_or(0)
 }

@@ -67,8 +67,8 @@ pub enum Event {
     Request { who: Who, request: Request },
     /// A client's wish that something be invalidated does.
     Invalidate { who: Who, client: u32, operation: u64, target: Target },
-    /// An answer arrives at its client.
-    Answer { client: u32, operation: u64, answer: Answer },
+    /// An answer arrives at its client. It was made in that epoch; 0 if in none.
+    Answer { client: u32, operation: u64, answer: Answer, epoch: u32 },
     /// A client goes on.
     Client { client: u32 },
     /// A client's patience ends.

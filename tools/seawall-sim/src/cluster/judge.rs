@@ -2,7 +2,7 @@
 
 use super::machine::{Clock, add, machine_of};
 use super::world::World;
-use cluster::replication::Counters;
+use cluster::replication::{Counters, Mode};
 use history::check;
 use serde::Serialize;
 
@@ -31,10 +31,14 @@ pub struct Verdict {
     pub copy_reads: u64,
     /// Writes that took such a key back.
     pub revoked: u64,
+    /// Reads passed on to a copy in the zone of the node that was asked.
+    pub zone_reads: u64,
     /// Frames that a core could not make sense of.
     pub garbage: u64,
     /// Partitions that began anew, as every in-sync copy was lost.
     pub born: u64,
+    /// Acknowledged writes of asynchronous keys that a change of primary lost.
+    pub lost_asynchronous: u64,
     /// Milliseconds from the last fault until the cluster was whole.
     pub whole_after_ms: Option<u64>,
     /// By key, the longest time without an answer.
@@ -54,7 +58,6 @@ pub fn judge(mut world: World) -> Verdict {
         add(&mut counters, machine.counters());
     }
     let recorder = world.recorder;
-    violations.extend(recorder.lost_updates.iter().cloned());
     let (invalidations, unsure) = recorder.invalidations();
     let settings = recorder.settings();
     let verdict = Verdict {
@@ -74,8 +77,10 @@ pub fn judge(mut world: World) -> Verdict {
         granted: counters.granted,
         copy_reads: counters.copy_reads,
         revoked: counters.revoked,
+        zone_reads: world.zone_reads,
         garbage: world.garbage,
         born: world.born,
+        lost_asynchronous: 0,
         whole_after_ms: world.whole_at.map(|at| (at - world.setup.calm_at) / super::hub::MS),
         unavailable_ms: recorder.unavailable_ms(),
         faults: world.faults.iter().map(ToString::to_string).collect(),
@@ -87,21 +92,25 @@ pub fn judge(mut world: World) -> Verdict {
     if counters.unstored > 0 {
         violations.push(format!("{} records found no room", counters.unstored));
     }
-    match recorder.finish() {
+    let (history, more, lost_asynchronous) = recorder.finish();
+    violations.extend(more);
+    match history {
         Ok(history) => {
             let report = check(&history, &settings);
             violations.extend(report.violations.iter().map(ToString::to_string));
         }
         Err(malformed) => violations.push(malformed.to_string()),
     }
-    Verdict { violations, ..verdict }
+    Verdict { violations, lost_asynchronous, ..verdict }
 }
 
 /// All copies of a key hold the same, and nobody else holds it.
 fn compare_copies(world: &mut World, violations: &mut Vec<String>) {
     let topology = world.coordinator.latest().clone();
-    let unsure = world.recorder.unsure().iter().any(|(_, to)| *to == u64::MAX);
+    let keys = std::sync::Arc::clone(&world.setup.node.keys);
     for (key, hash) in world.hashes.iter().enumerate() {
+        let unsure = world.recorder.unsure(key as u32).iter().any(|(_, to)| *to == u64::MAX);
+        let (name, mode) = (keys.name(key as u32), keys.mode(key as u32));
         let partition = topology.ring().of(*hash);
         let owners = topology.owners(partition);
         let mut values = Vec::new();
@@ -122,16 +131,20 @@ fn compare_copies(world: &mut World, violations: &mut Vec<String>) {
             topology.nodes().find(found).map(|(node, _)| node)
         };
         let in_sync = |at: usize| node_at(at).is_some_and(|node| owners.is_in_sync(node));
-        let holds = |at: usize| node_at(at).is_some_and(|node| owners.position(node).is_some());
+        let holds = |at: usize| {
+            let position = node_at(at).and_then(|node| owners.position(node));
+            // Without replication there is one copy.
+            position.is_some_and(|position| position == 0 || mode != Mode::None)
+        };
         let mut copies = values.iter().filter(|(at, _)| in_sync(*at)).map(|(_, value)| *value);
         let first = copies.next().flatten();
-        if copies.any(|value| value != first) && !unsure {
-            let text = format!("copies differ: key:{key} of partition {}: {values:?}", partition.0);
+        if copies.any(|value| value != first) && !unsure && mode != Mode::None {
+            let text = format!("copies differ: {name} of partition {}: {values:?}", partition.0);
             violations.push(text);
         }
         if let Some((at, value)) = values.iter().find(|(at, value)| !holds(*at) && value.is_some())
         {
-            let text = format!("left over: n{at} holds key:{key} ({value:?}), and {owners:?}");
+            let text = format!("left over: n{at} holds {name} ({value:?}), and {owners:?}");
             violations.push(text);
         }
     }

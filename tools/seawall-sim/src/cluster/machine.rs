@@ -3,6 +3,7 @@
 use super::clients::Target;
 use super::data::Core;
 use super::hub::{MS, Who};
+use super::keys::Keys;
 use super::random::Random;
 use cluster::change::Command;
 use cluster::keeper::Keeper;
@@ -15,6 +16,7 @@ use cluster::time::{Millis, Timing};
 use cluster::topology::{Incarnation, Introduction, NodeIndex, Revision};
 use engine::Now;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 /// Clocks of two machines differ in rate by less than one part in 64.
 const DRIFT_PPM: u64 = 7_600;
@@ -198,6 +200,10 @@ pub struct NodeSetup {
     pub limits: Limits,
     pub timing: Timing,
     pub seed: u64,
+    /// What clients use.
+    pub keys: Arc<Keys>,
+    /// The zone of each machine; nothing if there are none.
+    pub zones: Vec<String>,
 }
 
 impl NodeSetup {
@@ -231,12 +237,12 @@ impl Machine {
             incarnation: Incarnation(self.lives),
             client_address: String::new(),
             peer_address: machine_name(machine),
-            zone: String::new(),
+            zone: setup.zones.get(machine).cloned().unwrap_or_default(),
             weight: 100,
             cores,
             core_ports: 0,
         };
-        let core = |core| Core::new(who, core, cores, setup.limits, setup.seed);
+        let core = |core| Core::new(who, core, cores, setup);
         self.process = Some(Process {
             who,
             control: Control::new(introduction, setup.timing.clone(), self.clock.millis(at)),

@@ -20,10 +20,11 @@
 //! | [`network`] | links and reachability |
 //! | [`coordinator`] | the log of commands |
 //! | [`faults`] | what goes wrong |
-//! | [`spreads`] | invalidations of the whole cluster |
-//! | [`planned`] | what operators do: drain, and ends in order |
-//! | [`clients`] | who asks, and what they saw |
+//! | [`clients`] | who asks |
+//! | [`keys`] | what about |
+//! | [`recorder`] | what they saw |
 //! | [`judge`] | whether that may be |
+//! | [`reigns`] | whether it may be of what is not replicated synchronously |
 //! | [`scale`] | the control plane of a thousand nodes |
 
 mod clients;
@@ -32,12 +33,13 @@ mod data;
 mod faults;
 mod hub;
 mod judge;
+mod keys;
 mod machine;
 mod network;
-mod planned;
 mod random;
+mod recorder;
+mod reigns;
 mod scale;
-mod spreads;
 mod wire;
 mod world;
 
@@ -50,8 +52,11 @@ use faults::FaultKind;
 use hub::{Hub, MS};
 use indicatif::{ProgressBar, ProgressStyle};
 use judge::{Verdict, judge};
+use keys::Keys;
 use machine::NodeSetup;
+use random::Random;
 use std::path::PathBuf;
+use std::sync::Arc;
 use world::{FAULTS_FROM, Setup, World};
 
 #[derive(Debug, clap::Args)]
@@ -96,6 +101,16 @@ pub struct ClusterOptions {
     watch: Option<u32>,
 }
 
+/// Each node is in one of two or three zones, or in none.
+fn zones(nodes: u64, random: &mut Random) -> Vec<String> {
+    let count = random.between(2, 3);
+    let zone = |_| match random.below(10 * count + 1) {
+        0 => String::new(),
+        drawn => format!("z{}", drawn % count),
+    };
+    (0..nodes).map(zone).collect()
+}
+
 /// Runs a seed.
 fn run(options: &ClusterOptions, seed: u64) -> Verdict {
     let mut hub = Hub::new(seed);
@@ -117,7 +132,7 @@ fn run(options: &ClusterOptions, seed: u64) -> Verdict {
         abandon_after_ms: if gives_up { 1_200 } else { 600_000 },
         ..Timing::default()
     };
-    let node = NodeSetup { cores: options.cores.clone(), limits, timing, seed: random.next() };
+    let seed_of_hashes = random.next();
     // Where few keys are read, and little is written, copies of them live long.
     let few = random.percent(40);
     let load = Load {
@@ -128,6 +143,26 @@ fn run(options: &ClusterOptions, seed: u64) -> Verdict {
         padding_max: if heavy { 6_000 } else { 100 },
         invalidates: kinds.contains(&FaultKind::Invalidate),
         expires: kinds.contains(&FaultKind::Expire),
+    };
+    let mixed = kinds.contains(&FaultKind::Modes) && random.percent(60);
+    let keys = if mixed { Keys::mixed(load.keys, random) } else { Keys::all_sync(load.keys) };
+    // What is out of date lies about for long where little is looked at in a step.
+    let slow_purge = mixed && random.percent(60);
+    let purge_items_max = if slow_purge { 1 } else { limits.purge_items_max };
+    let limits = Limits { purge_items_max, ..limits };
+    let zones = match kinds.contains(&FaultKind::Zones) && random.percent(60) {
+        true => zones(options.nodes, random),
+        false => Vec::new(),
+    };
+    // Some operators want reads at primaries alone.
+    let read_nearest = zones.is_empty() || random.percent(85);
+    let node = NodeSetup {
+        cores: options.cores.clone(),
+        limits: Limits { read_nearest, ..limits },
+        timing,
+        seed: seed_of_hashes,
+        keys: Arc::new(keys),
+        zones,
     };
     let calm_at = FAULTS_FROM + options.duration_ms * MS;
     let clients = random.between(2, 12) as u32;
@@ -220,8 +255,10 @@ fn print_totals(verdicts: &[Verdict]) {
     println!("hot keys granted         {}", sum(|v| v.granted));
     println!("  reads there            {}", sum(|v| v.copy_reads));
     println!("  taken back for writes  {}", sum(|v| v.revoked));
+    println!("reads sent within a zone {}", sum(|v| v.zone_reads));
     println!("links with garbage       {}", sum(|v| v.garbage));
     println!("partitions begun anew    {}", sum(|v| v.born));
+    println!("asynchronous writes lost {}", sum(|v| v.lost_asynchronous));
     println!(
         "longest unavailability   p50 {} ms, max {} ms of a key",
         thousands(gaps.get(gaps.len() / 2).copied().unwrap_or(0)),
@@ -309,11 +346,12 @@ mod tests {
 
     #[test]
     fn a_drain_fails_no_request() {
-        let options = options("--faults drain --nodes 4 --duration-ms 2500");
+        let options = options("--faults drain,modes --nodes 4 --duration-ms 2500");
         for seed in 0..20 {
             let verdict = run(&options, seed);
             assert!(verdict.violations.is_empty(), "{}", verdict.violations.join("\n"));
             assert_eq!((verdict.unknown, verdict.refused, verdict.born), (0, 0, 0));
+            assert_eq!(verdict.lost_asynchronous, 0);
         }
     }
 
@@ -350,6 +388,34 @@ mod tests {
     fn copies_of_hot_keys_keep_every_promise() {
         assert_good("--duration-ms 2000 --nodes 5 --copies 1", 3_000..3_050);
         assert_good("--duration-ms 2000 --nodes 5", 4_000..4_050);
+    }
+
+    /// Asynchronous writes are lost now and then, and never otherwise than promised.
+    #[test]
+    fn every_mode_of_replication_keeps_its_promises() {
+        assert_good("--duration-ms 2000 --copies 3", 7_000..7_040);
+        let options = options("--faults partition,crash,reset,lag,cut,modes --duration-ms 3000");
+        let mut lost = 0;
+        for seed in 8_000..8_080 {
+            let verdict = run(&options, seed);
+            assert!(verdict.violations.is_empty(), "{}", verdict.violations.join("\n"));
+            lost += verdict.lost_asynchronous;
+        }
+        assert!(lost > 0, "no asynchronous write was lost");
+    }
+
+    /// Copies are in as many zones as can be when all is whole, or it never is.
+    #[test]
+    fn zones_keep_every_promise() {
+        let options = options("--duration-ms 2000 --nodes 5 --copies 2");
+        let mut zone_reads = 0;
+        for seed in 9_000..9_060 {
+            let verdict = run(&options, seed);
+            assert!(verdict.violations.is_empty(), "{}", verdict.violations.join("\n"));
+            zone_reads += verdict.zone_reads;
+        }
+        assert!(zone_reads > 0, "no read went to a copy in the same zone");
+        assert_good("--duration-ms 2000 --nodes 4 --copies 3", 9_100..9_130);
     }
 
     /// What went wrong in the seeds below.

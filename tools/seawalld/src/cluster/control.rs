@@ -4,6 +4,7 @@
 //! the cores, proposals to the coordinator, what cores report back to it. All of
 //! it runs as tasks of the control thread, so its locks are never waited for.
 
+use super::alike::Alike;
 use super::core::{CorePeering, NodeClock, Report, Standing};
 use super::keeper::{self, Answer, Answers, Leading, kind};
 use super::links::{self, Links};
@@ -129,6 +130,8 @@ pub struct Shared {
     pub leading: Mutex<Option<Leading>>,
     /// Of this machine's clock.
     pub skew: Skew,
+    /// What all nodes must be told alike.
+    pub alike: Alike,
     /// A beat is due now.
     pub beat: Notify,
     control: Mutex<Control>,
@@ -224,6 +227,7 @@ impl Cluster {
         let control = Control::new(introduction, config.timing.clone(), clock.now());
         let shared = Arc::new(Shared {
             skew: Skew::new(config.skew_max_ms),
+            alike: Alike::new(config.common.clone()),
             config,
             seed,
             cores,
@@ -480,12 +484,17 @@ impl Shared {
         self.with_control(|control, effects| control.on_hand_over(now, request, effects));
     }
 
-    /// A beat of some node, for the keeper that is here or not.
-    pub fn on_beat(self: &Arc<Shared>, beat: &Beat) -> Answer {
-        match self.leading.lock().expect("no holder panics").as_mut() {
-            Some(leading) => Answer::Reply(leading.on_beat(self, beat), skew::clock_of_day()),
-            None => Answer::NotLeader,
-        }
+    /// A beat of some node, with the digest of its settings, for the keeper that is
+    /// here or not.
+    pub fn on_beat(self: &Arc<Shared>, (beat, digest): &(Beat, u64)) -> Answer {
+        let reply = match self.leading.lock().expect("no holder panics").as_mut() {
+            Some(leading) => leading.on_beat(self, beat),
+            None => return Answer::NotLeader,
+        };
+        let topology = self.topology();
+        let is_member = |name: &str| topology.named(name).is_some();
+        let verdict = self.alike.judge(&beat.name, *digest, is_member);
+        Answer::Reply(reply, skew::clock_of_day(), verdict)
     }
 
     /// A link to a node stands.
@@ -622,6 +631,7 @@ async fn send_beat(shared: &Arc<Shared>, mut beat: Beat) {
     beat.healthy &= !shared.ending.load(Ordering::Relaxed);
     let sent = skew::clock_of_day();
     let role = shared.coordinator.role().borrow().clone();
+    let beat = (beat, shared.alike.digest());
     let answer = match role {
         Role::Leader { .. } => shared.on_beat(&beat),
         Role::Follower { leader: Some(address) } => {
@@ -635,8 +645,9 @@ async fn send_beat(shared: &Arc<Shared>, mut beat: Beat) {
         }
         Role::Follower { leader: None } => return,
     };
-    let Answer::Reply(reply, theirs) = answer else { return };
+    let Answer::Reply(reply, theirs, verdict) = answer else { return };
     shared.skew.note(sent, theirs, skew::clock_of_day());
+    shared.alike.note(verdict);
     let now: Millis = shared.clock.now();
     shared.with_control(|control, effects| control.on_reply(now, &reply, effects));
     // What is not settled yet will be soon: ask before the next beat is due. The

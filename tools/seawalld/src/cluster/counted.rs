@@ -33,7 +33,7 @@ pub fn add(shared: &Shared, page: &mut Page) -> anyhow::Result<()> {
     let (leased, settled) = shared.standing();
     let health = shared.health();
     let (links, wanted) = shared.links.counts(shared.cores);
-    let gauges: [(&str, &str, u64); 10] = [
+    let gauges: [(&str, &str, u64); 12] = [
         ("seawall_cluster_revision", "Revision of the topology.", topology.revision().0),
         ("seawall_cluster_settled", "Revision that nobody can act against.", settled.0),
         ("seawall_cluster_leased", "The node may serve.", leased.into()),
@@ -53,6 +53,16 @@ pub fn add(shared: &Shared, page: &mut Page) -> anyhow::Result<()> {
             "seawall_cluster_clock_skew_milliseconds",
             "By how much this machine's clock of day differs from the keeper's, either way.",
             shared.skew.ms().unsigned_abs(),
+        ),
+        (
+            "seawall_cluster_settings_differ",
+            "This node was told other settings than the keeper.",
+            shared.alike.complaint().is_some().into(),
+        ),
+        (
+            "seawall_cluster_nodes_settings_differ",
+            "Nodes that were told other settings than the keeper.",
+            shared.alike.odd().len() as u64,
         ),
         ("seawall_cluster_links", "Links to other nodes that stand.", links as u64),
         ("seawall_cluster_links_wanted", "Links that there should be.", wanted as u64),

@@ -1,5 +1,6 @@
 //! The keeper, on the node that leads the coordinator, and how beats reach it.
 
+use super::alike::Verdict;
 use super::control::{Shared, spawn};
 use crate::server::say;
 use cluster::change::Command;
@@ -18,7 +19,8 @@ use std::time::Duration;
 
 /// Calls of this module.
 pub mod kind {
-    /// A beat, answered by an [`Answer`](super::Answer).
+    /// A beat and the digest of the node's settings, answered by an
+    /// [`Answer`](super::Answer).
     pub const BEAT: u8 = 0x40;
     /// A request to hand partitions over; answered by nothing.
     pub const HAND_OVER: u8 = 0x41;
@@ -34,8 +36,9 @@ const TICK: Duration = Duration::from_millis(10);
 /// The answer to a beat.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Answer {
-    /// From the keeper, and its machine's clock of day in milliseconds.
-    Reply(BeatReply, i64),
+    /// From the keeper, with its machine's clock of day in milliseconds, and what it
+    /// thinks of the node's settings.
+    Reply(BeatReply, i64, Verdict),
     /// This node does not lead.
     NotLeader,
 }
@@ -263,7 +266,7 @@ impl Handler for Answers {
         Box::pin(async move {
             match kind {
                 kind::BEAT => {
-                    let answer = match postcard::from_bytes::<Beat>(&body) {
+                    let answer = match postcard::from_bytes::<(Beat, u64)>(&body) {
                         Ok(beat) => self.0.on_beat(&beat),
                         Err(_) => Answer::NotLeader,
                     };

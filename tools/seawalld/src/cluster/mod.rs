@@ -11,11 +11,13 @@
 //! | `links.rs` | links to and from other nodes' cores |
 //! | `cipher.rs` | TLS on such a link |
 //! | `spread.rs` | invalidations of the whole cluster |
+//! | `alike.rs` | what all nodes must be told alike, and who was told otherwise |
 //! | `skew.rs` | how far this machine's clock of day is from the keeper's |
 //! | `counted.rs` | its metrics |
 //! | `placed.rs` | where copies of hot keys are |
 //! | `shown.rs` | what clients and operators see of it |
 
+mod alike;
 mod board;
 mod cipher;
 mod control;
@@ -29,6 +31,7 @@ mod shown;
 mod skew;
 mod spread;
 
+pub use alike::Common;
 pub use control::{Cluster, Starting};
 pub use counted::add as add_metrics;
 pub use hot::HotSettings;

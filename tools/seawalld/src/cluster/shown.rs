@@ -92,6 +92,7 @@ pub fn ring(shared: &Shared) -> Value {
             })
         })
         .collect();
+    let odd = shared.alike.odd();
     let (refused, latest) = shared.peers.settings().refusals.seen();
     let (links, links_wanted) = shared.links.counts(shared.cores);
     json!({
@@ -102,6 +103,8 @@ pub fn ring(shared: &Shared) -> Value {
         "leased": leased,
         "clock_skew_ms": shared.skew.ms(),
         "clock_complaint": shared.skew.is_too_much().then(|| shared.skew.words()),
+        "settings_complaint": shared.alike.complaint(),
+        "settings_differ": odd,
         "copies": topology.copies_wanted(),
         "arcs": arcs,
         "partitions": { "all": all, "whole": whole, "lacking": lacking, "unavailable": without },

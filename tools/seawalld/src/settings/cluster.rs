@@ -2,9 +2,10 @@
 
 use super::Effective;
 use super::collect::Problem;
-use crate::cluster::HotSettings;
+use crate::cluster::{Common, HotSettings};
 use cluster::replication::{Mode, Modes};
 use cluster::time::Timing;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -56,6 +57,8 @@ pub struct ClusterConfig {
     pub copies: u8,
     /// How writes are replicated.
     pub modes: Modes,
+    /// What all nodes must be told alike.
+    pub common: Common,
     /// Partitions as a power of two, for a new cluster.
     pub ring_bits: u32,
     /// Zone.
@@ -198,6 +201,7 @@ impl ClusterConfig {
             keepers: keepers as usize,
             copies: rows.number("cluster.replicas") as u8,
             modes: modes(rows, problems),
+            common: common(rows),
             ring_bits: partitions.trailing_zeros(),
             zone: rows.text("cluster.zone").to_owned(),
             weight: rows.number("cluster.weight") as u16,
@@ -243,6 +247,35 @@ fn modes(rows: &Effective, problems: &mut Vec<Problem>) -> Modes {
     let delimiter = rows.text("namespace.delimiter").as_bytes()[0];
     let usual = Mode::parse(rows.text("cluster.replication")).unwrap_or_default();
     Modes::new(delimiter, usual, namespaces)
+}
+
+/// What all nodes must be told alike, in one form for what means the same. (The seed of
+/// the hash must be, too: a node with another one takes no topology at all.)
+fn common(rows: &Effective) -> Common {
+    let usual = rows.text("cluster.replication");
+    let mut modes = BTreeMap::new();
+    for entry in rows.list("cluster.replication_of") {
+        if let Some((namespace, mode)) = entry.split_once('=') {
+            // What is said first of a namespace holds.
+            modes.entry(namespace).or_insert(mode);
+        }
+    }
+    modes.retain(|_, mode| *mode != usual);
+    let modes: Vec<String> = modes.iter().map(|(name, mode)| format!("{name}={mode}")).collect();
+    let namespaces: BTreeSet<&str> =
+        rows.list("namespace.names").iter().map(String::as_str).collect();
+    let namespaces: Vec<&str> = namespaces.into_iter().collect();
+    let number = |name: &str| rows.number(name).to_string();
+    let all = [
+        ("cluster.replication", usual.to_owned()),
+        ("cluster.replication_of", modes.join(",")),
+        ("cluster.lease_ms", number("cluster.lease_ms")),
+        ("cluster.down_after_ms", number("cluster.down_after_ms")),
+        ("memory.value_max", number("memory.value_max")),
+        ("namespace.delimiter", rows.text("namespace.delimiter").to_owned()),
+        ("namespace.names", namespaces.join(",")),
+    ];
+    Common(all.map(|(name, value)| (name.to_owned(), value)).into())
 }
 
 fn tls(rows: &Effective, problems: &mut Vec<Problem>) -> Option<TlsConfig> {

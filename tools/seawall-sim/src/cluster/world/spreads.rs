@@ -1,11 +1,11 @@
 //! Invalidations of the whole cluster: what the server's `spread` does, between
 //! simulated nodes.
 
-use super::clients::Target;
-use super::data::{Answer, CoreTell, NAMESPACE};
-use super::hub::{Event, MS};
-use super::machine::{Asked, Message, Process, Spreading, machine_of};
-use super::world::{World, machine_at};
+use super::{World, machine_at};
+use crate::cluster::clients::Target;
+use crate::cluster::data::{Answer, CoreTell};
+use crate::cluster::hub::{Event, MS};
+use crate::cluster::machine::{Asked, Message, Process, Spreading, machine_of};
 use cluster::spread::{self, Next, Spread, Word};
 use cluster::topology::{Incarnation, Revision};
 use engine::namespace_id;
@@ -27,7 +27,7 @@ impl World {
         let now = self.machines[process.who.machine].clock.millis(self.hub.at);
         let (scope, id) = match target {
             Target::Tag(tag) => (GenerationScope::Tag, u64::from(tag)),
-            Target::Namespace => (GenerationScope::Namespace, namespace_id(NAMESPACE.as_bytes())),
+            Target::Namespace(name) => (GenerationScope::Namespace, namespace_id(name.as_bytes())),
             Target::All => (GenerationScope::Flush, 0),
         };
         let spread = Spread::generations(operation, vec![(scope as u8, id)], now);
@@ -51,7 +51,7 @@ impl World {
                 let answer = if done { Answer::Invalidated } else { Answer::Unknown };
                 let (client, operation) = (one.client, one.operation);
                 let late = self.hub.random.between(30, 300);
-                self.hub.after(late, Event::Answer { client, operation, answer });
+                self.hub.after(late, Event::Answer { client, operation, answer, epoch: 0 });
                 for (_, member) in topology.nodes() {
                     let Some(to) = machine_of(&member.node.name) else { continue };
                     let word = one.spread.farewell();

@@ -1,10 +1,10 @@
 //! What operators do: nodes are emptied for a while, and processes end in order,
 //! as the server's `step_aside` does it.
 
-use super::faults::What;
-use super::hub::{Event, MS};
-use super::machine::{Farewell, Message, Process, machine_name};
-use super::world::World;
+use super::World;
+use crate::cluster::faults::What;
+use crate::cluster::hub::{Event, MS};
+use crate::cluster::machine::{Farewell, Message, Process, machine_name};
 use cluster::change::Command;
 use cluster::node::Effect;
 use cluster::planning::HandOverRequest;
