@@ -283,13 +283,15 @@ mod tests {
         Command::parse_from(std::iter::once("test").chain(line.split_whitespace())).options
     }
 
-    fn assert_good(line: &str, seeds: std::ops::Range<u64>) {
+    fn assert_good(line: &str, seeds: std::ops::Range<u64>) -> Vec<Verdict> {
         let options = options(line);
-        for seed in seeds {
+        let check = |seed| {
             let verdict = run(&options, seed);
             let violations = verdict.violations.join("\n");
             assert!(verdict.violations.is_empty(), "seed {seed} with {line}:\n{violations}");
-        }
+            verdict
+        };
+        seeds.map(check).collect()
     }
 
     #[test]
@@ -369,13 +371,9 @@ mod tests {
 
     #[test]
     fn fills_go_on_where_links_broke() {
-        let options = options("--duration-ms 3000 --faults cut,crash,drain,partition");
-        let mut resumed = 0;
-        for seed in 6_000..6_060 {
-            let verdict = run(&options, seed);
-            assert!(verdict.violations.is_empty(), "{}", verdict.violations.join("\n"));
-            resumed += verdict.fills_resumed;
-        }
+        let seen =
+            assert_good("--duration-ms 3000 --faults cut,crash,drain,partition", 6_000..6_060);
+        let resumed: u64 = seen.iter().map(|verdict| verdict.fills_resumed).sum();
         assert!(resumed > 0, "no link broke during a fill");
     }
 
@@ -394,26 +392,19 @@ mod tests {
     #[test]
     fn every_mode_of_replication_keeps_its_promises() {
         assert_good("--duration-ms 2000 --copies 3", 7_000..7_040);
-        let options = options("--faults partition,crash,reset,lag,cut,modes --duration-ms 3000");
-        let mut lost = 0;
-        for seed in 8_000..8_080 {
-            let verdict = run(&options, seed);
-            assert!(verdict.violations.is_empty(), "{}", verdict.violations.join("\n"));
-            lost += verdict.lost_asynchronous;
-        }
+        let seen = assert_good(
+            "--faults partition,crash,reset,lag,cut,modes --duration-ms 3000",
+            8_000..8_080,
+        );
+        let lost: u64 = seen.iter().map(|verdict| verdict.lost_asynchronous).sum();
         assert!(lost > 0, "no asynchronous write was lost");
     }
 
     /// Copies are in as many zones as can be when all is whole, or it never is.
     #[test]
     fn zones_keep_every_promise() {
-        let options = options("--duration-ms 2000 --nodes 5 --copies 2");
-        let mut zone_reads = 0;
-        for seed in 9_000..9_060 {
-            let verdict = run(&options, seed);
-            assert!(verdict.violations.is_empty(), "{}", verdict.violations.join("\n"));
-            zone_reads += verdict.zone_reads;
-        }
+        let seen = assert_good("--duration-ms 2000 --nodes 5 --copies 2", 9_000..9_060);
+        let zone_reads: u64 = seen.iter().map(|verdict| verdict.zone_reads).sum();
         assert!(zone_reads > 0, "no read went to a copy in the same zone");
         assert_good("--duration-ms 2000 --nodes 4 --copies 3", 9_100..9_130);
     }
