@@ -152,7 +152,7 @@ const READS: &[(&str, &[&str])] = &[
 /// Three nodes with one copy of each partition, with and without copies of hot keys.
 pub fn hot(options: &Options, page: &mut Page) -> Result<u64> {
     let seawalld = Program::Seawall(build::binary(PROFILE, "seawalld")?);
-    let mut groups = [
+    let groups = [
         cluster(&seawalld, "hot keys are copied", 1, &[])?,
         cluster(&seawalld, "they are not", 1, &["--hot-copies", "0"])?,
     ];
@@ -171,12 +171,12 @@ pub fn hot(options: &Options, page: &mut Page) -> Result<u64> {
     page.say("The nodes have one core each and share two CPUs with the generator.\n");
     page.head(&["reads", &groups[0].name, &groups[1].name, "ratio"]);
     for (name, shape) in READS {
+        let reads = [&["--ratio", "1:0"][..], shape].concat();
         let (mut speeds, mut ratios) = ([Vec::new(), Vec::new()], Vec::new());
         for _ in 0..options.rounds {
             let mut round = [0.0; 2];
-            for (group, speed) in groups.iter_mut().zip(&mut round) {
+            for (group, speed) in groups.iter().zip(&mut round) {
                 for node in &group.nodes {
-                    let reads = [&["--ratio", "1:0"][..], shape].concat();
                     *speed += load(node, options, &reads)?.keys_per_second / NODES as f64;
                 }
             }

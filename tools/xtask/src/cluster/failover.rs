@@ -29,12 +29,8 @@ pub fn run(programs: &Programs, by: Coordinator, runs: usize, save: bool) -> Res
             rows.push((*victim, times));
         }
         let seen = scene.judge()?;
-        let file = match by {
-            Coordinator::Embedded => "failover",
-            Coordinator::Etcd => "failover-etcd",
-        };
         let title = format!("A node is killed under load ({} coordinator)", by.name());
-        let mut page = Page::new(file, &title);
+        let mut page = Page::new(&by.page("failover"), &title);
         page.say("Milliseconds from the SIGKILL of a node with primaries until all 48 keys were written again");
         page.say("through each of the two others. Three nodes of one core, built as for tests, 2 copies, 256");
         page.say("partitions, default settings; each in a network of its own, files in memory; other work on");

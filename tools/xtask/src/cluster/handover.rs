@@ -66,12 +66,8 @@ pub fn run(programs: &Programs, by: Coordinator, runs: usize, save: bool) -> Res
             }
         }
         let phases = load.end()?;
-        let file = match by {
-            Coordinator::Embedded => "handover",
-            Coordinator::Etcd => "handover-etcd",
-        };
         let title = format!("Nodes hand over what they lead ({} coordinator)", by.name());
-        let mut page = Page::new(file, &title);
+        let mut page = Page::new(&by.page("handover"), &title);
         page.say("Milliseconds between two acknowledged writes of a key, the longest of each window of 1.5 s and");
         page.say("each of 3 keys. Every key has a client that writes it once in a millisecond, through all nodes");
         page.say("that stay. Three nodes of one core, built as for tests, 2 copies, 256 partitions; other work on");

@@ -33,6 +33,14 @@ impl Coordinator {
             Coordinator::Etcd => "etcd",
         }
     }
+
+    /// The file of what was measured with it: the embedded one is the usual.
+    pub fn page(self, name: &str) -> String {
+        match self {
+            Coordinator::Embedded => name.to_owned(),
+            Coordinator::Etcd => format!("{name}-etcd"),
+        }
+    }
 }
 
 /// What is run.
