@@ -130,6 +130,16 @@ impl Daemon {
         Some(answer)
     }
 
+    /// What it tells of the topology.
+    fn topology(&self) -> Option<Value> {
+        serde_json::from_str(&self.ask("topology")?).ok()
+    }
+
+    /// The topology's revision that it knows.
+    pub fn revision(&self) -> Option<u64> {
+        self.topology()?["revision"].as_u64()
+    }
+
     /// Requests that each core took from connections, less those that it executed:
     /// what stays is what was executed elsewhere. (In a cluster a core passes most
     /// requests on to itself.)
@@ -219,8 +229,7 @@ pub fn cluster() -> Vec<Daemon> {
 /// Waits until each node knows that every partition has two copies in sync.
 fn is_whole(daemons: &[Daemon]) -> bool {
     let whole = |daemon: &Daemon| {
-        let text = daemon.ask("topology")?;
-        let told: Value = serde_json::from_str(&text).ok()?;
+        let told = daemon.topology()?;
         let sets = told["sets"].as_array()?;
         let in_sync = |set: &Value| {
             let set = set.as_array().map_or(&[][..], Vec::as_slice);
