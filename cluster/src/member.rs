@@ -128,7 +128,8 @@ impl Member {
         }
         self.latest = self.latest.max(reply.latest);
         self.on_settled(reply.settled);
-        if reply.lease && reply.sent >= self.kept_until {
+        // What was sent within that very millisecond may have been before.
+        if reply.lease && reply.sent > self.kept_until {
             let lease_ms = self.timing.lease_ms.min(reply.lease_ms);
             self.lease_until = self.lease_until.max(reply.sent.plus(lease_ms));
         }
@@ -297,8 +298,10 @@ mod tests {
         // Another node keeps: what was granted here does not last longer for that,
         // nor does what is still on its way.
         member.on_keeping(Millis(1_050), None);
-        member.on_reply(Millis(1_051), &grant(1_049));
-        assert_eq!(member.lease_until(), Millis(1_130));
+        for sent in [1_049, 1_050] {
+            member.on_reply(Millis(1_051), &grant(sent));
+            assert_eq!(member.lease_until(), Millis(1_130));
+        }
         member.on_reply(Millis(1_101), &grant(1_100));
         assert_eq!(member.lease_until(), Millis(1_350));
     }
