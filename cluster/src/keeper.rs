@@ -49,7 +49,9 @@
 //!
 //! A new keeper finds the last such command in the topology. Who granted since must
 //! have committed one of its own before, under a later term, and so before the new
-//! one was elected. The command also says up to which revision everything was
+//! one was elected. The command also says by which settings it grants, as its own
+//! successor may have others; until it knows all leases, the longer ones of its own and
+//! of the keeper before it. It also says up to which revision everything was
 //! settled when the leases of all nodes that were down had ended. Who went down
 //! before, or was replaced or forgotten, is not waited for once more.
 //!
@@ -100,7 +102,11 @@ pub enum Effect {
 pub struct Keeper {
     timing: Timing,
     limits: Limits,
+    /// Leases that its predecessor granted keep to these.
+    inherited: Timing,
     me: Keeping,
+    /// What it says of itself while such leases may run.
+    heir: Keeping,
     /// The topology says that this one keeps.
     keeps: bool,
     /// When it last proposed to say so.
@@ -128,11 +134,20 @@ impl Keeper {
         me: Keeping,
         topology: &Topology,
     ) -> Keeper {
-        let ghosts = if topology.has_ghosts() { timing.inheritance_ms() } else { 0 };
+        let before = topology.keeping().unwrap_or(&me);
+        let inherited = Timing {
+            lease_ms: timing.lease_ms.max(before.lease_ms),
+            leadership_ms: timing.leadership_ms.max(before.leadership_ms),
+            ..timing.clone()
+        };
+        let heir = Keeping::new(me.term, me.name.clone(), me.incarnation, &inherited);
+        let ghosts = if topology.has_ghosts() { inherited.inheritance_ms() } else { 0 };
         let mut keeper = Keeper {
             timing,
             limits,
+            inherited,
             me,
+            heir,
             keeps: false,
             kept_at: None,
             started: now,
@@ -159,8 +174,8 @@ impl Keeper {
             let is_before =
                 |keeping: &Keeping| (&keeping.name, &keeping.incarnation) == (name, incarnation);
             let span_ms = match topology.keeping().is_some_and(is_before) {
-                true => self.timing.succession_ms(),
-                false => self.timing.inheritance_ms(),
+                true => self.inherited.succession_ms(),
+                false => self.inherited.inheritance_ms(),
             };
             let until = self.started.plus(span_ms);
             if let Some(life) = self.life_in(node) {
@@ -234,9 +249,10 @@ impl Keeper {
         let settled = if is_over { self.settled } else { topology.settled() };
         let news = topology.unsettled() > topology.settled() && settled >= topology.unsettled();
         let again = self.kept_at.is_none_or(|at| now.since(at) >= self.timing.down_after_ms);
-        if again && (news || !self.keeps) {
+        let keeping = if self.knows_all_leases(now) { &self.me } else { &self.heir };
+        if again && (news || topology.keeping() != Some(keeping)) {
+            let keeping = keeping.clone();
             self.kept_at = Some(now);
-            let keeping = self.me.clone();
             effects.push(Effect::Propose(Command::Keep { keeping, settled }));
         }
     }
@@ -247,7 +263,7 @@ impl Keeper {
             return;
         }
         self.seen = topology.revision();
-        self.keeps = topology.keeping() == Some(&self.me);
+        self.keeps = topology.keeping().is_some_and(|it| *it == self.me || *it == self.heir);
         for life in self.lives.values_mut().flatten() {
             life.node = None;
         }
@@ -314,7 +330,7 @@ impl Keeper {
 
     /// Whether every lease that its predecessor granted has ended.
     fn knows_all_leases(&self, now: Millis) -> bool {
-        now.since(self.started) >= self.timing.inheritance_ms()
+        now.since(self.started) >= self.inherited.inheritance_ms()
     }
 
     /// The life that the topology has in a slot.

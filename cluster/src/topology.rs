@@ -16,6 +16,7 @@
 //! [`Command`]: crate::change::Command
 
 use crate::ring::{Partition, Ring};
+use crate::time::Timing;
 use alloc::{string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +101,18 @@ pub struct Keeping {
     pub name: String,
     /// This life of it.
     pub incarnation: Incarnation,
+    /// No lease that it granted, or that may still run from before, is longer.
+    pub lease_ms: u64,
+    /// Nor did any of these keepers grant for longer after a quorum knew it.
+    pub leadership_ms: u64,
+}
+
+impl Keeping {
+    /// A keeper by these settings.
+    pub fn new(term: u64, name: String, incarnation: Incarnation, timing: &Timing) -> Keeping {
+        let Timing { lease_ms, leadership_ms, .. } = *timing;
+        Keeping { term, name, incarnation, lease_ms, leadership_ms }
+    }
 }
 
 /// Who holds a partition: the primary first, then the replicas.

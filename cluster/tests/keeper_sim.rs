@@ -24,7 +24,7 @@ use cluster::topology::{Epoch, Incarnation, Introduction, Keeping, NodeIndex, Re
 use std::collections::BinaryHeap;
 use std::rc::Rc;
 
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 5_000;
 /// Weather lasts until here; then all must become well again.
 const STORM_US: u64 = 3_000_000;
 const CALM_US: u64 = 2_500_000;
@@ -83,6 +83,7 @@ struct Process {
     alive: bool,
     paused_until: u64,
     member: Member,
+    timing: Timing,
     /// The highest term it heard of, and who led it.
     leader: (u64, usize),
     /// As a voter: it refuses lower terms.
@@ -191,8 +192,21 @@ struct World {
     told: Revision,
     lives: u64,
     candidate: Option<(usize, u64, u64)>,
-    timing: Timing,
     seen: Seen,
+}
+
+/// Settings that a process was started with; others may have others. What takes
+/// seconds in a cluster takes tenths here.
+fn timing(dice: &mut Dice) -> Timing {
+    let timing = Timing {
+        lease_ms: 150 + 50 * dice.below(3),
+        leadership_ms: 60 + 20 * dice.below(3),
+        repair_after_ms: 350,
+        abandon_after_ms: 400,
+        ..Timing::default()
+    };
+    timing.check().unwrap();
+    timing
 }
 
 fn introduction(node: usize, incarnation: Incarnation) -> Introduction {
@@ -207,9 +221,6 @@ fn introduction(node: usize, incarnation: Incarnation) -> Introduction {
 
 impl World {
     fn new(seed: u64) -> World {
-        // What takes seconds in a cluster takes tenths here.
-        let timing = Timing { repair_after_ms: 350, abandon_after_ms: 400, ..Timing::default() };
-        timing.check().unwrap();
         let mut world = World {
             dice: Dice(seed),
             now: 0,
@@ -225,7 +236,6 @@ impl World {
             told: Revision(0),
             lives: 0,
             candidate: None,
-            timing,
             seen: Seen::default(),
         };
         world.commit(&Command::Create { name: "sim".into(), ring_bits: 3, copies: 2, seed });
@@ -252,6 +262,7 @@ impl World {
         self.lives += 1;
         let incarnation = Incarnation(self.lives);
         let clock = Clock::new(&mut self.dice);
+        let timing = timing(&mut self.dice);
         let process = self.processes.len();
         // What a voter promised is on its disk.
         let promised = self.processes.get(self.current[node]).map_or(0, |past| past.promised);
@@ -261,7 +272,8 @@ impl World {
             clock,
             alive: true,
             paused_until: 0,
-            member: Member::new(format!("node-{node}"), incarnation, self.timing.clone()),
+            member: Member::new(format!("node-{node}"), incarnation, timing.clone()),
+            timing,
             leader: (0, 0),
             promised,
             leading: None,
@@ -408,12 +420,13 @@ impl World {
         }
         let now = self.local(process);
         let limits = Limits { filling_max: 8, filling_per_node_max: 4 };
-        let Process { node, incarnation, .. } = self.processes[process];
-        let me = Keeping { term, name: format!("node-{node}"), incarnation };
+        let Process { node, incarnation, ref timing, .. } = self.processes[process];
+        let timing = timing.clone();
+        let me = Keeping::new(term, format!("node-{node}"), incarnation, &timing);
         let topology = self.latest().clone();
         self.processes[process].member.on_keeping(now, Some(Millis(0)));
         self.processes[process].leading = Some(Leading {
-            keeper: Keeper::new(now, self.timing.clone(), limits, me, &topology),
+            keeper: Keeper::new(now, timing, limits, me, &topology),
             term,
             view: self.log.len() - 1,
             leader_at: Millis(0),
@@ -510,8 +523,7 @@ impl World {
                 let committed = self.entries.iter().filter(|entry| entry.term == term);
                 let view = committed.filter_map(|entry| entry.committed_as).max();
                 let now = self.local(to);
-                let leadership_ms = self.timing.leadership_ms;
-                let Process { leading, member, .. } = &mut self.processes[to];
+                let Process { leading, member, timing, .. } = &mut self.processes[to];
                 let Some(leading) = leading.as_mut().filter(|leading| leading.term == term) else {
                     return;
                 };
@@ -520,7 +532,7 @@ impl World {
                     leading.acked |= 1 << voter;
                     if leading.acked.count_ones() as usize > VOTERS / 2 {
                         leading.leader_at = leading.leader_at.max(leading.check_began);
-                        member.on_keeping(now, Some(leading.leader_at.plus(leadership_ms)));
+                        member.on_keeping(now, Some(leading.leader_at.plus(timing.leadership_ms)));
                     }
                 }
             }

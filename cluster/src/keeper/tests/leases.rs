@@ -185,17 +185,9 @@ fn who_is_known_to_be_dead_is_not_waited_for_again() {
     house.apply(Command::Down { node: NodeIndex(3), incarnation: LIFE });
     house.all_beat(READY + 100, 0..3);
     // It is said when its lease is over, and not before.
-    let said = |house: &mut House, now: u64| {
-        let mut effects = Vec::new();
-        house.keeper.tick(Millis(now), &house.topology, &mut effects);
-        effects.into_iter().find_map(|effect| match effect {
-            Effect::Propose(command @ Command::Keep { .. }) => Some(command),
-            _ => None,
-        })
-    };
-    assert_eq!(said(&mut house, READY + 110), None);
+    assert_eq!(house.said(READY + 110), None);
     let over = READY + 100 + house.lease_in_books_ms();
-    let command = said(&mut house, over).expect("its lease is over");
+    let command = house.said(over).expect("its lease is over");
     house.apply(command);
     assert!(house.topology.settled() >= house.topology.member(NodeIndex(3)).unwrap().fence);
     house.succeed(over, 1);
@@ -220,4 +212,32 @@ fn a_keeper_grants_nothing_before_it_is_known_to_keep() {
     // What the one before wanted to say comes late.
     let late = house.topology.apply(&keep(1, 0, house.topology.revision()));
     assert_eq!(late, Outcome::Refused(crate::change::Refusal::Superseded));
+}
+
+#[test]
+fn a_keeper_with_a_shorter_lease_waits_for_the_longer_ones_and_so_does_its_successor() {
+    let mut house = House::new(4);
+    house.run(READY, READY + 100, 0..4);
+    let long = house.timing.clone();
+    house.timing.lease_ms = 150;
+    // The second keeper has hardly begun when the third one follows.
+    for (at, node) in [(READY + 100, 1), (READY + 150, 2)] {
+        house.term += 1;
+        let (timing, limits) = (house.timing.clone(), Limits::default());
+        let me = Keeping::new(house.term, format!("node-{node}"), LIFE, &timing);
+        house.keeper = Keeper::new(Millis(at), timing, limits, me, &house.topology);
+        let said = house.said(at).expect("it begins");
+        house.apply(said);
+        assert_eq!(house.topology.keeping().unwrap().lease_ms, long.lease_ms);
+    }
+    let fenced = house.apply(Command::Down { node: NodeIndex(3), incarnation: LIFE });
+    house.all_beat(READY + 150, 0..3);
+    let until = READY + 150 + long.inheritance_ms();
+    house.tick(until - 1);
+    assert!(house.keeper.settled() < fenced, "the first keeper's lease may run");
+    house.all_beat(until, 0..3);
+    let said = house.said(until).expect("the longer leases are over");
+    assert!(house.keeper.settled() >= fenced);
+    house.apply(said);
+    assert_eq!(house.topology.keeping().unwrap().lease_ms, 150, "from now on it is shorter");
 }

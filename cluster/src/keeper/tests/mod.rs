@@ -25,7 +25,7 @@ fn introduction(node: u16, incarnation: Incarnation) -> Introduction {
 }
 
 fn keeping(term: u64, node: u16) -> Keeping {
-    Keeping { term, name: format!("node-{node}"), incarnation: LIFE }
+    Keeping::new(term, format!("node-{node}"), LIFE, &Timing::default())
 }
 
 fn keep(term: u64, node: u16, settled: Revision) -> Command {
@@ -132,6 +132,16 @@ impl House {
             let wishes = planner::wishes(&self.topology, |node| request.counts(node));
             self.keeper.on_wishes(&request, wishes);
         }
+    }
+
+    /// Ticks; what it says of itself, if it does.
+    fn said(&mut self, now: u64) -> Option<Command> {
+        let mut effects = Vec::new();
+        self.keeper.tick(Millis(now), &self.topology, &mut effects);
+        effects.into_iter().find_map(|effect| match effect {
+            Effect::Propose(command @ Command::Keep { .. }) => Some(command),
+            _ => None,
+        })
     }
 
     /// Ticks in the rhythm, with beats of `nodes`, up to `until`.

@@ -150,9 +150,9 @@ impl Fleet {
         for (node, partitions) in all {
             topology.apply(&Command::InSync { node, known: topology.revision(), partitions });
         }
-        let me = Keeping { term: 1, name: "keeper".into(), incarnation: Incarnation(1) };
-        topology.apply(&Command::Keep { keeping: me.clone(), settled: topology.revision() });
         let (timing, limits) = (Timing::default(), Limits::default());
+        let me = Keeping::new(1, "keeper".into(), Incarnation(1), &timing);
+        topology.apply(&Command::Keep { keeping: me.clone(), settled: topology.revision() });
         let mut fleet = Fleet {
             now: 1_000,
             nodes: Vec::new(),

@@ -112,7 +112,7 @@ async fn begin(shared: &Arc<Shared>, term: u64) -> bool {
     shared.keeps_since(leader_at);
     let timing = shared.config.timing.clone();
     let (name, incarnation) = (shared.config.node.clone(), shared.incarnation);
-    let me = Keeping { term, name, incarnation };
+    let me = Keeping::new(term, name, incarnation, &timing);
     let keeper = Keeper::new(started, timing, limits, me, &topology);
     let leading = Leading { term, keeper, leader_at, topology };
     *shared.leading.lock().expect("no holder panics") = Some(leading);

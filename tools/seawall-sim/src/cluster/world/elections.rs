@@ -117,7 +117,7 @@ impl World {
         let zero = cluster::time::Millis(0);
         process.lead = Some(Lead { term, acks, wrote_at: zero, ticked_at: zero });
         let incarnation = Incarnation(process.who.life);
-        let me = Keeping { term, name: machine_name(winner), incarnation };
+        let me = Keeping::new(term, machine_name(winner), incarnation, &timing);
         process.keeper = Some(Keeper::new(now, timing, planner::Limits::default(), me, &topology));
         process.control.on_leader();
         let who = process.who;
