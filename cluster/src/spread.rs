@@ -16,9 +16,11 @@
 //!
 //! A node is left out only while it is *out*: down by a settled revision, and in
 //! sync nowhere, so that it has to be brought up to date before it serves
-//! anything. What brings it up to date tells it of the generation first. Two
-//! things could be missed by looking at the topology alone, and so every answer
-//! says from which life of its node it comes, and by which revision that acts:
+//! anything. What brings it up to date tells it of the generation first. The second
+//! round may find it in sync though the first left it out: so at first it answers as
+//! primary only, for as long as an invalidation may last. Two things could be missed
+//! by looking at the topology alone, and so every answer says from which life of its
+//! node it comes, and by which revision that acts:
 //!
 //! - a node that started again since it answered knows nothing of what it said;
 //! - a node that was out and is not any more may have been made so by somebody
@@ -30,11 +32,14 @@ use crate::topology::{Incarnation, NodeIndex, Revision, Topology};
 use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
-/// How long all of it may take.
+/// How long all of it may take, unless somebody says otherwise.
 pub const PATIENCE_MS: u64 = 3_000;
+
 /// For how long a node that hears no more of it sends readers to primaries: longer
 /// than it lasts, by any clock.
-pub const SUSPENDED_MS: u64 = PATIENCE_MS + PATIENCE_MS / 4;
+pub fn suspended_ms(patience_ms: u64) -> u64 {
+    patience_ms + patience_ms / 4
+}
 
 /// What a node is asked. The number in front says which invalidation it is about.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,9 +86,10 @@ pub struct Spread {
 }
 
 impl Spread {
-    /// Invalidates `(scope, id)`. No other invalidation of a node has the number.
-    pub fn generations(number: u64, what: Vec<(u8, u64)>, now: Millis) -> Spread {
-        let (word, until) = (Word::Latest(number), now.plus(PATIENCE_MS));
+    /// Invalidates `(scope, id)`, and fails after that time. No other invalidation of
+    /// a node has the number.
+    pub fn generations(number: u64, what: Vec<(u8, u64)>, now: Millis, patience_ms: u64) -> Spread {
+        let (word, until) = (Word::Latest(number), now.plus(patience_ms));
         Spread { number, what, word, until, answers: Vec::new() }
     }
 
@@ -187,7 +193,7 @@ mod tests {
     }
 
     fn spread() -> Spread {
-        Spread::generations(7, vec![(3, 0)], START)
+        Spread::generations(7, vec![(3, 0)], START, PATIENCE_MS)
     }
 
     #[test]

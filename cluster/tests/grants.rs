@@ -14,7 +14,7 @@ const KEY: &str = "front page";
 /// The key is stored, and node 2 has a copy.
 fn holding() -> Cluster {
     let mut cluster = Cluster::new(4, Limits::default(), |_| vec![0, 1]);
-    cluster.settle();
+    cluster.begin();
     cluster.set(KEY, "one");
     cluster.settle();
     cluster.want(2, &[KEY]);
@@ -102,6 +102,7 @@ fn a_write_waits_for_a_silent_holder_no_longer_than_its_grant() {
 #[test]
 fn a_write_waits_for_holders_also_where_there_is_no_replica() {
     let mut cluster = Cluster::new(3, Limits::default(), |_| vec![0]);
+    cluster.begin();
     cluster.set(KEY, "one");
     cluster.want(2, &[KEY]);
     cluster.settle();
@@ -209,12 +210,11 @@ fn nothing_is_granted_beyond_the_lease_and_nothing_is_read_without_one() {
 #[test]
 fn while_an_invalidation_is_under_way_copies_answer_nothing() {
     let mut cluster = holding();
-    let later = cluster.clock.plus(1_000);
-    cluster.nodes[2].replicator.suspend_near_reads(7, later);
+    cluster.suspend(2, 7);
     assert_eq!(cluster.copy_at(2, KEY), None);
     // Whether or not the holder is asked: its primary answers for it.
     stall(&mut cluster, 2, 0);
-    cluster.nodes[0].replicator.suspend_near_reads(7, later);
+    cluster.suspend(0, 7);
     cluster.turn();
     assert!(!cluster.nodes[0].replicator.copies_are_gone());
     cluster.links.get_mut(&(2, 0)).unwrap().cut = false;
@@ -307,6 +307,7 @@ fn a_holder_that_becomes_a_replica_begins_without_the_copy() {
     cluster.links.get_mut(&(2, 0)).unwrap().cut = false;
     cluster.settle();
     assert_eq!(cluster.value_at(2, KEY).as_deref(), Some("two"));
+    cluster.begin();
     assert_eq!(cluster.route(2, KEY, Access::Read), Route::Here);
 }
 
@@ -346,7 +347,7 @@ fn what_is_shown_to_other_cores_is_withdrawn_before_a_write_is_answered() {
         assert!(cluster.nodes[node].replicator.may_show(hash, cluster.clock).is_some());
     }
     cluster.nodes[1].replicator.show(hash);
-    cluster.nodes[1].replicator.suspend_near_reads(7, cluster.clock.plus(1_000));
+    cluster.suspend(1, 7);
     assert_eq!(taken(&mut cluster, 1), [hash]);
     assert!(cluster.nodes[1].replicator.may_show(hash, cluster.clock).is_none());
 }

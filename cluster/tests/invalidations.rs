@@ -12,19 +12,18 @@ use fixture::{Cluster, NOW, TestNode, down, introduction, up};
 /// Two nodes; the first leads everything, the second is in sync.
 fn pair() -> Cluster {
     let mut cluster = Cluster::new(2, Limits::default(), |_| vec![0, 1]);
-    cluster.settle();
+    cluster.begin();
     cluster
 }
 
 #[test]
 fn the_end_of_an_invalidation_does_not_end_another_that_is_under_way() {
     let mut cluster = pair();
-    let later = cluster.clock.plus(1_000);
     assert_eq!(cluster.route(1, "key", Access::Read), Route::Here);
-    cluster.nodes[1].replicator.suspend_near_reads(1, later);
-    cluster.nodes[1].replicator.suspend_near_reads(2, later.plus(1));
+    cluster.suspend(1, 1);
+    cluster.suspend(1, 2);
     // The second says that it is still there, as its second round does.
-    cluster.nodes[1].replicator.suspend_near_reads(2, later.plus(2));
+    cluster.suspend(1, 2);
     cluster.nodes[1].replicator.resume_near_reads(1);
     assert_eq!(cluster.route(1, "key", Access::Read), Route::At(NodeIndex(0)));
     cluster.nodes[1].replicator.resume_near_reads(2);
@@ -34,16 +33,69 @@ fn the_end_of_an_invalidation_does_not_end_another_that_is_under_way() {
 #[test]
 fn nor_when_there_are_more_at_once_than_a_core_knows_by_number() {
     let mut cluster = pair();
-    let until = cluster.clock.plus(1_000);
     for invalidation in 0..100 {
-        cluster.nodes[1].replicator.suspend_near_reads(invalidation, until);
+        cluster.suspend(1, invalidation);
     }
     for invalidation in 1..100 {
         cluster.nodes[1].replicator.resume_near_reads(invalidation);
     }
     assert_eq!(cluster.route(1, "key", Access::Read), Route::At(NodeIndex(0)), "the first is on");
     cluster.nodes[1].replicator.resume_near_reads(0);
+    cluster.outlast_invalidations();
+    assert_eq!(cluster.route(1, "key", Access::Read), Route::Here);
+}
+
+/// Everything that was written before is dead; only node 0 knows.
+fn flush(cluster: &mut Cluster) {
+    let TestNode { replicator, shard, now, .. } = &mut cluster.nodes[0];
+    let version = Version((now.0 + 1) << 20);
+    let flush = Generation { scope: GenerationScope::Flush, id: 0, version };
+    assert!(replicator.invalidate(&[flush], shard));
+}
+
+#[test]
+fn a_reader_is_told_of_an_invalidation_once_the_replicas_know_of_it() {
+    let mut cluster = pair();
+    cluster.set("key", "before");
+    cluster.settle();
+    flush(&mut cluster);
+    let read = cluster.get_at(0, "key");
+    assert!(read.is_some() && !cluster.is_done(0, read));
+    cluster.settle();
+    assert_eq!(cluster.nodes[0].completed[&read.unwrap()], [], "it is answered");
+    cluster.assert_holds(1, "key", None);
+    assert_eq!(cluster.get_at(0, "key"), None, "the next one need not wait");
+}
+
+#[test]
+fn nor_is_it_told_by_a_primary_whose_heir_has_not_heard_of_the_invalidation() {
+    let mut cluster = pair();
+    cluster.set("key", "before");
+    cluster.settle();
+    cluster.cut(0, 1);
+    flush(&mut cluster);
+    let read = cluster.get_at(0, "key");
     cluster.pass(1_000);
+    assert!(!cluster.is_done(0, read));
+    cluster.change(&down(0));
+    cluster.turn();
+    assert_eq!(cluster.nodes[0].completed[&read.unwrap()], [0], "what it found is not told");
+    cluster.assert_holds(1, "key", Some("before"));
+}
+
+#[test]
+fn who_was_left_out_of_an_invalidation_answers_as_a_replica_once_that_must_be_over() {
+    let mut cluster = pair();
+    cluster.cut(0, 1);
+    cluster.change(&down(1));
+    cluster.change(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1) });
+    cluster.heal(0, 1);
+    cluster.change(&up(1));
+    cluster.settle();
+    cluster.assert_whole();
+    assert_eq!(cluster.route(1, "key", Access::Read), Route::At(NodeIndex(0)));
+    assert_eq!(cluster.route(0, "key", Access::Read), Route::Here, "the primary does");
+    cluster.outlast_invalidations();
     assert_eq!(cluster.route(1, "key", Access::Read), Route::Here);
 }
 

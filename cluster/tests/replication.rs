@@ -58,6 +58,7 @@ fn a_write_is_answered_when_the_replica_has_it() {
 #[test]
 fn requests_go_to_the_primary_and_reads_to_any_in_sync_copy() {
     let mut cluster = pair();
+    cluster.begin();
     let key = &keys(&cluster, 0, 1)[0];
     assert_eq!(cluster.route(0, key, Access::Write), Route::Here);
     assert_eq!(cluster.route(1, key, Access::Write), Route::At(NodeIndex(0)));
@@ -492,7 +493,7 @@ fn a_node_full_of_other_things_is_filled_without_a_walk_over_them() {
 #[test]
 fn with_three_copies_the_survivors_agree_on_what_came_last() {
     let mut cluster = Cluster::new(3, Limits::default(), |_| vec![0, 1, 2]);
-    cluster.settle();
+    cluster.begin();
     let key = keys(&cluster, 0, 1)[0].clone();
     cluster.set(&key, "safe");
     cluster.settle();
@@ -568,6 +569,7 @@ fn a_refused_write_is_forgotten_when_its_node_hears_why() {
 #[test]
 fn writes_wait_while_an_excluded_replica_may_still_answer_reads() {
     let mut cluster = pair();
+    cluster.begin();
     let key = keys(&cluster, 0, 1)[0].clone();
     cluster.set(&key, "old");
     cluster.settle();
@@ -609,7 +611,7 @@ fn writes_wait_while_an_excluded_replica_may_still_answer_reads() {
 #[test]
 fn what_is_not_known_to_be_everywhere_is_read_at_the_primary() {
     let mut cluster = Cluster::new(3, Limits::default(), |_| vec![0, 1, 2]);
-    cluster.settle();
+    cluster.begin();
     let key = keys(&cluster, 0, 1)[0].clone();
     assert_eq!(cluster.route(1, &key, Access::Read), Route::Here);
     cluster.cut(0, 2);

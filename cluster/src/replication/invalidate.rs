@@ -4,13 +4,15 @@
 //! the log. It is told to every replica in front of the entries that follow it,
 //! and a place in the log says when they have it: an invalidation counts as
 //! taken over here once every replica that serves reads has confirmed that.
-//! What comes over a link is told on in the same way, for who sent it may know
+//! Until then no reader is told what this core finds, for its heir might still find
+//! what is gone here. What comes over a link is told on in the same way, for who sent it may know
 //! other replicas than this core. A flush that is still to come is one of these: so
 //! who was away when it was said hears of it before it serves.
 
 use super::replicator::Replicator;
 use super::{Lsn, Peer};
 use crate::ring::Partition;
+use crate::spread::suspended_ms;
 use crate::time::Millis;
 use engine::snapshot::Generation;
 use engine::{KeyHash, Shard};
@@ -23,12 +25,13 @@ const SUSPENSIONS_MAX: usize = 64;
 
 impl Replicator {
     /// An invalidation is under way: it reaches one node after the other, and no
-    /// reader may see it undone. So until it is over, or then, readers are sent to
+    /// reader may see it undone. So until it is over, or must be, readers are sent to
     /// the primary. What this core has granted is taken back, for whoever holds it
     /// may be one that is not asked: the invalidation goes on here when
     /// [`Replicator::copies_are_gone`].
-    pub fn suspend_near_reads(&mut self, invalidation: u64, until: Millis) {
-        let clock = self.clock;
+    pub fn suspend_near_reads(&mut self, invalidation: u64, clock: Millis) {
+        self.clock = clock;
+        let until = self.invalidations_end();
         self.suspensions.retain(|(known, until)| *known != invalidation && clock < *until);
         if self.suspensions.len() == SUSPENSIONS_MAX {
             let (_, until) = self.suspensions.remove(0);
@@ -45,6 +48,17 @@ impl Replicator {
         self.suspensions.retain(|(known, _)| *known != invalidation);
         let others = self.suspensions.iter().map(|(_, until)| *until);
         self.near_from = others.fold(self.suspended_until, Millis::max);
+    }
+
+    /// This node is in sync, and was so nowhere before. It may have been left out of
+    /// invalidations that are under way: it answers as a replica once these are over.
+    pub(super) fn begin_near_reads(&mut self) {
+        self.replica_from = self.invalidations_end();
+    }
+
+    /// By then everything that is under way now is over.
+    fn invalidations_end(&self) -> Millis {
+        self.clock.plus(suspended_ms(self.limits.invalidation_ms))
     }
 
     /// Takes over what was invalidated, and tells the replicas. False: not yet, for

@@ -15,6 +15,7 @@ use super::tickets::Tickets;
 use super::{Effect, Log, Lsn, Modes, Peer};
 use crate::map::Map;
 use crate::ring::Partition;
+use crate::spread::PATIENCE_MS;
 use crate::time::Millis;
 use crate::topology::{Epoch, Incarnation, NodeIndex, Revision, Topology};
 use alloc::boxed::Box;
@@ -49,6 +50,8 @@ pub struct Limits {
     pub copy_bytes_max: usize,
     /// How long a copy is granted to another node, unless it asks again.
     pub copy_ms: u64,
+    /// How long an invalidation may take.
+    pub invalidation_ms: u64,
 }
 
 impl Default for Limits {
@@ -64,6 +67,7 @@ impl Default for Limits {
             copies_max: 16,
             copy_bytes_max: 256 << 10,
             copy_ms: 100,
+            invalidation_ms: PATIENCE_MS,
         }
     }
 }
@@ -140,10 +144,12 @@ pub struct Replicator {
     pub(super) clock: Millis,
     /// Before that only primaries answer reads: an invalidation is under way.
     pub(super) near_from: Millis,
-    /// Which ones are, and until when at most.
+    /// Invalidations under way, and until when at most.
     pub(super) suspensions: Vec<(u64, Millis)>,
     /// Until when others may be that are not among these.
     pub(super) suspended_until: Millis,
+    /// Before that this node answers nothing as a replica.
+    pub(super) replica_from: Millis,
     /// What the shard says was invalidated, as far as replicas were told.
     pub(super) invalidations: u64,
     /// Places in the log where something was invalidated that some replica may
@@ -210,6 +216,7 @@ impl Replicator {
             near_from: Millis(0),
             suspensions: Vec::new(),
             suspended_until: Millis(0),
+            replica_from: Millis(0),
             invalidations: 0,
             untold: VecDeque::new(),
             gained: Map::default(),

@@ -33,7 +33,7 @@ impl Replicator {
         // What it has is everywhere, but for what came last.
         let near = access == Access::Read
             && self.limits.read_nearest
-            && now >= self.near_from
+            && now >= self.near_from.max(self.replica_from)
             && leased
             && owners.is_in_sync(me)
             && !self.garbage.contains(partition)
@@ -195,27 +195,36 @@ impl Replicator {
         });
     }
 
-    /// Whether the last write of a key is still on its way to the replicas.
+    /// Whether the last write of a key is still on its way to the replicas, or an
+    /// invalidation is, which may be why nothing is found.
     #[inline]
     pub fn is_pending(&self, hash: KeyHash) -> bool {
-        self.tickets.pending(hash).is_some()
+        self.tickets.pending(hash).is_some() || !self.is_told()
     }
 
-    /// A request reads a key: it waits along with the key's last write, and if
-    /// that one's outcome is unknown, what it read must not be told. `number`
-    /// says in the completion which one it was.
+    /// A request reads a key: it waits along with the key's last write and with what
+    /// was invalidated last, and if the outcome of these is unknown, what it read must
+    /// not be told. `number` says in the completion which one it was.
     pub fn reads(&mut self, hash: KeyHash, number: u32, clock: Millis) {
-        let Some(lsn) = self.tickets.pending(hash) else { return };
         self.clock = clock;
         let partition = self.topology.ring().of(hash);
-        let (ticket, number) = (self.tickets.current(), Some(number));
-        for lane in self.lanes.values_mut() {
-            if lane.waits.iter().any(|wait| wait.lsn == lsn) {
-                lane.waits.push_back(Wait { lsn, partition, ticket, number, since: clock });
-                self.tickets.wait();
+        let number = Some(number);
+        if let Some(lsn) = self.tickets.pending(hash) {
+            let ticket = self.tickets.current();
+            for lane in self.lanes.values_mut() {
+                if lane.waits.iter().any(|wait| wait.lsn == lsn) {
+                    lane.waits.push_back(Wait { lsn, partition, ticket, number, since: clock });
+                    self.tickets.wait();
+                }
+            }
+            self.read_waits_for_holders(lsn);
+        }
+        if let Some((lsn, _)) = self.untold.back().copied() {
+            let peers: Vec<Peer> = self.knows_not(lsn).collect();
+            for peer in peers {
+                self.wait_for(peer, lsn, partition, number);
             }
         }
-        self.read_waits_for_holders(lsn);
     }
 
     /// The requests since the last call are one batch. Its ticket, if its

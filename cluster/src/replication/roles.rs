@@ -76,10 +76,13 @@ impl Replicator {
         let one_step = self.is_one_step(&old);
         let mut again = Vec::new();
         let mut led_by_others = Set::default();
+        let (mut was_in_sync, mut is_in_sync) = (false, false);
         for (partition, owners) in topology.partitions() {
             let was = old.owners.get(partition.0 as usize).copied().unwrap_or(Owners::NONE);
             let held = before.and_then(|node| was.position(node));
             let holds = me.and_then(|node| owners.position(node));
+            was_in_sync |= before.is_some_and(|node| was.is_in_sync(node));
+            is_in_sync |= me.is_some_and(|node| owners.is_in_sync(node));
             let role = Role { partition, was, is: owners, held, holds };
             self.judge_content(&role);
             if role.was_primary() && (!role.is_primary() || role.is_other_epoch()) {
@@ -90,6 +93,9 @@ impl Replicator {
             } else if self.stand_by(&role) {
                 led_by_others.insert(partition);
             }
+        }
+        if is_in_sync && !was_in_sync {
+            self.begin_near_reads();
         }
         self.sort_out(&led_by_others, &mut again);
         self.lanes.values_mut().for_each(|lane| lane.unfinished = true);

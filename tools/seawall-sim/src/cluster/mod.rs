@@ -47,6 +47,7 @@ use crate::report::thousands;
 use anyhow::{Context, Result, ensure};
 use clients::Load;
 use cluster::replication::Limits;
+use cluster::spread::PATIENCE_MS;
 use cluster::time::Timing;
 use faults::FaultKind;
 use hub::{Hub, MS};
@@ -124,6 +125,8 @@ fn run(options: &ClusterOptions, seed: u64) -> Verdict {
         fill_bytes_max: random.between(64, 16 << 10) as usize,
         fill_bytes_per_second: if slow { slow_rate } else { 64 << 20 },
         purge_items_max: random.between(1, 64) as usize,
+        // Nodes that come back answer soon as replicas, as the real ones do.
+        invalidation_ms: if seed.is_multiple_of(4) { PATIENCE_MS } else { PATIENCE_MS / 4 },
         ..Limits::default()
     };
     let gives_up = kinds.contains(&FaultKind::Abandon) && random.percent(50);

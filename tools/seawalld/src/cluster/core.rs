@@ -209,8 +209,8 @@ impl CorePeering {
 
     /// An invalidation is under way: until it is over, or then, only primaries
     /// answer reads, and no copies.
-    pub fn suspend_near_reads(&mut self, invalidation: u64, until: Millis) {
-        self.replicator.suspend_near_reads(invalidation, until);
+    pub fn suspend_near_reads(&mut self, invalidation: u64, clock: Millis) {
+        self.replicator.suspend_near_reads(invalidation, clock);
         self.retract();
     }
 

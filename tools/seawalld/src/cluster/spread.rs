@@ -7,7 +7,8 @@
 use super::control::{Shared, spawn};
 use super::core::CorePeering;
 use super::keeper::kind;
-use cluster::spread::{Answer, Next, SUSPENDED_MS, Spread, Word};
+use cluster::spread::{Answer, Next, PATIENCE_MS, Spread, Word};
+use cluster::time::Millis;
 use cluster::topology::NodeIndex;
 use engine::Version;
 use engine::snapshot::{Generation, GenerationScope};
@@ -79,7 +80,7 @@ async fn generations(shared: &Arc<Shared>, what: Vec<(GenerationScope, u64)>) ->
     let own = shared.incarnation.0 ^ shared.me().map_or(0, |me| u64::from(me.0) << 48);
     let number = own.wrapping_add(INVALIDATIONS.fetch_add(1, Ordering::Relaxed));
     let what = what.into_iter().map(|(scope, id)| (scope as u8, id)).collect();
-    everywhere(shared, Spread::generations(number, what, shared.clock.now())).await
+    everywhere(shared, Spread::generations(number, what, shared.clock.now(), PATIENCE_MS)).await
 }
 
 /// Carries it out.
@@ -174,7 +175,7 @@ async fn on_cores(shared: &Arc<Shared>, word: &Word) -> Option<Vec<(u64, bool)>>
     for core in 0..shared.cores {
         let (word, sender, clock) = (word.clone(), sender.clone(), shared.clock);
         let task = Box::new(move |core: &mut Core| {
-            let _ = sender.send(on_core(core, &word, clock.now().plus(SUSPENDED_MS)));
+            let _ = sender.send(on_core(core, &word, clock.now()));
         });
         shared.tell(core, task)?;
     }
@@ -187,17 +188,17 @@ async fn on_cores(shared: &Arc<Shared>, word: &Word) -> Option<Vec<(u64, bool)>>
 }
 
 /// The latest version, and whether all replicas of this core have what it was told.
-fn on_core(core: &mut Core, word: &Word, until: cluster::time::Millis) -> (u64, bool) {
+fn on_core(core: &mut Core, word: &Word, clock: Millis) -> (u64, bool) {
     let Core { peers, shard, now, .. } = core;
     let Some(peering) = CorePeering::of(peers) else { return (0, false) };
     match word {
         Word::Latest(number) => {
-            peering.suspend_near_reads(*number, until);
+            peering.suspend_near_reads(*number, clock);
             // Later than everything that was written here.
             (shard.last_version().0.max(now.0 << 20), true)
         }
         Word::Take(number, all) => {
-            peering.suspend_near_reads(*number, until);
+            peering.suspend_near_reads(*number, clock);
             let generation = |(scope, id, version): &(u8, u64, u64)| {
                 let scope = GenerationScope::from_number(*scope)?;
                 Some(Generation { scope, id: *id, version: Version(*version) })

@@ -5,7 +5,7 @@ use crate::cluster::hub::{Event, MS};
 use crate::cluster::machine::Message;
 use cluster::node::{Report, Tell};
 use cluster::replication::Effect;
-use cluster::spread::{SUSPENDED_MS, Word};
+use cluster::spread::Word;
 use engine::Version;
 use engine::snapshot::{Generation, GenerationScope};
 
@@ -39,15 +39,15 @@ impl Core {
 
     /// What the server's `spread::on_core` does.
     fn hear_word(&mut self, ask: u64, word: &Word, turn: &mut Turn<'_>) {
-        let (shard, until) = (&mut self.shard, turn.clock.plus(SUSPENDED_MS));
+        let shard = &mut self.shard;
         let mut latest = 0;
         match word {
             Word::Latest(number) => {
-                self.replicator.suspend_near_reads(*number, until);
+                self.replicator.suspend_near_reads(*number, turn.clock);
                 latest = shard.last_version().0.max(turn.now.0 << 20);
             }
             Word::Take(number, all) => {
-                self.replicator.suspend_near_reads(*number, until);
+                self.replicator.suspend_near_reads(*number, turn.clock);
                 let generation = |(scope, id, version): &(u8, u64, u64)| {
                     let scope = GenerationScope::from_number(*scope)?;
                     Some(Generation { scope, id: *id, version: Version(*version) })

@@ -30,7 +30,8 @@ impl World {
             Target::Namespace(name) => (GenerationScope::Namespace, namespace_id(name.as_bytes())),
             Target::All => (GenerationScope::Flush, 0),
         };
-        let spread = Spread::generations(operation, vec![(scope as u8, id)], now);
+        let patience_ms = self.setup.node.limits.invalidation_ms;
+        let spread = Spread::generations(operation, vec![(scope as u8, id)], now, patience_ms);
         process.spreading.push(Spreading { client, operation, spread, asked: BTreeMap::new() });
     }
 
