@@ -101,6 +101,9 @@ impl Peering for Stand {
     fn upkeep(&mut self, _: &mut Shard, _: Now) -> bool {
         false
     }
+    fn has_new_routes(&mut self) -> bool {
+        false
+    }
     fn is_wanted(&self, _: PeerId) -> bool {
         true
     }

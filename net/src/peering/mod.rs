@@ -16,10 +16,13 @@
 //! [`Peering`], which this crate only asks. It lives on the core, like the shard.
 
 pub mod link;
+mod parked;
 mod requests;
+pub mod waits;
 pub mod wire;
 
-pub use requests::{Finished, Home, Peers};
+pub use parked::{Finished, Home};
+pub use requests::Peers;
 
 use engine::{KeyHash, Now, Shard};
 use std::fmt::Debug;
@@ -149,6 +152,10 @@ pub trait Peering: Debug + Send {
 
     /// Every few milliseconds. True: there is more to do at once.
     fn upkeep(&mut self, shard: &mut Shard, now: Now) -> bool;
+
+    /// Whether [`Peering::route`] may say something else than when this was last asked:
+    /// then requests that wait are tried again.
+    fn has_new_routes(&mut self) -> bool;
 
     /// Whether the link to a peer is kept: one to a node that is gone is closed.
     fn is_wanted(&self, peer: PeerId) -> bool;

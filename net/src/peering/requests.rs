@@ -8,11 +8,13 @@
 //! Requests of one key stay in order: one behind another that waits waits, too,
 //! and behind a change that is away.
 
+use super::parked::{Finished, Home, Parked, Slot};
+use super::waits::Waits;
 use super::wire::{self, Status};
 use super::{PeerId, Peering, PeeringLimits, Route};
 use crate::core::Core;
 use crate::exec::{self, Tail};
-use crate::hop::{Batch, ConnToken, HopAnswer, Kind, Lent};
+use crate::hop::{Batch, ConnToken, Kind, Lent};
 use crate::limits::PIN_VALUE_BYTES_MIN;
 use crate::proto::{Needs, Op, Request};
 use engine::{Glance, KeyHash, Now, Shard};
@@ -23,40 +25,8 @@ const UNKNOWN: &str = "the outcome is unknown: the node that took it was lost";
 /// Said when nobody takes a request for too long.
 const NOBODY: &str = "no node takes this key now";
 
-/// Who gets a batch back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Home {
-    /// A core of this node.
-    Core(u32),
-    /// A link, by which another node passed requests on.
-    Link(ConnToken),
-}
-
 /// One request of a parked batch.
 type Place = (u64, u32);
-
-#[derive(Debug)]
-enum Slot {
-    Missing,
-    /// It has no answer: it gave something back.
-    Nothing,
-    /// Not executed here.
-    Elsewhere,
-    Done {
-        start: u32,
-        bytes: u32,
-        tail: Tail,
-        lent: Option<Lent>,
-    },
-}
-
-#[derive(Debug)]
-struct Parked {
-    batch: Box<Batch>,
-    home: Home,
-    slots: Vec<Slot>,
-    missing: usize,
-}
 
 /// A request that waits for a route.
 #[derive(Clone, Copy, Debug)]
@@ -84,17 +54,6 @@ struct Outgoing {
     queue: Vec<u8>,
 }
 
-/// A batch whose answers are complete.
-#[derive(Debug)]
-pub struct Finished {
-    /// Who gets it.
-    pub home: Home,
-    /// The batch, its answers in place. For a link: what to send is in `frame`.
-    pub batch: Box<Batch>,
-    /// An answers frame for a link.
-    pub frame: Vec<u8>,
-}
-
 /// All of a core's. See the module's text.
 #[derive(Debug)]
 pub struct Peers {
@@ -117,6 +76,7 @@ pub struct Peers {
     tickets: HashMap<u64, Vec<Place>>,
     finished: Vec<Finished>,
     passed_on: u64,
+    waits: Waits,
     // Boxes, because they travel as such.
     #[allow(clippy::vec_box)]
     spare: Vec<Box<Batch>>,
@@ -140,6 +100,7 @@ impl Peers {
             tickets: HashMap::new(),
             finished: Vec::new(),
             passed_on: 0,
+            waits: Waits::default(),
             spare: Vec::new(),
         }
     }
@@ -195,6 +156,12 @@ impl Peers {
         self.passed_on
     }
 
+    /// How long those batches took of which a request found nobody to take it at
+    /// first, for its partition changed hands or its owner was not in reach.
+    pub fn waits(&self) -> Waits {
+        self.waits
+    }
+
     /// Bytes of requests that wait for links, at most
     /// [`link_bytes_max`](PeeringLimits::link_bytes_max) each and one request.
     pub fn queued_bytes(&self) -> usize {
@@ -222,8 +189,7 @@ impl Peers {
         let id = self.next_batch;
         self.next_batch += 1;
         let count = batch.len();
-        let slots = (0..count).map(|_| Slot::Missing).collect();
-        let mut parked = Parked { batch, home, slots, missing: count };
+        let mut parked = Parked::new(batch, home);
         core.copy_bytes_max =
             if matches!(home, Home::Link(_)) { usize::MAX } else { PIN_VALUE_BYTES_MIN };
         for index in 0..count {
@@ -299,10 +265,16 @@ impl Peers {
                     self.peering.passed_on(request.key, hop.hash);
                 }
                 if !self.pass_on(place, peer, hop.hash, needs, &request, until) {
+                    parked.note_stuck();
                     self.wait(place, hop.hash, until);
                 }
             }
-            Route::Wait => self.wait(place, hop.hash, until),
+            Route::Wait => {
+                if !behind {
+                    parked.note_stuck();
+                }
+                self.wait(place, hop.hash, until);
+            }
             Route::Refuse(why) => parked.fail(place.1, &op, why),
         }
     }
@@ -402,13 +374,10 @@ impl Peers {
     }
 
     fn finish(&mut self, parked: Parked) {
-        let Parked { mut batch, home, slots, .. } = parked;
-        let mut frame = Vec::new();
-        match home {
-            Home::Core(_) => batch.take_home(slots),
-            Home::Link(_) => answer_frame(&batch, &slots, &mut frame),
+        if let Some(at) = parked.stuck_at {
+            self.waits.note(at.elapsed());
         }
-        self.finished.push(Finished { home, batch, frame });
+        self.finished.push(parked.finish());
     }
 
     /// A batch for a link is done with.
@@ -490,6 +459,9 @@ impl Peers {
         // There it may have won the right to refill.
         let changes = away.needs != Needs::Copy;
         if !changes && now < away.until {
+            if let Some(parked) = self.parked.get_mut(&place.0) {
+                parked.note_stuck();
+            }
             return self.wait(place, away.hash, away.until);
         }
         if let Some(parked) = self.parked.get_mut(&place.0) {
@@ -580,7 +552,12 @@ impl Peers {
             let Some(away) = self.returned(id) else { continue };
             let place = (id >> 16, (id & 0xffff) as u32);
             match status {
-                Status::Elsewhere => self.wait(place, away.hash, away.until),
+                Status::Elsewhere => {
+                    if let Some(parked) = self.parked.get_mut(&place.0) {
+                        parked.note_stuck();
+                    }
+                    self.wait(place, away.hash, away.until);
+                }
                 Status::Done => {
                     if let Some(parked) = self.parked.get_mut(&place.0) {
                         parked.answer(place.1, bytes);
@@ -593,35 +570,6 @@ impl Peers {
     }
 }
 
-/// The answers of a batch that came over a link.
-fn answer_frame(batch: &Batch, slots: &[Slot], frame: &mut Vec<u8>) {
-    let start = wire::begin_frame(wire::ANSWERS, frame);
-    for (hop, slot) in batch.requests.iter().zip(slots) {
-        let (status, bytes) = match slot {
-            Slot::Nothing | Slot::Missing => continue,
-            Slot::Elsewhere => (Status::Elsewhere, &[][..]),
-            Slot::Done { start, bytes, .. } => {
-                (Status::Done, &batch.answer_bytes[*start as usize..(start + bytes) as usize])
-            }
-        };
-        wire::put_answer(hop.conn.as_number(), status, bytes, frame);
-    }
-    wire::end_frame(start, frame);
-}
-
-impl Batch {
-    /// The answers of a batch of this node, in the order of the requests.
-    fn take_home(&mut self, slots: Vec<Slot>) {
-        for (hop, slot) in self.requests.iter().zip(slots) {
-            // Only what came over a link is sent elsewhere.
-            let Slot::Done { start, bytes, tail, lent } = slot else { continue };
-            let (conn, seq) = (hop.conn, hop.seq);
-            self.answers.push(HopAnswer { conn, seq, start, bytes, lent: lent.is_some(), tail });
-            self.lent.extend(lent);
-        }
-    }
-}
-
 /// One less of those.
 fn count_out(counts: &mut HashMap<KeyHash, u32>, hash: KeyHash) {
     if let Some(count) = counts.get_mut(&hash) {
@@ -629,42 +577,5 @@ fn count_out(counts: &mut HashMap<KeyHash, u32>, hash: KeyHash) {
         if *count == 0 {
             counts.remove(&hash);
         }
-    }
-}
-
-impl Parked {
-    /// Puts an answer in its place; the request is not missing any more.
-    fn fill(&mut self, index: u32, slot: Slot) {
-        self.slots[index as usize] = slot;
-        self.missing -= 1;
-    }
-
-    /// Puts bytes in the place of an answer, still counted as missing.
-    fn answer(&mut self, index: u32, bytes: &[u8]) {
-        let start = self.batch.answer_bytes.len() as u32;
-        self.batch.answer_bytes.extend_from_slice(bytes);
-        self.slots[index as usize] =
-            Slot::Done { start, bytes: bytes.len() as u32, tail: Tail::Nothing, lent: None };
-    }
-
-    /// Puts an error in the place of an answer, or of what was there, still counted
-    /// as missing.
-    fn put_error(&mut self, index: u32, op: &Op, why: &str) {
-        let mut bytes = Vec::new();
-        exec::fail(op, why, &mut bytes);
-        self.answer(index, &bytes);
-    }
-
-    /// The same by the request's place alone.
-    fn put_error_at(&mut self, index: u32, why: &str) {
-        if let Kind::Execute(op) = self.batch.requests[index as usize].kind {
-            self.put_error(index, &op, why);
-        }
-    }
-
-    /// Answers with an error; the request is not missing any more.
-    fn fail(&mut self, index: u32, op: &Op, why: &str) {
-        self.put_error(index, op, why);
-        self.missing -= 1;
     }
 }

@@ -69,9 +69,12 @@ impl<B: Backend> Reactor<B> {
     pub(super) fn serve_peers(&mut self, turn: Instant) {
         let Some(mut peers) = self.core.peers.take() else { return };
         self.peer_work.more = false;
-        if turn.saturating_duration_since(self.peer_work.retried) >= RETRY_EVERY {
+        let due = turn.saturating_duration_since(self.peer_work.retried) >= RETRY_EVERY;
+        if due {
             self.peer_work.retried = turn;
             self.peer_work.more |= peers.peering.upkeep(&mut self.core.shard, self.core.now);
+        }
+        if peers.peering.has_new_routes() || due {
             peers.retry(&mut self.core);
         }
         peers.complete(&mut self.core);

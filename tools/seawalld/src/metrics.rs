@@ -39,11 +39,40 @@ impl Page {
         labels: &[(&str, &str)],
         value: impl Display,
     ) {
+        self.announce(name, if kind == Counter { "counter" } else { "gauge" }, help);
+        self.sample(name, labels, value);
+    }
+
+    /// Adds a histogram: by upper bound in seconds the number of those that are not
+    /// above it, then that of all, and the sum of all in seconds.
+    pub fn add_histogram(
+        &mut self,
+        name: &str,
+        help: &str,
+        labels: &[(&str, &str)],
+        bounds: &[(f64, u64)],
+        all: (u64, f64),
+    ) {
+        self.announce(name, "histogram", help);
+        let (count, sum) = all;
+        let bounds = bounds.iter().map(|(bound, count)| (bound.to_string(), *count));
+        for (bound, count) in bounds.chain([("+Inf".to_owned(), count)]) {
+            let labels = [labels, &[("le", &bound)]].concat();
+            self.sample(&format!("{name}_bucket"), &labels, count);
+        }
+        self.sample(&format!("{name}_sum"), labels, sum);
+        self.sample(&format!("{name}_count"), labels, count);
+    }
+
+    /// The first sample of a name has its help and type in front.
+    fn announce(&mut self, name: &str, kind: &str, help: &str) {
         if self.last != name {
-            let kind = if kind == Counter { "counter" } else { "gauge" };
             let _ = write!(self.out, "# HELP {name} {help}\n# TYPE {name} {kind}\n");
             name.clone_into(&mut self.last);
         }
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: impl Display) {
         self.out.push_str(name);
         for (at, (label, text)) in labels.iter().enumerate() {
             let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
@@ -425,6 +454,23 @@ mod tests {
         announced.sort_unstable();
         announced.dedup();
         assert_eq!(announced.len(), all);
+    }
+
+    #[test]
+    fn a_histogram_counts_up_to_each_bound() {
+        let mut page = Page::default();
+        for core in ["0", "1"] {
+            page.add_histogram("w", "h", &[("core", core)], &[(0.0005, 1), (1.0, 3)], (4, 9.25));
+        }
+        let one = |core: &str| {
+            format!(
+                "w_bucket{{core=\"{core}\",le=\"0.0005\"}} 1\nw_bucket{{core=\"{core}\",le=\"1\"}} 3\n\
+                 w_bucket{{core=\"{core}\",le=\"+Inf\"}} 4\nw_sum{{core=\"{core}\"}} 9.25\n\
+                 w_count{{core=\"{core}\"}} 4\n"
+            )
+        };
+        let text = page.finish();
+        assert_eq!(text, format!("# HELP w h\n# TYPE w histogram\n{}{}", one("0"), one("1")));
     }
 
     #[test]

@@ -536,9 +536,9 @@ fn on_core(core: &mut Core, tell: Tell) {
     match tell {
         Tell::Topology { topology, me } => peering.set_topology(topology, me, shard, *now),
         Tell::Lease(_) => {}
-        Tell::Settled(revision) => peering.replicator().set_settled(revision),
+        Tell::Settled(revision) => peering.set_settled(revision),
         Tell::Pause(partitions) => peering.replicator().pause(&partitions),
-        Tell::Resume(partitions) => peering.replicator().resume(&partitions),
+        Tell::Resume(partitions) => peering.resume(&partitions),
     }
 }
 

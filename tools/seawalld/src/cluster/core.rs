@@ -158,6 +158,8 @@ pub struct CorePeering {
     /// How long a request waits for a node, in milliseconds.
     patience_ms: u64,
     completed: VecDeque<(u64, Vec<u32>)>,
+    /// Requests that wait are to be tried again.
+    new_routes: bool,
     /// What a link brought made no sense.
     garbage: bool,
 }
@@ -188,6 +190,7 @@ impl CorePeering {
             leaseless_since: now,
             patience_ms,
             completed: VecDeque::new(),
+            new_routes: false,
             garbage: false,
         }
     }
@@ -200,6 +203,18 @@ impl CorePeering {
     /// The replicator, for metrics and for what the control thread tells it.
     pub fn replicator(&mut self) -> &mut Replicator {
         &mut self.replicator
+    }
+
+    /// Up to this revision nobody acts against the topology.
+    pub fn set_settled(&mut self, settled: Revision) {
+        self.replicator.set_settled(settled);
+        self.new_routes = true;
+    }
+
+    /// Hand-overs that did not come about.
+    pub fn resume(&mut self, partitions: &[Partition]) {
+        self.replicator.resume(partitions);
+        self.new_routes = true;
     }
 
     /// Its hot keys, and the replicator, to be looked at.
@@ -256,6 +271,7 @@ impl CorePeering {
         now: Now,
     ) {
         self.replicator.set_topology(topology, me, shard, now, self.now);
+        self.new_routes = true;
         self.retract();
         self.take_effects();
         self.report_acts();
@@ -457,6 +473,10 @@ impl Peering for CorePeering {
         self.retract();
         self.report_acts();
         more
+    }
+
+    fn has_new_routes(&mut self) -> bool {
+        std::mem::take(&mut self.new_routes)
     }
 
     fn is_wanted(&self, id: PeerId) -> bool {

@@ -4,6 +4,7 @@ use super::control::Shared;
 use super::core::CorePeering;
 use crate::metrics::{Page, Type};
 use cluster::replication::Counters;
+use net::peering::waits::{BOUNDS_US, Waits};
 use std::time::Duration;
 
 /// How long a core may take to answer.
@@ -20,6 +21,7 @@ struct CoreCounts {
     waiting: usize,
     queued_bytes: usize,
     passed_on: u64,
+    waits: Waits,
     copies_held: usize,
     keys_granted: usize,
     keys_shown: usize,
@@ -76,6 +78,7 @@ pub fn add(shared: &Shared, page: &mut Page) -> anyhow::Result<()> {
             let peers = core.peers.as_mut()?;
             let (parked, away, waiting) = (peers.parked(), peers.away(), peers.waiting());
             let (queued_bytes, passed_on) = (peers.queued_bytes(), peers.passed_on());
+            let waits = peers.waits();
             let (hot, replicator) = CorePeering::of(&mut core.peers)?.parts();
             Some(CoreCounts {
                 counters: replicator.counters(),
@@ -87,6 +90,7 @@ pub fn add(shared: &Shared, page: &mut Page) -> anyhow::Result<()> {
                 waiting,
                 queued_bytes,
                 passed_on,
+                waits,
                 copies_held: replicator.copies_held(),
                 keys_granted: replicator.keys_granted(),
                 keys_shown: hot.shown(),
@@ -233,5 +237,24 @@ pub fn add(shared: &Shared, page: &mut Page) -> anyhow::Result<()> {
             page.add(name, *kind, help, &[("core", &core.to_string())], get(counts));
         }
     }
+    for (core, counts) in cores.iter().enumerate() {
+        add_waits(core, &counts.waits, page);
+    }
     Ok(())
+}
+
+fn add_waits(core: usize, waits: &Waits, page: &mut Page) {
+    let mut count = 0;
+    let bounds = BOUNDS_US.iter().zip(waits.counts).map(|(bound_us, more)| {
+        count += more;
+        (*bound_us as f64 / 1e6, count)
+    });
+    let bounds: Vec<(f64, u64)> = bounds.collect();
+    page.add_histogram(
+        "seawall_cluster_wait_seconds",
+        "How long batches took of which a request found nobody to take it at first.",
+        &[("core", &core.to_string())],
+        &bounds,
+        (waits.counts.iter().sum(), waits.sum_us as f64 / 1e6),
+    );
 }

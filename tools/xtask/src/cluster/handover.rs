@@ -4,6 +4,7 @@
 //! longest time between two acknowledged writes of a key while a node hands over all
 //! that it leads, beside the same without.
 
+use std::collections::BTreeMap;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use anyhow::{Result, ensure};
 
 use super::in_own_network;
 use super::load::{Load, Shape, Tally};
-use super::node::Node;
+use super::node::{Node, Waits};
 use super::scene::{Coordinator, Programs, Scene, member};
 use crate::bench::Page;
 use crate::report::Done;
@@ -28,6 +29,41 @@ const CALM: &str = "undisturbed";
 const DRAINED: &str = "a node is drained, or comes back from that";
 const RESTARTED: &str = "a node hands over, ends and comes back";
 
+/// What is measured: windows, one after the other, in each of which something happens.
+struct Windows {
+    load: Load,
+    happened: Vec<&'static str>,
+    waits: BTreeMap<&'static str, Waits>,
+}
+
+impl Windows {
+    /// One more, of which these nodes live to tell.
+    fn add(
+        &mut self,
+        scene: &mut Scene,
+        what: &'static str,
+        nodes: &[usize],
+        happen: impl FnOnce(&mut Scene) -> Result<()>,
+    ) -> Result<()> {
+        let waits = |scene: &Scene| -> Result<Vec<Waits>> {
+            nodes.iter().map(|node| scene.nodes[*node].waits()).collect()
+        };
+        let before = waits(scene)?;
+        self.load.phase(self.happened.len());
+        self.happened.push(what);
+        let until = Instant::now() + WINDOW;
+        happen(scene)?;
+        sleep(until.saturating_duration_since(Instant::now()));
+        let all = self.waits.entry(what).or_default();
+        for (before, after) in before.iter().zip(waits(scene)?) {
+            for (bound, count) in after {
+                *all.entry(bound.clone()).or_default() += count - before[&bound];
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Every node in turn is drained and taken back, and ended and started again, `runs`
 /// times.
 pub fn run(programs: &Programs, by: Coordinator, runs: usize, save: bool) -> Result<Done> {
@@ -36,35 +72,30 @@ pub fn run(programs: &Programs, by: Coordinator, runs: usize, save: bool) -> Res
         let mut scene = Scene::without_clients(programs, by, &[], folder)?;
         let all = |scene: &Scene| scene.nodes.iter().map(Node::clients).collect::<Vec<_>>();
         let load = Load::start(WRITERS, all(&scene))?;
-        let mut happened = Vec::new();
-        let mut begin = |what| {
-            load.phase(happened.len());
-            happened.push(what);
-            Instant::now() + WINDOW
-        };
-        let rest = |until: Instant| sleep(until.saturating_duration_since(Instant::now()));
-        for _ in 0..runs {
-            for at in 0..scene.nodes.len() {
-                rest(begin(CALM));
-                let name = scene.nodes[at].name.clone();
-                let until = begin(DRAINED);
-                scene.control(&["drain", &name])?;
-                rest(until);
-                let until = begin(DRAINED);
+        let mut windows = Windows { load, happened: Vec::new(), waits: BTreeMap::new() };
+        let nodes: Vec<usize> = (0..scene.nodes.len()).collect();
+        let nothing = |_: &mut Scene| Ok(());
+        for at in nodes.repeat(runs) {
+            let name = scene.nodes[at].name.clone();
+            windows.add(&mut scene, CALM, &nodes, nothing)?;
+            windows.add(&mut scene, DRAINED, &nodes, |scene| {
+                scene.control(&["drain", &name]).map(drop)
+            })?;
+            windows.add(&mut scene, DRAINED, &nodes, |scene| {
                 scene.control(&["drain", &name, "--undo"])?;
-                wait_until_it_leads(&mut scene, at)?;
-                rest(until);
-                rest(begin(CALM));
-                let clients = all(&scene);
-                load.nodes(scene.others(at).into_iter().map(|other| clients[other]).collect());
-                let until = begin(RESTARTED);
+                wait_until_it_leads(scene, at)
+            })?;
+            windows.add(&mut scene, CALM, &nodes, nothing)?;
+            let (clients, others) = (all(&scene), scene.others(at));
+            windows.load.nodes(others.iter().map(|other| clients[*other]).collect());
+            windows.add(&mut scene, RESTARTED, &others, |scene| {
                 scene.nodes[at].terminate()?;
                 scene.restart(at)?;
-                scene.wait_until_whole()?;
-                rest(until);
-                load.nodes(all(&scene));
-            }
+                scene.wait_until_whole()
+            })?;
+            windows.load.nodes(all(&scene));
         }
+        let Windows { load, happened, waits } = windows;
         let phases = load.end()?;
         let title = format!("Nodes hand over what they lead ({} coordinator)", by.name());
         let mut page = Page::new(&by.page("handover"), &title);
@@ -96,6 +127,19 @@ pub fn run(programs: &Programs, by: Coordinator, runs: usize, save: bool) -> Res
                 errors.to_string(),
             ]);
         }
+        page.say("");
+        page.say("Of these writes, those that found nobody to take them at first, for their partition was being");
+        page.say("handed over; how long they took in all, by the nodes' own `seawall_cluster_wait_seconds`: how");
+        page.say("many took up to so many milliseconds.");
+        page.say("");
+        let bounds = by_bound(&waits[CALM]);
+        let bounds: Vec<String> = bounds.iter().map(|(bound, _)| in_ms(*bound)).collect();
+        let head = [&["meanwhile".to_owned()], bounds.as_slice()].concat();
+        page.head(&head.iter().map(String::as_str).collect::<Vec<_>>());
+        for what in [CALM, DRAINED, RESTARTED] {
+            let counts = by_bound(&waits[what]).into_iter().map(|(_, count)| count.to_string());
+            page.row([what.to_owned()].into_iter().chain(counts));
+        }
         if save {
             println!(
                 "   {}",
@@ -104,6 +148,18 @@ pub fn run(programs: &Programs, by: Coordinator, runs: usize, save: bool) -> Res
         }
         Ok(Done::new(runs as u64, format!("{} windows", happened.len())))
     })
+}
+
+/// In order.
+fn by_bound(waits: &Waits) -> Vec<(f64, u64)> {
+    let number = |bound: &String| bound.parse().unwrap_or(f64::INFINITY);
+    let mut sorted: Vec<_> = waits.iter().map(|(bound, count)| (number(bound), *count)).collect();
+    sorted.sort_by(|one, other| one.0.total_cmp(&other.0));
+    sorted
+}
+
+fn in_ms(seconds: f64) -> String {
+    if seconds.is_finite() { (seconds * 1e3).to_string() } else { "all".into() }
 }
 
 /// Waits until a node has its share of primaries again.

@@ -1,5 +1,6 @@
 //! A node of the cluster under test: started, killed, stopped and asked.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -18,6 +19,9 @@ const PEER_PORT: u16 = 7946;
 const ADMIN_PORT: u16 = 9150;
 /// Few, so that a plan is nothing beside a failover.
 const PARTITIONS: &str = "256";
+
+/// A histogram: by upper bound the number of those that are not above it.
+pub type Waits = BTreeMap<String, u64>;
 
 /// One node, whether it runs or not.
 #[derive(Debug)]
@@ -135,6 +139,22 @@ impl Node {
             rest.starts_with(['{', ' ']).then(|| rest.rsplit(' ').next())?
         });
         values.map(|value| Ok(value.parse::<f64>()? as u64)).sum()
+    }
+
+    /// By upper bound in seconds, batches of requests that found nobody to take one of
+    /// them at first and took no longer than that, of all cores.
+    pub fn waits(&self) -> Result<Waits> {
+        let page = self.fetch("/metrics")?;
+        let mut waits = Waits::new();
+        for line in page.lines() {
+            let Some(rest) = line.strip_prefix("seawall_cluster_wait_seconds_bucket{") else {
+                continue;
+            };
+            let (_, rest) = rest.split_once("le=\"").context("a bucket has a bound")?;
+            let (bound, count) = rest.split_once("\"} ").context("a bucket has a count")?;
+            *waits.entry(bound.to_owned()).or_default() += count.parse::<u64>()?;
+        }
+        Ok(waits)
     }
 
     fn fetch(&self, path: &str) -> Result<String> {
