@@ -224,6 +224,32 @@ fn a_new_primary_waits_while_somebody_may_not_know_that_it_is_out() {
 }
 
 #[test]
+fn what_else_is_not_settled_delays_no_heir_who_saw_that_its_partition_had_no_part_in_it() {
+    let hand_over = |cluster: &mut Cluster, partition| {
+        let steps = vec![(partition, Step::HandOver(NodeIndex(1)))];
+        cluster.topology.apply(&Command::Steps(steps));
+    };
+    for saw in [true, false] {
+        // Node 2 has a part in all but one partition.
+        let mut cluster = Cluster::new(3, Limits::default(), |partition| match partition {
+            0 => vec![0, 1],
+            _ => vec![2, 0],
+        });
+        cluster.settle();
+        let key = (0..).map(|at| at.to_string());
+        let key = key.into_iter().find(|key| cluster.partition(key).0 == 0).unwrap();
+        cluster.topology.apply(&down(2));
+        if saw {
+            cluster.tell_unsettled(1);
+        }
+        hand_over(&mut cluster, Partition(0));
+        cluster.tell_unsettled(1);
+        let route = if saw { Route::Here } else { Route::Wait };
+        assert_eq!(cluster.route(1, &key, Access::Write), route);
+    }
+}
+
+#[test]
 fn a_new_primary_waits_if_its_predecessor_has_no_part_any_more() {
     let mut cluster = pair();
     let key = keys(&cluster, 0, 1)[0].clone();
@@ -440,9 +466,15 @@ fn a_hand_over_loses_nothing_and_fails_nothing() {
     cluster.nodes[0].replicator.pause(&[partition]);
     assert_eq!(cluster.route(0, &key, Access::Write), Route::Wait);
     assert_eq!(cluster.route(0, &key, Access::Read), Route::Here);
+    assert!(!cluster.nodes[0].replicator.has_effects(), "a write is under way");
     cluster.settle();
     assert!(cluster.nodes[0].effects.contains(&Effect::Paused(partition)));
     assert_eq!(cluster.nodes[0].completed[&ticket.unwrap()], [0u32; 0]);
+    // Where none is, that is said at once.
+    let other = keys(&cluster, 0, 16).into_iter().find(|key| cluster.partition(key) != partition);
+    let other = cluster.partition(&other.unwrap());
+    cluster.nodes[0].replicator.pause(&[other]);
+    assert!(cluster.nodes[0].replicator.effects().any(|effect| effect == Effect::Paused(other)));
     cluster.change(&Command::Steps(vec![(partition, Step::HandOver(NodeIndex(1)))]));
     assert_eq!(cluster.route(0, &key, Access::Write), Route::At(NodeIndex(1)));
     let ticket = cluster.set(&key, "two");

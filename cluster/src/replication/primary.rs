@@ -279,6 +279,8 @@ impl Replicator {
                 _ => return false,
             }
         }
+        // It may have been the last write that a hand-over waits for.
+        self.report_paused();
         bytes.is_empty()
     }
 

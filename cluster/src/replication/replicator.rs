@@ -157,6 +157,11 @@ pub struct Replicator {
     pub(super) untold: VecDeque<(Lsn, Millis)>,
     /// Partitions whose primary this node became by a revision that is not settled.
     pub(super) gained: Map<Partition, Revision>,
+    /// Partitions whose owners changed by a revision that is not settled.
+    pub(super) changed: Map<Partition, Revision>,
+    /// Before that more may have changed than this node has seen: it got a topology
+    /// that was not the next one.
+    pub(super) steps_unknown_until: Revision,
     /// What lies here of these is not to be read, and is being dropped.
     pub(super) garbage: Garbage,
     /// By partition: something may lie here of it. Of others nothing needs to be
@@ -220,6 +225,8 @@ impl Replicator {
             invalidations: 0,
             untold: VecDeque::new(),
             gained: Map::default(),
+            changed: Map::default(),
+            steps_unknown_until: Revision(0),
             garbage: Garbage::default(),
             stored: Vec::new(),
             void: Map::default(),
@@ -308,6 +315,7 @@ impl Replicator {
         }
         self.settled = settled;
         self.gained.retain(|_, revision| *revision > settled);
+        self.changed.retain(|_, revision| *revision > settled);
         self.release();
     }
 
@@ -318,6 +326,7 @@ impl Replicator {
             self.paused.entry(*partition).or_insert(false);
             self.revoke_partition(*partition);
         }
+        self.report_paused();
     }
 
     /// The hand-over did not come about.

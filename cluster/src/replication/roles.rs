@@ -73,7 +73,10 @@ impl Replicator {
         self.revoke_lost();
         self.forget_past_lives(&old);
         self.stored.resize(topology.partitions().len(), false);
-        let one_step = self.is_one_step(&old);
+        let one_step = topology.revision().0 == old.revision().0 + 1;
+        if !one_step {
+            self.steps_unknown_until = topology.revision();
+        }
         let mut again = Vec::new();
         let mut led_by_others = Set::default();
         let (mut was_in_sync, mut is_in_sync) = (false, false);
@@ -88,8 +91,12 @@ impl Replicator {
             if role.was_primary() && (!role.is_primary() || role.is_other_epoch()) {
                 self.cede(&role, &mut again);
             }
+            let first = one_step && self.is_settled(partition);
+            if one_step && role.was != *role.is {
+                self.changed.insert(partition, topology.revision());
+            }
             if role.is_primary() {
-                self.lead(&role, one_step, &old);
+                self.lead(&role, first, &old);
             } else if self.stand_by(&role) {
                 led_by_others.insert(partition);
             }
@@ -104,11 +111,11 @@ impl Replicator {
         self.drop_lost_lanes();
     }
 
-    /// Whether all that was before is settled, and the new topology is one change.
-    fn is_one_step(&self, old: &Topology) -> bool {
-        self.settled >= old.revision()
-            && self.topology.revision().0 == old.revision().0 + 1
-            && self.modes.is_all_sync()
+    /// Whether nobody takes the owners of a partition for others than they were by the
+    /// topology before this one.
+    fn is_settled(&self, partition: Partition) -> bool {
+        self.settled >= self.steps_unknown_until
+            && (self.changed.is_empty() || !self.changed.contains_key(&partition))
     }
 
     /// What is here of a partition, is it worth anything?
@@ -141,10 +148,14 @@ impl Replicator {
         }
     }
 
-    /// This node is primary.
-    fn lead(&mut self, role: &Role<'_>, one_step: bool, old: &Topology) {
+    /// This node is primary. `first`: the topology is the first in which the partition
+    /// may have other owners than it had when all was settled.
+    fn lead(&mut self, role: &Role<'_>, first: bool, old: &Topology) {
         if !role.was_primary() || role.is_other_epoch() {
-            let at_once = one_step && !role.was_primary() && keeps_all(&role.was, role.is);
+            let at_once = first
+                && !role.was_primary()
+                && self.modes.is_all_sync()
+                && keeps_all(&role.was, role.is);
             self.take_over(role.partition, self.topology.revision(), at_once);
         }
         self.share(role.partition, role.is, old);

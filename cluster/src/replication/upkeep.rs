@@ -48,7 +48,7 @@ impl Replicator {
     }
 
     /// Says of which paused partitions no write is under way any more.
-    fn report_paused(&mut self) {
+    pub(super) fn report_paused(&mut self) {
         let (lanes, grants) = (&self.lanes, &self.grants);
         for (partition, said) in &mut self.paused {
             let idle = || {
