@@ -119,6 +119,8 @@ pub struct Keeper {
     ticked_at: Millis,
     seen: Revision,
     settled: Revision,
+    /// Since when hand-overs wait for a quiet moment.
+    withheld_since: Option<Millis>,
     /// By name; several lives only while an earlier one may hold a lease.
     lives: BTreeMap<String, Vec<Life>>,
     planning: Planning,
@@ -156,6 +158,7 @@ impl Keeper {
             ticked_at: now,
             seen: Revision::default(),
             settled: topology.settled(),
+            withheld_since: None,
             lives: BTreeMap::new(),
             planning: Planning::default(),
         };

@@ -148,6 +148,11 @@ impl Planning {
         Some(planner::next_steps(topology, &self.wishes, limits, counted))
     }
 
+    /// What was planned could not be done now, and may be soon.
+    pub(crate) fn look_soon(&mut self, now: Millis) {
+        self.planned = Some((Revision::default(), now));
+    }
+
     /// Whom to ask for which hand-overs, those under way left out.
     pub(crate) fn hand_overs(
         &mut self,

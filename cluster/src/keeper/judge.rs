@@ -64,13 +64,30 @@ impl Keeper {
             return;
         };
         let steps: Vec<_> = plan.now.iter().take(STEPS_MAX).copied().collect();
-        if !steps.is_empty() {
+        let moves = !steps.is_empty();
+        let is_quiet = !moves && self.settled >= self.seen;
+        if moves {
             effects.push(Effect::Propose(Command::Steps(steps)));
         }
-        if self.knows_all_leases(now) {
+        if plan.hand_overs.is_empty() {
+            self.withheld_since = None;
+        } else if self.may_hand_over(now, is_quiet) {
+            self.withheld_since = None;
             let requests = self.planning.hand_overs(now, topology, &plan, &self.timing);
             effects.extend(requests.into_iter().map(Effect::HandOver));
+        } else if !moves {
+            self.planning.look_soon(now);
         }
+    }
+
+    /// Whether now is a moment to ask for hand-overs. Writes pause for as long as the
+    /// coordinator takes for them, while it may have other things to do, and until what
+    /// their partitions went through before is settled. So all should be quiet; but not
+    /// for ever, for it may never be.
+    fn may_hand_over(&mut self, now: Millis, is_quiet: bool) -> bool {
+        let since = *self.withheld_since.get_or_insert(now);
+        self.knows_all_leases(now)
+            && (is_quiet || now.since(since) >= 2 * self.timing.down_after_ms)
     }
 
     /// Which slots get partitions: not those being emptied, nor the dead. A node

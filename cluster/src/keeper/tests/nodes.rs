@@ -112,7 +112,10 @@ fn steps_wait_for_those_before_them() {
     assert_eq!(all(&mut house, READY + 150, READY + 400), []);
     assert_eq!(all(&mut house, READY + 400, READY + 450), first);
     house.apply(Command::Steps(steps.clone()));
-    assert_eq!(all(&mut house, READY + 450, READY + 500), []);
+    // Only now it is quiet enough for hand-overs.
+    let asked = all(&mut house, READY + 450, READY + 500);
+    assert!(asked.iter().all(|effect| matches!(effect, Effect::HandOver(_))), "{asked:?}");
+    assert_eq!(first.len(), 1, "none before: {first:?}");
     house.fill();
     let next = all(&mut house, READY + 500, READY + 550);
     assert!(matches!(&next[0], Effect::Propose(Command::Steps(more)) if more != steps));
@@ -149,11 +152,10 @@ fn plans_are_asked_for_one_at_a_time_and_not_at_every_join() {
     assert_eq!(asked(&mut house, READY + 1_350).expect("a fifth").nodes.len(), 5);
 }
 
-#[test]
-fn primaries_are_asked_to_hand_over_some_at_a_time() {
+/// Node 0 leads everything it holds.
+fn house_of_one() -> House {
     let mut house = House::new(3);
     house.run(READY, READY + 100, 0..3);
-    // Node 0 leads everything it holds.
     let steps = house
         .topology
         .partitions()
@@ -161,18 +163,49 @@ fn primaries_are_asked_to_hand_over_some_at_a_time() {
     let steps = steps.map(|(partition, _)| (partition, Step::HandOver(NodeIndex(0))));
     let steps: Vec<_> = steps.collect();
     house.apply(Command::Steps(steps));
-    house.succeed(READY + 100, 1);
-    let requests = |effects: Vec<Effect>| -> Vec<HandOverRequest> {
-        let request = |effect| match effect {
-            Effect::HandOver(request) => Some(request),
-            _ => None,
-        };
-        effects.into_iter().filter_map(request).collect()
+    house
+}
+
+fn requests(effects: Vec<Effect>) -> Vec<HandOverRequest> {
+    let request = |effect| match effect {
+        Effect::HandOver(request) => Some(request),
+        _ => None,
     };
+    effects.into_iter().filter_map(request).collect()
+}
+
+#[test]
+fn hand_overs_wait_until_their_heirs_could_lead_at_once_but_not_for_ever() {
+    let mut house = house_of_one();
+    // Node 2 does not confirm that something was taken from it.
+    let silent = |house: &mut House, from: u64, until: u64| {
+        let mut effects = Vec::new();
+        for now in (from..until).step_by(50) {
+            house.all_beat(now, 0..2);
+            let beat = house.beat(2, Revision(1));
+            house.hear(now, &beat);
+            effects.extend(house.tick(now));
+        }
+        requests(effects)
+    };
+    let begin = READY + 100;
+    let patience = 2 * house.timing.down_after_ms;
+    assert_eq!(silent(&mut house, begin, begin + 200), []);
+    assert_ne!(silent(&mut house, begin + 200, begin + patience + 100), []);
+    // It does.
+    let mut house = house_of_one();
+    assert_eq!(silent(&mut house, begin, begin + 200), []);
+    assert_ne!(requests(house.run(begin + 200, begin + 300, 0..3)), []);
+}
+
+#[test]
+fn primaries_are_asked_to_hand_over_some_at_a_time() {
+    let mut house = house_of_one();
+    house.succeed(READY + 100, 1);
     // Not before it knows of all leases: the pause would be long.
     let inherits_until = READY + 100 + house.timing.inheritance_ms();
     assert_eq!(requests(house.run(READY + 100, inherits_until, 0..3)), []);
-    let asked = requests(house.run(inherits_until, inherits_until + 400, 0..3));
+    let asked = requests(house.run(inherits_until, inherits_until + 250, 0..3));
     let count: usize = asked.iter().map(|request| request.partitions.len()).sum();
     assert!(count > 0 && count <= HAND_OVERS_PER_PRIMARY_MAX);
     assert!(asked.iter().all(|request| request.primary == NodeIndex(0)));
@@ -180,6 +213,6 @@ fn primaries_are_asked_to_hand_over_some_at_a_time() {
         let step = |partition| (partition, Step::HandOver(request.to));
         house.apply(Command::Steps(request.partitions.into_iter().map(step).collect()));
     }
-    let settled = house.run(inherits_until + 400, inherits_until + 2_000, 0..3);
+    let settled = house.run(inherits_until + 250, inherits_until + 2_000, 0..3);
     assert_eq!(requests(settled), []);
 }
