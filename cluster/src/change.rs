@@ -72,6 +72,17 @@ pub enum Command {
     },
     /// Steps of a plan.
     Steps(Vec<(Partition, Step)>),
+    /// A primary hands over: it has let writes pause, and lets them go on only when the
+    /// topology says that this will not come about any more.
+    HandOver {
+        /// Who leads from now on.
+        to: NodeIndex,
+        /// What the primary knew when it let them pause. If something was taken from
+        /// the heir after that, this comes too late.
+        known: Revision,
+        /// The partitions, and the epoch which this ends.
+        partitions: Vec<(Partition, Epoch)>,
+    },
     /// Empty a node, or no longer.
     Drain {
         /// Which.
@@ -166,6 +177,9 @@ impl Topology {
                 self.mark_in_sync(*node, *known, partitions)
             }
             Command::Steps(steps) => self.steps(steps, next),
+            Command::HandOver { to, known, partitions } => {
+                self.hand_over(*to, *known, partitions, next)
+            }
             Command::Drain { node, on } => self.drain(*node, *on),
             Command::Leaving { node, incarnation } => self.leaving(*node, *incarnation),
             Command::Abandon { node } => self.abandon(*node, next),
@@ -384,27 +398,49 @@ impl Topology {
                     Some(node)
                 }
                 Step::HandOver(node) if self.is_up(node) => {
-                    let owners = &mut self.owners[at];
-                    let Some(copy) = owners
-                        .position(node)
-                        .filter(|copy| *copy > 0 && owners.in_sync & 1 << copy != 0)
-                    else {
-                        continue;
-                    };
-                    let before = owners.copies[0];
-                    owners.promote(copy);
+                    let Some(before) = self.owners[at].lead(node) else { continue };
                     Some(before)
                 }
                 Step::Add(_) | Step::HandOver(_) => continue,
             };
             changed = true;
-            if let Some(node) = fenced
-                && let Some(member) = &mut self.members[usize::from(node.0)]
-            {
-                member.fence = next;
+            if let Some(node) = fenced {
+                self.fence(node, next);
             }
         }
         if changed { Ok(()) } else { Err(Refusal::Superseded) }
+    }
+
+    fn hand_over(
+        &mut self,
+        to: NodeIndex,
+        known: Revision,
+        partitions: &[(Partition, Epoch)],
+        next: Revision,
+    ) -> Result<(), Refusal> {
+        if !self.may_take_over(to, known) {
+            return Err(Refusal::Superseded);
+        }
+        let mut changed = false;
+        for (partition, epoch) in partitions {
+            let owners = self.owners.get_mut(partition.0 as usize);
+            let owners = owners.filter(|owners| owners.epoch == *epoch);
+            let Some(before) = owners.and_then(|owners| owners.lead(to)) else { continue };
+            self.fence(before, next);
+            changed = true;
+        }
+        if changed { Ok(()) } else { Err(Refusal::Superseded) }
+    }
+
+    /// Whether [`Command::HandOver`] to a node that is in sync still comes about.
+    pub(crate) fn may_take_over(&self, to: NodeIndex, known: Revision) -> bool {
+        self.member(to).is_some_and(|member| member.up && member.fence <= known)
+    }
+
+    fn fence(&mut self, node: NodeIndex, next: Revision) {
+        if let Some(member) = &mut self.members[usize::from(node.0)] {
+            member.fence = next;
+        }
     }
 
     fn drain(&mut self, node: NodeIndex, on: bool) -> Result<(), Refusal> {

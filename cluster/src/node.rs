@@ -24,7 +24,7 @@
 //!
 //! [`Replicator`]: crate::replication::Replicator
 
-use crate::change::{Command, Step};
+use crate::change::Command;
 use crate::member::{Beat, BeatReply, Member};
 use crate::planning::HandOverRequest;
 use crate::ring::Partition;
@@ -125,6 +125,8 @@ struct Joining {
 struct HandOver {
     to: NodeIndex,
     epoch: Epoch,
+    /// The revision when writes were told to pause.
+    known: Revision,
     since: Millis,
     paused: BTreeSet<u16>,
     proposed_at: Option<Millis>,
@@ -274,7 +276,7 @@ impl Control {
         let now = &self.topology;
         self.excluded_at.retain(|node, _| fence(&old, *node) == fence(now, *node));
         self.connect(&old, effects);
-        self.forget_void();
+        self.forget_void(effects);
         let (topology, me) = (Arc::clone(&self.topology), self.me);
         effects.push(Effect::Tell(Tell::Topology { topology, me }));
     }
@@ -303,7 +305,7 @@ impl Control {
     }
 
     /// Drops what was being done and is void by the new topology.
-    fn forget_void(&mut self) {
+    fn forget_void(&mut self, effects: &mut Vec<Effect>) {
         let (topology, me) = (&self.topology, self.me);
         let leads = |partition: Partition, epoch: Epoch| {
             let owners = topology.owners(partition);
@@ -318,7 +320,20 @@ impl Control {
                 && !owners.is_in_sync(*node)
                 && !joining.pairs.is_empty()
         });
-        self.hand_overs.retain(|partition, hand_over| leads(*partition, hand_over.epoch));
+        let mut resumed = Vec::new();
+        self.hand_overs.retain(|partition, hand_over| {
+            let HandOver { to, epoch, known, .. } = hand_over;
+            let is_led = leads(*partition, *epoch);
+            let comes_about =
+                topology.owners(*partition).is_in_sync(*to) && topology.may_take_over(*to, *known);
+            if is_led && !comes_about {
+                resumed.push(*partition);
+            }
+            is_led && comes_about
+        });
+        if !resumed.is_empty() {
+            effects.push(Effect::Tell(Tell::Resume(resumed)));
+        }
         self.silent.clear();
         let mut down: Vec<NodeIndex> = topology.nodes().map(|(node, _)| node).collect();
         down.retain(|node| !topology.is_up(*node));
@@ -394,7 +409,8 @@ impl Control {
                 continue;
             }
             let (to, epoch, paused) = (request.to, owners.epoch, BTreeSet::new());
-            let hand_over = HandOver { to, epoch, since: now, paused, proposed_at: None };
+            let known = self.topology.revision();
+            let hand_over = HandOver { to, epoch, known, since: now, paused, proposed_at: None };
             self.hand_overs.insert(*partition, hand_over);
             partitions.push(*partition);
         }
@@ -486,26 +502,29 @@ impl Control {
         effects.push(Effect::Propose(Command::Exclude { primary, replica }));
     }
 
+    /// Once a hand-over is proposed it may come about at any time, until the topology
+    /// rules it out: writes pause until then.
     fn drive_hand_overs(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         let (again_ms, cores) = (self.timing.down_after_ms, self.cores.len());
-        let mut steps = Vec::new();
+        let mut ready: BTreeMap<(NodeIndex, Revision), Vec<(Partition, Epoch)>> = BTreeMap::new();
         let mut resumed = Vec::new();
         self.hand_overs.retain(|partition, hand_over| {
-            if now.since(hand_over.since) >= again_ms {
+            let HandOver { to, epoch, known, since, ref paused, proposed_at } = *hand_over;
+            let waited_ms = now.since(proposed_at.unwrap_or(since));
+            if paused.len() == cores && (proposed_at.is_none() || waited_ms >= again_ms) {
+                hand_over.proposed_at = Some(now);
+                ready.entry((to, known)).or_default().push((*partition, epoch));
+            } else if proposed_at.is_none() && waited_ms >= again_ms {
                 resumed.push(*partition);
                 return false;
-            }
-            if hand_over.paused.len() == cores && hand_over.proposed_at.is_none() {
-                hand_over.proposed_at = Some(now);
-                steps.push((*partition, Step::HandOver(hand_over.to)));
             }
             true
         });
         if !resumed.is_empty() {
             effects.push(Effect::Tell(Tell::Resume(resumed)));
         }
-        if !steps.is_empty() {
-            effects.push(Effect::Propose(Command::Steps(steps)));
+        for ((to, known), partitions) in ready {
+            effects.push(Effect::Propose(Command::HandOver { to, known, partitions }));
         }
     }
 }
@@ -513,6 +532,7 @@ impl Control {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::change::{Outcome, Refusal, Step};
     use alloc::string::ToString;
 
     fn introduction(node: u16) -> Introduction {
@@ -566,5 +586,51 @@ mod tests {
         effects.clear();
         control.tick(Millis(1_310), &mut effects);
         assert!(effects.contains(&Effect::Propose(exclude)), "it is in sync, and down");
+    }
+
+    #[test]
+    fn writes_pause_until_a_hand_over_that_was_proposed_cannot_come_about_any_more() {
+        let mut topology = pair();
+        let mut control = Control::new(introduction(0), Timing::default(), Millis(1_000));
+        let mut effects = Vec::new();
+        control.on_topology(Arc::new(topology.clone()), &mut effects);
+        let (to, partitions) = (NodeIndex(1), vec![Partition(0)]);
+        let request = HandOverRequest { primary: NodeIndex(0), to, partitions: partitions.clone() };
+        let ask = |control: &mut Control, now: u64| {
+            let mut effects = Vec::new();
+            control.on_hand_over(Millis(now), &request, &mut effects);
+            assert_eq!(effects, [Effect::Tell(Tell::Pause(partitions.clone()))]);
+        };
+        let resumed = Effect::Tell(Tell::Resume(partitions.clone()));
+        let tick = |control: &mut Control, now: u64| {
+            let mut effects = Vec::new();
+            control.tick(Millis(now), &mut effects);
+            effects.retain(|effect| {
+                matches!(effect, Effect::Propose(Command::HandOver { .. })) || *effect == resumed
+            });
+            effects
+        };
+        // A write that stays under way: nothing was proposed, and it is given up.
+        ask(&mut control, 1_000);
+        assert_eq!(tick(&mut control, 1_299), []);
+        assert_eq!(tick(&mut control, 1_300), [resumed.clone()]);
+        ask(&mut control, 2_000);
+        let known = topology.revision();
+        control.on_report(Millis(2_001), 0, known, Report::Paused(Partition(0)), &mut effects);
+        let partitions = vec![(Partition(0), topology.owners(Partition(0)).epoch)];
+        let command = Command::HandOver { to, known, partitions };
+        for now in [2_001, 2_301, 2_601] {
+            assert_eq!(tick(&mut control, now), [Effect::Propose(command.clone())]);
+            assert_eq!(tick(&mut control, now + 299), [], "it may come about");
+        }
+        let exclude = Command::Exclude { primary: NodeIndex(0), replica: to };
+        topology.apply(&exclude);
+        effects.clear();
+        control.on_topology(Arc::new(topology.clone()), &mut effects);
+        assert!(effects.contains(&resumed));
+        // In sync again or not, what was proposed before comes too late.
+        in_sync(&mut topology);
+        assert_eq!(topology.apply(&command), Outcome::Refused(Refusal::Superseded));
+        assert_eq!(topology.owners(Partition(0)).primary(), Some(NodeIndex(0)));
     }
 }

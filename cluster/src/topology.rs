@@ -163,6 +163,16 @@ impl Owners {
         self.copies().iter().position(|copy| *copy == node)
     }
 
+    /// An in-sync replica becomes the primary. Who was it before; none if the node is
+    /// no such replica.
+    pub(crate) fn lead(&mut self, node: NodeIndex) -> Option<NodeIndex> {
+        let is_replica = |copy: &usize| *copy > 0 && self.in_sync & 1 << copy != 0;
+        let copy = self.position(node).filter(is_replica)?;
+        let before = self.copies[0];
+        self.promote(copy);
+        Some(before)
+    }
+
     /// Whether the node has every acknowledged write.
     #[inline]
     pub fn is_in_sync(&self, node: NodeIndex) -> bool {

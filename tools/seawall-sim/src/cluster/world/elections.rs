@@ -5,7 +5,7 @@ use crate::cluster::faults::copied_until;
 use crate::cluster::hub::{Event, MS, Who};
 use crate::cluster::machine::{Lead, machine_name};
 use crate::cluster::reigns::Change;
-use cluster::change::{Command, Step};
+use cluster::change::Command;
 use cluster::keeper::Keeper;
 use cluster::planner;
 use cluster::ring::Partition;
@@ -138,9 +138,7 @@ impl World {
         // Where every copy was lost, nobody had it.
         let anew = was.born != is.born;
         let hands_over = match command {
-            Command::Steps(steps) => steps
-                .iter()
-                .any(|(own, step)| *own == partition && matches!(step, Step::HandOver(_))),
+            Command::HandOver { partitions, .. } => partitions.iter().any(|of| of.0 == partition),
             _ => false,
         };
         let at = self.hub.at;
