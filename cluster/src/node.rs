@@ -613,7 +613,7 @@ mod tests {
         // A write that stays under way: nothing was proposed, and it is given up.
         ask(&mut control, 1_000);
         assert_eq!(tick(&mut control, 1_299), []);
-        assert_eq!(tick(&mut control, 1_300), [resumed.clone()]);
+        assert_eq!(tick(&mut control, 1_300), core::slice::from_ref(&resumed));
         ask(&mut control, 2_000);
         let known = topology.revision();
         control.on_report(Millis(2_001), 0, known, Report::Paused(Partition(0)), &mut effects);

@@ -31,9 +31,9 @@ fn passed_on<'d>(daemons: impl IntoIterator<Item = &'d common::Daemon>) -> Vec<i
 async fn agreed_revision(client: &Client, daemons: &[common::Daemon]) -> u64 {
     let began = Instant::now();
     while began.elapsed() < common::PATIENCE {
-        let known = client.topology_revision();
-        if known.is_some() && daemons.iter().all(|daemon| daemon.revision() == known) {
-            return known.unwrap();
+        let revision = client.topology_revision().expect("it is a cluster");
+        if daemons.iter().all(|daemon| daemon.revision() == Some(revision)) {
+            return revision;
         }
         sleep(Duration::from_millis(50)).await;
     }

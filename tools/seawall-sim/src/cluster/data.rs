@@ -28,7 +28,7 @@ use cluster::spread::Word;
 use cluster::time::Millis;
 use cluster::topology::{Incarnation, NodeIndex, Revision};
 use engine::snapshot::Generation;
-use engine::{Arena, HashSeed, KeyHash, Now, Shard, ShardConfig};
+use engine::{Arena, Glance, HashSeed, KeyHash, Now, Shard, ShardConfig};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
@@ -321,9 +321,12 @@ impl Core {
         )
     }
 
-    /// The value of a key here, whoever owns it.
+    /// The value of a key here, whoever owns it. What is dead stays where it is: who is
+    /// watched does what it does otherwise.
     pub fn value(&mut self, key: u32, hash: KeyHash, now: Now) -> Option<u64> {
-        let item = self.shard.peek(self.keys.name(key).as_bytes(), hash, now)?;
+        let key = self.keys.name(key).as_bytes();
+        let Glance::Item(_) = self.shard.glance(key, hash, now) else { return None };
+        let item = self.shard.peek(key, hash, now)?;
         let mut value = Vec::new();
         item.copy_value_to(&mut value);
         value.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes))

@@ -62,9 +62,9 @@ use world::{FAULTS_FROM, Setup, World};
 
 #[derive(Debug, clap::Args)]
 pub struct ClusterOptions {
-    /// How many seeds to run.
-    #[arg(long, default_value_t = 100, value_name = "N")]
-    seeds: u64,
+    /// How many seeds to run. 100 unless said otherwise; 1 with --seed.
+    #[arg(long, value_name = "N")]
+    seeds: Option<u64>,
     /// Run this seed alone, or the first of several.
     #[arg(long, value_name = "S")]
     seed: Option<u64>,
@@ -168,6 +168,7 @@ fn run(options: &ClusterOptions, seed: u64) -> Verdict {
         zones,
     };
     let calm_at = FAULTS_FROM + options.duration_ms * MS;
+    let watch = options.watch.filter(|key| *key < load.keys);
     let clients = random.between(2, 12) as u32;
     let nodes = options.nodes as usize;
     let cores = |machine| node.cores(machine);
@@ -184,7 +185,7 @@ fn run(options: &ClusterOptions, seed: u64) -> Verdict {
         drift: kinds.contains(&FaultKind::Drift),
         pauses: kinds.contains(&FaultKind::Pause),
         log: options.log,
-        watch: options.watch,
+        watch,
     };
     let mut world = World::new(setup, hub, faults);
     world.run();
@@ -197,7 +198,7 @@ pub fn simulate(options: &ClusterOptions) -> Result<bool> {
         return scale::run(nodes as usize, options.copies);
     }
     ensure!(u64::from(options.copies) <= options.nodes, "there are fewer nodes than copies");
-    let seeds = if options.seed.is_some() && options.seeds == 100 { 1 } else { options.seeds };
+    let seeds = options.seeds.unwrap_or(if options.seed.is_some() { 1 } else { 100 });
     let first = options.seed.unwrap_or(1);
     let bar = ProgressBar::new(seeds);
     let style = "{prefix:>16} {msg:<16} [{wide_bar}] {percent:>3}% {per_sec} seeds, {eta} left";
