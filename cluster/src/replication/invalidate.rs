@@ -5,9 +5,9 @@
 //! and a place in the log says when they have it: an invalidation counts as
 //! taken over here once every replica that serves reads has confirmed that.
 //! Until then no reader is told what this core finds, for its heir might still find
-//! what is gone here. What comes over a link is told on in the same way, for who sent it may know
-//! other replicas than this core. A flush that is still to come is one of these: so
-//! who was away when it was said hears of it before it serves.
+//! what is gone here. What comes over a link is told on in the same way, for who sent
+//! it may know other replicas than this core. A flush that is still to come is one of
+//! these: so who was away when it was said hears of it before it serves.
 
 use super::replicator::Replicator;
 use super::{Lsn, Peer};

@@ -452,6 +452,14 @@ impl Peers {
         Some(away)
     }
 
+    /// A request was away, and nobody took it.
+    fn came_back(&mut self, place: Place, away: Away) {
+        if let Some(parked) = self.parked.get_mut(&place.0) {
+            parked.note_stuck();
+        }
+        self.wait(place, away.hash, away.until);
+    }
+
     /// No answer will come for a request that is away.
     fn lost(&mut self, id: u64, now: Now) {
         let Some(away) = self.returned(id) else { return };
@@ -459,10 +467,7 @@ impl Peers {
         // There it may have won the right to refill.
         let changes = away.needs != Needs::Copy;
         if !changes && now < away.until {
-            if let Some(parked) = self.parked.get_mut(&place.0) {
-                parked.note_stuck();
-            }
-            return self.wait(place, away.hash, away.until);
+            return self.came_back(place, away);
         }
         if let Some(parked) = self.parked.get_mut(&place.0) {
             parked.put_error_at(place.1, if changes { UNKNOWN } else { NOBODY });
@@ -552,12 +557,7 @@ impl Peers {
             let Some(away) = self.returned(id) else { continue };
             let place = (id >> 16, (id & 0xffff) as u32);
             match status {
-                Status::Elsewhere => {
-                    if let Some(parked) = self.parked.get_mut(&place.0) {
-                        parked.note_stuck();
-                    }
-                    self.wait(place, away.hash, away.until);
-                }
+                Status::Elsewhere => self.came_back(place, away),
                 Status::Done => {
                     if let Some(parked) = self.parked.get_mut(&place.0) {
                         parked.answer(place.1, bytes);

@@ -167,10 +167,7 @@ fn the_node_of_the_keeper_before_is_waited_out_for_the_rest_of_its_leadership() 
     assert!(house.timing.succession_ms() < house.timing.lease_ms);
     // Another life of that node may have got its lease from anybody.
     let joined = house.apply(Command::Join(introduction(0, Incarnation(2))));
-    house.term += 1;
-    let (timing, limits) = (house.timing.clone(), Limits::default());
-    let me = keeping(house.term, 2);
-    house.keeper = Keeper::new(Millis(until), timing, limits, me, &house.topology);
+    house.elect(until, 2);
     house.all_beat(until, 1..3);
     house.tick(until + house.timing.inheritance_ms() - 1);
     assert!(house.keeper.settled() < joined);
@@ -199,8 +196,7 @@ fn who_is_known_to_be_dead_is_not_waited_for_again() {
 #[test]
 fn a_keeper_grants_nothing_before_it_is_known_to_keep() {
     let mut house = House::new(3);
-    let (timing, limits) = (house.timing.clone(), Limits::default());
-    house.keeper = Keeper::new(Millis(READY), timing, limits, keeping(2, 1), &house.topology);
+    house.elect(READY, 1);
     let beat = house.beat(2, house.topology.revision());
     assert!(!house.hear(READY, &beat).lease);
     let mut effects = Vec::new();
@@ -222,10 +218,7 @@ fn a_keeper_with_a_shorter_lease_waits_for_the_longer_ones_and_so_does_its_succe
     house.timing.lease_ms = 150;
     // The second keeper has hardly begun when the third one follows.
     for (at, node) in [(READY + 100, 1), (READY + 150, 2)] {
-        house.term += 1;
-        let (timing, limits) = (house.timing.clone(), Limits::default());
-        let me = Keeping::new(house.term, format!("node-{node}"), LIFE, &timing);
-        house.keeper = Keeper::new(Millis(at), timing, limits, me, &house.topology);
+        house.elect(at, node);
         let said = house.said(at).expect("it begins");
         house.apply(said);
         assert_eq!(house.topology.keeping().unwrap().lease_ms, long.lease_ms);

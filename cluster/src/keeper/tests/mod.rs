@@ -61,12 +61,17 @@ impl House {
         house
     }
 
-    /// Another keeper begins on a node, and says so.
-    fn succeed(&mut self, now: u64, node: u16) {
+    /// Another keeper begins on a node.
+    fn elect(&mut self, now: u64, node: u16) {
         self.term += 1;
         let (timing, limits) = (self.timing.clone(), Limits::default());
-        let me = keeping(self.term, node);
+        let me = Keeping::new(self.term, format!("node-{node}"), LIFE, &timing);
         self.keeper = Keeper::new(Millis(now), timing, limits, me, &self.topology);
+    }
+
+    /// Another keeper begins on a node, and says so.
+    fn succeed(&mut self, now: u64, node: u16) {
+        self.elect(now, node);
         self.apply(keep(self.term, node, self.topology.settled()));
     }
 
