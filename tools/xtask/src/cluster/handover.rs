@@ -57,7 +57,7 @@ impl Windows {
         let all = self.waits.entry(what).or_default();
         for (before, after) in before.iter().zip(waits(scene)?) {
             for (bound, count) in after {
-                *all.entry(bound.clone()).or_default() += count - before[&bound];
+                *all.entry(bound).or_default() += count - before[&bound];
             }
         }
         Ok(())
@@ -132,12 +132,11 @@ pub fn run(programs: &Programs, by: Coordinator, runs: usize, save: bool) -> Res
         page.say("handed over; how long they took in all, by the nodes' own `seawall_cluster_wait_seconds`: how");
         page.say("many took up to so many milliseconds.");
         page.say("");
-        let bounds = by_bound(&waits[CALM]);
-        let bounds: Vec<String> = bounds.iter().map(|(bound, _)| in_ms(*bound)).collect();
+        let bounds: Vec<String> = waits[CALM].keys().map(|bound| in_ms(*bound)).collect();
         let head = [&["meanwhile".to_owned()], bounds.as_slice()].concat();
         page.head(&head.iter().map(String::as_str).collect::<Vec<_>>());
         for what in [CALM, DRAINED, RESTARTED] {
-            let counts = by_bound(&waits[what]).into_iter().map(|(_, count)| count.to_string());
+            let counts = waits[what].values().map(u64::to_string);
             page.row([what.to_owned()].into_iter().chain(counts));
         }
         if save {
@@ -150,16 +149,8 @@ pub fn run(programs: &Programs, by: Coordinator, runs: usize, save: bool) -> Res
     })
 }
 
-/// In order.
-fn by_bound(waits: &Waits) -> Vec<(f64, u64)> {
-    let number = |bound: &String| bound.parse().unwrap_or(f64::INFINITY);
-    let mut sorted: Vec<_> = waits.iter().map(|(bound, count)| (number(bound), *count)).collect();
-    sorted.sort_by(|one, other| one.0.total_cmp(&other.0));
-    sorted
-}
-
-fn in_ms(seconds: f64) -> String {
-    if seconds.is_finite() { (seconds * 1e3).to_string() } else { "all".into() }
+fn in_ms(bound_us: u64) -> String {
+    if bound_us == u64::MAX { "all".into() } else { (bound_us as f64 / 1e3).to_string() }
 }
 
 /// Waits until a node has its share of primaries again.

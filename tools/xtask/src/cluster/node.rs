@@ -20,8 +20,9 @@ const ADMIN_PORT: u16 = 9150;
 /// Few, so that a plan is nothing beside a failover.
 const PARTITIONS: &str = "256";
 
-/// A histogram: by upper bound the number of those that are not above it.
-pub type Waits = BTreeMap<String, u64>;
+/// A histogram: by upper bound in microseconds the number of those that are not above
+/// it; of all at the end.
+pub type Waits = BTreeMap<u64, u64>;
 
 /// One node, whether it runs or not.
 #[derive(Debug)]
@@ -141,8 +142,8 @@ impl Node {
         values.map(|value| Ok(value.parse::<f64>()? as u64)).sum()
     }
 
-    /// By upper bound in seconds, batches of requests that found nobody to take one of
-    /// them at first and took no longer than that, of all cores.
+    /// How long batches of requests took of which one found nobody to take it at first,
+    /// of all cores.
     pub fn waits(&self) -> Result<Waits> {
         let page = self.fetch("/metrics")?;
         let mut waits = Waits::new();
@@ -152,7 +153,11 @@ impl Node {
             };
             let (_, rest) = rest.split_once("le=\"").context("a bucket has a bound")?;
             let (bound, count) = rest.split_once("\"} ").context("a bucket has a count")?;
-            *waits.entry(bound.to_owned()).or_default() += count.parse::<u64>()?;
+            let bound_us = match bound {
+                "+Inf" => u64::MAX,
+                seconds => (seconds.parse::<f64>()? * 1e6).round() as u64,
+            };
+            *waits.entry(bound_us).or_default() += count.parse::<u64>()?;
         }
         Ok(waits)
     }
