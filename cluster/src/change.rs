@@ -15,6 +15,7 @@
 //! [settled](crate::keeper) when nobody can believe in an older one any more, and
 //! new owners wait for that.
 
+use crate::owners::OwnersTable;
 use crate::ring::{Partition, Ring};
 use crate::topology::{
     COPIES_WANTED_MAX, Epoch, Incarnation, Introduction, Keeping, MEMBERS_MAX, Member, NodeIndex,
@@ -210,7 +211,7 @@ impl Topology {
             ring,
             copies,
             seed,
-            owners: alloc::vec![Owners::NONE; ring.partitions() as usize],
+            owners: OwnersTable::new(ring.partitions() as usize),
             ..Topology::default()
         };
         Ok(())
@@ -263,33 +264,39 @@ impl Topology {
     fn depose(&mut self, node: NodeIndex, lost: bool) {
         let up: Vec<bool> =
             self.members.iter().map(|member| member.as_ref().is_some_and(|m| m.up)).collect();
-        for owners in &mut self.owners {
-            let Some(at) = owners.position(node) else { continue };
-            if at == 0 {
-                let in_sync = |heir: &usize| owners.in_sync & 1 << heir != 0;
-                let is_up = |heir: &usize| up[usize::from(owners.copies[*heir].0)];
-                let mut heirs = (1..usize::from(owners.count)).filter(in_sync);
-                let heir = heirs.clone().find(is_up).or_else(|| heirs.next().filter(|_| lost));
-                let Some(heir) = heir else { continue };
+        let heir = |owners: &Owners| {
+            let in_sync = |heir: &usize| owners.in_sync & 1 << heir != 0;
+            let is_up = |heir: &usize| up[usize::from(owners.copies[*heir].0)];
+            let mut heirs = (1..usize::from(owners.count)).filter(in_sync);
+            heirs.clone().find(is_up).or_else(|| heirs.next().filter(|_| lost))
+        };
+        let is_one = |owners: &Owners| match owners.position(node) {
+            Some(0) => heir(owners).is_some(),
+            Some(_) => lost && owners.is_in_sync(node),
+            None => false,
+        };
+        self.owners.change(is_one, |owners| {
+            if owners.primary() == Some(node)
+                && let Some(heir) = heir(owners)
+            {
                 owners.promote(heir);
             }
             if lost {
                 let at = owners.position(node).expect("it is a copy");
                 owners.set_in_sync(at, false);
             }
-        }
+        });
     }
 
     /// The node starts again with empty memory. What only it held is lost: its
     /// partitions begin anew there, under an epoch of their own.
     fn forget_content(&mut self, node: NodeIndex) {
-        for owners in &mut self.owners {
-            if owners.primary() == Some(node) {
-                owners.epoch.0 += 1;
-                owners.born = owners.epoch;
-                owners.in_sync = 1;
-            }
-        }
+        let is_one = |owners: &Owners| owners.primary() == Some(node);
+        self.owners.change(is_one, |owners| {
+            owners.epoch.0 += 1;
+            owners.born = owners.epoch;
+            owners.in_sync = 1;
+        });
     }
 
     fn down(
@@ -306,8 +313,22 @@ impl Topology {
         // It may believe in its lease even where it holds nothing now: what it
         // was told before counts.
         member.fence = next;
+        let leaves = member.leaving;
         self.depose(node, false);
+        if leaves {
+            self.exclude_where_others_lead(node);
+        }
         Ok(())
+    }
+
+    /// A node that ends in order takes what it holds along. Writes need not wait until
+    /// each primary has noticed that and excluded it.
+    fn exclude_where_others_lead(&mut self, node: NodeIndex) {
+        let is_one = |owners: &Owners| owners.primary() != Some(node) && owners.is_in_sync(node);
+        self.owners.change(is_one, |owners| {
+            let at = owners.position(node).expect("it is in sync");
+            owners.set_in_sync(at, false);
+        });
     }
 
     fn up(&mut self, node: NodeIndex, incarnation: Incarnation) -> Result<(), Refusal> {
@@ -331,11 +352,12 @@ impl Topology {
         // Also where it is not in sync: the primary may have asked that it be
         // made so a moment ago, and that must not happen any more.
         self.slot(replica)?.fence = next;
-        for owners in self.owners.iter_mut().filter(|owners| owners.primary() == Some(primary)) {
-            if let Some(at) = owners.position(replica) {
-                owners.set_in_sync(at, false);
-            }
-        }
+        let is_one =
+            |owners: &Owners| owners.primary() == Some(primary) && owners.is_in_sync(replica);
+        self.owners.change(is_one, |owners| {
+            let at = owners.position(replica).expect("it is in sync");
+            owners.set_in_sync(at, false);
+        });
         Ok(())
     }
 
@@ -353,12 +375,13 @@ impl Topology {
         }
         let mut changed = false;
         for (partition, epoch) in partitions {
-            let Some(owners) = self.owners.get_mut(partition.0 as usize) else { continue };
-            if owners.epoch != *epoch {
+            let at = partition.0 as usize;
+            let Some(owners) = self.owners.get(at).filter(|owners| owners.epoch == *epoch) else {
                 continue;
-            }
-            if let Some(at) = owners.position(node).filter(|at| owners.in_sync & 1 << at == 0) {
-                owners.set_in_sync(at, true);
+            };
+            let lacking = owners.position(node).filter(|copy| owners.in_sync & 1 << copy == 0);
+            if let (Some(copy), Some(owners)) = (lacking, self.owners.get_mut(at)) {
+                owners.set_in_sync(copy, true);
                 changed = true;
             }
         }
@@ -369,12 +392,9 @@ impl Topology {
         let mut changed = false;
         for (partition, step) in steps {
             let at = partition.0 as usize;
-            if at >= self.owners.len() {
-                continue;
-            }
             let fenced = match *step {
                 Step::Add(node) if self.is_up(node) => {
-                    let owners = &mut self.owners[at];
+                    let Some(owners) = self.owners.get_mut(at) else { continue };
                     let first = owners.count == 0;
                     if !owners.add(node) {
                         continue;
@@ -387,7 +407,7 @@ impl Topology {
                     None
                 }
                 Step::Drop(node) => {
-                    let owners = &mut self.owners[at];
+                    let Some(owners) = self.owners.get_mut(at) else { continue };
                     // The last in-sync copy is the primary, which cannot be dropped.
                     let Some(copy) = owners.position(node).filter(|copy| *copy > 0) else {
                         continue;
@@ -398,7 +418,10 @@ impl Topology {
                     Some(node)
                 }
                 Step::HandOver(node) if self.is_up(node) => {
-                    let Some(before) = self.owners[at].lead(node) else { continue };
+                    let owners = self.owners.get_mut(at);
+                    let Some(before) = owners.and_then(|owners| owners.lead(node)) else {
+                        continue;
+                    };
                     Some(before)
                 }
                 Step::Add(_) | Step::HandOver(_) => continue,
@@ -423,8 +446,11 @@ impl Topology {
         }
         let mut changed = false;
         for (partition, epoch) in partitions {
-            let owners = self.owners.get_mut(partition.0 as usize);
-            let owners = owners.filter(|owners| owners.epoch == *epoch);
+            let at = partition.0 as usize;
+            if self.owners.get(at).is_none_or(|owners| owners.epoch != *epoch) {
+                continue;
+            }
+            let owners = self.owners.get_mut(at);
             let Some(before) = owners.and_then(|owners| owners.lead(to)) else { continue };
             self.fence(before, next);
             changed = true;
@@ -460,31 +486,35 @@ impl Topology {
         let up: Vec<bool> =
             self.members.iter().map(|member| member.as_ref().is_some_and(|m| m.up)).collect();
         let mut changed = false;
-        for owners in &mut self.owners {
-            let Some(at) = owners.position(node) else { continue };
-            changed = true;
-            owners.remove(at);
-            if at > 0 {
-                continue;
-            }
-            let in_sync = (0..usize::from(owners.count)).find(|at| owners.in_sync & 1 << at != 0);
-            if let Some(heir) = in_sync {
-                // Down as well, else it would be primary: it may come back.
-                owners.promote(heir);
-                continue;
-            }
-            let epoch = Epoch(owners.epoch.0 + 1);
-            let heir = owners.copies().iter().position(|copy| up[usize::from(copy.0)]);
-            match heir {
-                Some(heir) => {
-                    owners.promote(heir);
-                    owners.in_sync = 1;
+        self.owners.change(
+            |owners| owners.position(node).is_some(),
+            |owners| {
+                let Some(at) = owners.position(node) else { return };
+                changed = true;
+                owners.remove(at);
+                if at > 0 {
+                    return;
                 }
-                None => *owners = Owners::NONE,
-            }
-            owners.epoch = epoch;
-            owners.born = epoch;
-        }
+                let in_sync =
+                    (0..usize::from(owners.count)).find(|at| owners.in_sync & 1 << at != 0);
+                if let Some(heir) = in_sync {
+                    // Down as well, else it would be primary: it may come back.
+                    owners.promote(heir);
+                    return;
+                }
+                let epoch = Epoch(owners.epoch.0 + 1);
+                let heir = owners.copies().iter().position(|copy| up[usize::from(copy.0)]);
+                match heir {
+                    Some(heir) => {
+                        owners.promote(heir);
+                        owners.in_sync = 1;
+                    }
+                    None => *owners = Owners::NONE,
+                }
+                owners.epoch = epoch;
+                owners.born = epoch;
+            },
+        );
         if !changed {
             return Err(Refusal::Superseded);
         }
@@ -614,6 +644,23 @@ mod tests {
         topology.apply(&Command::Join(again));
         let owners = *topology.owners(Partition(0));
         assert_eq!((owners.primary(), owners.in_sync(), owners.born), (Some(a), 1, Epoch(1)));
+    }
+
+    #[test]
+    fn a_node_that_leaves_in_order_is_out_of_sync_at_once() {
+        let (mut topology, a, b) = pair();
+        let life = Incarnation(1);
+        topology.apply(&Command::Leaving { node: b, incarnation: life });
+        topology.apply(&Command::Down { node: b, incarnation: life });
+        let owners = *topology.owners(Partition(0));
+        assert_eq!((owners.primary(), owners.in_sync()), (Some(a), 1));
+        // What only it has stays its own: it may still be reached.
+        let (mut topology, a, b) = pair();
+        topology.apply(&Command::Exclude { primary: a, replica: b });
+        topology.apply(&Command::Leaving { node: a, incarnation: life });
+        topology.apply(&Command::Down { node: a, incarnation: life });
+        let owners = *topology.owners(Partition(0));
+        assert_eq!((owners.primary(), owners.is_in_sync(a)), (Some(a), true));
     }
 
     #[test]

@@ -78,8 +78,9 @@ use crate::time::{Millis, Timing};
 use crate::topology::{Introduction, Keeping, NodeIndex, Revision, Topology};
 use alloc::{collections::BTreeMap, string::String, vec::Vec};
 
-/// Most steps of one command: some 100 KB.
-pub const STEPS_MAX: usize = 16 * 1024;
+/// Most steps of one command, for the reason of
+/// [`PARTITIONS_MAX`](crate::node::PARTITIONS_MAX).
+pub const STEPS_MAX: usize = 4 * 1024;
 /// What must happen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
@@ -114,10 +115,13 @@ pub struct Keeper {
     started: Millis,
     /// Processes that nobody knows any more hold no lease from then on.
     ghosts_until: Millis,
-    /// Silence counts from here: before, the keeper itself was not listening.
-    listening_since: Millis,
+    /// A clock that stands still while this keeper does not run. By it nodes are judged:
+    /// what they sent while it slept may lie unread.
+    awake: Millis,
     ticked_at: Millis,
     seen: Revision,
+    /// By number: the node holds copies, by the topology seen.
+    holders: Vec<bool>,
     settled: Revision,
     /// Since when hand-overs wait for a quiet moment.
     withheld_since: Option<Millis>,
@@ -154,9 +158,10 @@ impl Keeper {
             kept_at: None,
             started: now,
             ghosts_until: now.plus(ghosts),
-            listening_since: now,
+            awake: now,
             ticked_at: now,
             seen: Revision::default(),
+            holders: Vec::new(),
             settled: topology.settled(),
             withheld_since: None,
             lives: BTreeMap::new(),
@@ -205,6 +210,7 @@ impl Keeper {
             lease_ms: self.timing.lease_ms,
             settled: self.settle(now),
             latest: topology.revision(),
+            at_rest: self.planning.is_done(topology) && self.settled >= topology.revision(),
         }
     }
 
@@ -228,11 +234,7 @@ impl Keeper {
     /// Looks at the time. To be called about every [`Timing::beat_ms`], and soon
     /// after the topology changed.
     pub fn tick(&mut self, now: Millis, topology: &Topology, effects: &mut Vec<Effect>) {
-        if now.since(self.ticked_at) > self.timing.down_after_ms / 2 {
-            // It was this keeper that slept: beats may lie unread.
-            self.listening_since = now;
-        }
-        self.ticked_at = now;
+        (self.awake, self.ticked_at) = (self.awake_at(now), now);
         self.observe(now, topology);
         self.settle(now);
         self.lives.retain(|_, lives| {
@@ -240,8 +242,14 @@ impl Keeper {
             !lives.is_empty()
         });
         self.keep(now, topology, effects);
-        self.judge(now, topology, effects);
+        self.judge(now, effects);
         self.plan(now, topology, effects);
+    }
+
+    /// `now` by the clock that stands still while this keeper does not run. Of the time
+    /// since the last tick, what is beyond a beat it did not run.
+    fn awake_at(&self, now: Millis) -> Millis {
+        self.awake.plus(now.since(self.ticked_at).min(self.timing.beat_ms))
     }
 
     /// Says that it keeps, and what its successor need not wait for.
@@ -266,6 +274,8 @@ impl Keeper {
             return;
         }
         self.seen = topology.revision();
+        self.holders = topology.holders();
+        let awake = self.awake;
         self.keeps = topology.keeping().is_some_and(|it| *it == self.me || *it == self.heir);
         for life in self.lives.values_mut().flatten() {
             life.node = None;
@@ -278,7 +288,7 @@ impl Keeper {
             let lives = self.lives.get_mut(&member.node.name).expect("it is there now");
             let at = lives.iter().position(|life| life.incarnation == incarnation);
             let at = at.unwrap_or_else(|| {
-                lives.push(Life::new(incarnation, now));
+                lives.push(Life::new(incarnation, now, awake));
                 lives.len() - 1
             });
             let life = &mut lives[at];
@@ -287,6 +297,7 @@ impl Keeper {
             if life.up != member.up {
                 life.up = member.up;
                 life.since = now;
+                life.heard_at = awake;
                 life.asked_at = None;
                 life.refused = false;
             }
@@ -296,7 +307,7 @@ impl Keeper {
 
     /// Notes what a beat says; whether it earns a lease.
     fn hear(&mut self, now: Millis, leader_at: Millis, beat: &Beat) -> bool {
-        let seen = self.seen;
+        let (seen, awake) = (self.seen, self.awake_at(now));
         for suspect in &beat.suspects {
             if let Some(life) = self.life_in(*suspect) {
                 life.suspected = true;
@@ -307,6 +318,7 @@ impl Keeper {
             .and_then(|lives| lives.iter_mut().find(|life| life.incarnation == beat.incarnation));
         let Some(life) = life else { return false };
         life.beat_at = Some(now);
+        life.heard_at = awake;
         life.healthy = beat.healthy;
         life.refused = false;
         life.suspected = false;

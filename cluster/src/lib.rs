@@ -25,6 +25,7 @@ pub mod keeper;
 mod map;
 pub mod member;
 pub mod node;
+mod owners;
 pub mod planner;
 pub mod planning;
 pub mod replication;

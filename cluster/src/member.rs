@@ -57,6 +57,9 @@ pub struct BeatReply {
     pub settled: Revision,
     /// The keeper's revision.
     pub latest: Revision,
+    /// The keeper plans nothing: no copy is to be made, moved or dropped, and no
+    /// partition to be handed over.
+    pub at_rest: bool,
 }
 
 /// A node's lease, and when to ask for the next.
@@ -69,6 +72,7 @@ pub struct Member {
     confirmed: Revision,
     settled: Revision,
     latest: Revision,
+    at_rest: bool,
     healthy: bool,
     suspects: Vec<NodeIndex>,
     lease_until: Millis,
@@ -90,6 +94,7 @@ impl Member {
             confirmed: Revision::default(),
             settled: Revision::default(),
             latest: Revision::default(),
+            at_rest: false,
             healthy: true,
             suspects: Vec::new(),
             lease_until: Millis(0),
@@ -127,6 +132,7 @@ impl Member {
             return;
         }
         self.latest = self.latest.max(reply.latest);
+        self.at_rest = reply.at_rest;
         self.on_settled(reply.settled);
         // What was sent within that very millisecond may have been before.
         if reply.lease && reply.sent > self.kept_until {
@@ -217,6 +223,12 @@ impl Member {
         self.known < self.latest
     }
 
+    /// Whether the keeper plans nothing, by its latest answer, and this node has the
+    /// topology for which it said so.
+    pub fn is_at_rest(&self) -> bool {
+        self.at_rest && !self.is_behind()
+    }
+
     /// The next [`Member::tick`] beats.
     pub fn beat_soon(&mut self) {
         self.beat_at = Millis(0);
@@ -239,6 +251,7 @@ mod tests {
             lease_ms: Timing::default().lease_ms,
             settled: Revision(3),
             latest: Revision(5),
+            at_rest: true,
         }
     }
 
@@ -261,7 +274,9 @@ mod tests {
         member.on_reply(Millis(1_210), &grant(950));
         assert_eq!(member.lease_until(), Millis(1_250));
         assert_eq!(member.settled(), Revision(3));
-        assert!(member.is_behind());
+        assert!(member.is_behind() && !member.is_at_rest());
+        member.on_topology(Revision(5));
+        assert!(member.is_at_rest(), "it has what the keeper has, which plans nothing");
     }
 
     #[test]

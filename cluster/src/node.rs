@@ -38,8 +38,9 @@ use alloc::{
     vec::Vec,
 };
 
-/// Most partitions in one proposal: some 100 KB.
-pub const PARTITIONS_MAX: usize = 16 * 1024;
+/// Most partitions in one proposal. Every core of the cluster takes some two
+/// milliseconds for as many, and serves nobody meanwhile.
+pub const PARTITIONS_MAX: usize = 4 * 1024;
 
 /// What every core must be told. Each core gets them in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,7 +106,7 @@ pub enum Report {
     /// `replication::Effect::Suspect`.
     Suspect(NodeIndex),
     /// `replication::Effect::Paused`.
-    Paused(Partition),
+    Paused(Vec<Partition>),
     /// A link to a node broke, or cannot be opened.
     Broken(NodeIndex),
     /// A link to a node stands.
@@ -378,12 +379,13 @@ impl Control {
                     self.exclude(now, node, effects);
                 }
             }
-            Report::Paused(partition) => {
-                if let Some(hand_over) = self.hand_overs.get_mut(&partition) {
-                    hand_over.paused.insert(core);
+            Report::Paused(partitions) => {
+                for partition in partitions {
+                    if let Some(hand_over) = self.hand_overs.get_mut(&partition) {
+                        hand_over.paused.insert(core);
+                    }
                 }
-                // Many of these come together; what follows from them is for the
-                // next tick.
+                // Other cores report the same; what follows is for the next tick.
             }
             Report::Broken(node) => self.member.on_suspect(node),
             Report::Stands(node) => self.member.on_trust(node),
@@ -616,7 +618,13 @@ mod tests {
         assert_eq!(tick(&mut control, 1_300), core::slice::from_ref(&resumed));
         ask(&mut control, 2_000);
         let known = topology.revision();
-        control.on_report(Millis(2_001), 0, known, Report::Paused(Partition(0)), &mut effects);
+        control.on_report(
+            Millis(2_001),
+            0,
+            known,
+            Report::Paused(vec![Partition(0)]),
+            &mut effects,
+        );
         let partitions = vec![(Partition(0), topology.owners(Partition(0)).epoch)];
         let command = Command::HandOver { to, known, partitions };
         for now in [2_001, 2_301, 2_601] {

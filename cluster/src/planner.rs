@@ -42,7 +42,7 @@ mod quota;
 use self::draft::Draft;
 use crate::change::Step;
 use crate::ring::Partition;
-use crate::topology::{COPIES_MAX, COPIES_WANTED_MAX, NodeIndex, Topology};
+use crate::topology::{COPIES_MAX, COPIES_WANTED_MAX, NodeIndex, Owners, Topology};
 use alloc::{vec, vec::Vec};
 
 /// Peers with which a node is meant to share its partitions.
@@ -129,8 +129,14 @@ pub fn next_steps(
     let mut plan = Plan::default();
     let mut filling = Filling::new(topology, limits);
     let mut missing: [Vec<(Partition, NodeIndex)>; COPIES_MAX + 1] = Default::default();
+    let is_up: Vec<bool> =
+        topology.members().iter().map(|member| member.as_ref().is_some_and(|m| m.up)).collect();
+    let up = |node: &NodeIndex| is_up[usize::from(node.0)];
+    let all_up = topology.nodes().all(|(_, member)| member.up);
     for ((partition, owners), wish) in topology.partitions().zip(wishes) {
-        let up = |node: &NodeIndex| topology.is_up(*node);
+        if all_up && is_as_wished(owners, wish) {
+            continue;
+        }
         // One that is down is in sync until its primary says otherwise.
         let live = |node: &NodeIndex| owners.is_in_sync(*node) && up(node);
         let Some(primary) = owners.primary() else {
@@ -179,6 +185,12 @@ pub fn next_steps(
     plan
 }
 
+/// Whether exactly the wished nodes hold a partition, all of them in sync, and the
+/// right one leads.
+fn is_as_wished(owners: &Owners, wish: &Wish) -> bool {
+    owners.copies() == wish.copies() && usize::from(owners.count) == owners.in_sync() as usize
+}
+
 /// Copies being filled: those not in sync on a node that is up, of a primary
 /// that is up.
 struct Filling {
@@ -191,6 +203,9 @@ impl Filling {
     fn new(topology: &Topology, limits: Limits) -> Filling {
         let mut filling = Filling { limits, all: 0, per_node: vec![0; topology.members().len()] };
         for (_, owners) in topology.partitions() {
+            if usize::from(owners.count) == owners.in_sync() as usize {
+                continue;
+            }
             if !owners.primary().is_some_and(|primary| topology.is_up(primary)) {
                 continue;
             }

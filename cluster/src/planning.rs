@@ -28,6 +28,38 @@ pub struct HandOverRequest {
     pub partitions: Vec<Partition>,
 }
 
+/// What a node that is about to end still leads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeftToHandOver {
+    /// The next step: partitions that one other node can lead.
+    pub next: Option<HandOverRequest>,
+    /// Partitions of which no other node that stays has an in-sync copy.
+    pub sole: usize,
+}
+
+/// What `node`, which is about to end, still has to hand over, at most `most` partitions
+/// at a time. The first heir is served first, as one step has one heir.
+pub fn left_to_hand_over(topology: &Topology, node: NodeIndex, most: usize) -> LeftToHandOver {
+    let stays = |node: NodeIndex| topology.member(node).is_some_and(|m| m.up && !m.leaving);
+    let mut left = LeftToHandOver::default();
+    for (partition, owners) in topology.partitions() {
+        if owners.primary() != Some(node) {
+            continue;
+        }
+        let Some((to, _)) = owners.replicas().find(|(heir, in_sync)| *in_sync && stays(*heir))
+        else {
+            left.sole += 1;
+            continue;
+        };
+        let fresh = || HandOverRequest { primary: node, to, partitions: Vec::new() };
+        let next = left.next.get_or_insert_with(fresh);
+        if next.to == to && next.partitions.len() < most {
+            next.partitions.push(partition);
+        }
+    }
+    left
+}
+
 /// Asks for the wishes for some nodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PlanRequest {
@@ -78,6 +110,15 @@ fn counting(
     nodes.map(|(node, member)| (node, member.node.weight, member.node.zone.as_str()))
 }
 
+/// The last look for steps.
+#[derive(Clone, Copy, Debug)]
+struct Planned {
+    revision: Revision,
+    at: Millis,
+    /// There was nothing to do, nor will there be before something changes.
+    is_done: bool,
+}
+
 /// The wishes, and what has been asked for them.
 #[derive(Debug, Default)]
 pub(crate) struct Planning {
@@ -86,9 +127,10 @@ pub(crate) struct Planning {
     /// Wishes that were asked for, on which basis and when.
     requested: Option<(Basis, Millis)>,
     is_requested: bool,
+    /// The wishes are those for the nodes that count.
+    fits: bool,
     requests: u64,
-    /// Revision and time of the last steps.
-    planned: Option<(Revision, Millis)>,
+    planned: Option<Planned>,
     /// Hand-overs under way: to whom, and asked when.
     asked: BTreeMap<Partition, (NodeIndex, Millis)>,
 }
@@ -103,9 +145,10 @@ impl Planning {
         timing: &Timing,
         counted: impl Fn(NodeIndex) -> bool + Copy,
     ) -> Option<PlanRequest> {
+        self.fits = self.basis.is(topology, counted);
         let wait_ms = if self.is_requested { timing.repair_after_ms } else { timing.down_after_ms };
         let waits = self.requested.as_ref().is_some_and(|(_, at)| now.since(*at) < wait_ms);
-        if waits || self.basis.is(topology, counted) {
+        if waits || self.fits {
             return None;
         }
         let basis = Basis::of(topology, counted);
@@ -137,20 +180,29 @@ impl Planning {
         timing: &Timing,
         counted: impl Fn(NodeIndex) -> bool,
     ) -> Option<Plan> {
-        let waits = self.planned.is_some_and(|(revision, at)| {
-            let moved = revision != topology.revision();
-            now.since(at) < if moved { timing.beat_ms } else { timing.down_after_ms }
+        let revision = topology.revision();
+        let waits = self.planned.is_some_and(|last| match last.revision == revision {
+            true => last.is_done || now.since(last.at) < timing.down_after_ms,
+            false => now.since(last.at) < timing.beat_ms,
         });
         if waits || self.wishes.len() != topology.partitions().len() {
             return None;
         }
-        self.planned = Some((topology.revision(), now));
-        Some(planner::next_steps(topology, &self.wishes, limits, counted))
+        let plan = planner::next_steps(topology, &self.wishes, limits, counted);
+        let is_done = plan.now.is_empty() && plan.hand_overs.is_empty();
+        self.planned = Some(Planned { revision, at: now, is_done });
+        Some(plan)
+    }
+    /// Whether nothing is planned: all is as it is wished to be, or cannot be made so
+    /// before a node comes or goes.
+    pub(crate) fn is_done(&self, topology: &Topology) -> bool {
+        let done = |last: Planned| last.is_done && last.revision == topology.revision();
+        self.fits && self.planned.is_some_and(done)
     }
 
     /// What was planned could not be done now, and may be soon.
     pub(crate) fn look_soon(&mut self, now: Millis) {
-        self.planned = Some((Revision::default(), now));
+        self.planned = Some(Planned { revision: Revision::default(), at: now, is_done: false });
     }
 
     /// Whom to ask for which hand-overs, those under way left out.
@@ -163,10 +215,12 @@ impl Planning {
     ) -> Vec<HandOverRequest> {
         // Who is about to end is made primary of nothing.
         let stays = |node: NodeIndex| topology.member(node).is_some_and(|member| !member.leaving);
-        let wanted: BTreeMap<Partition, NodeIndex> =
+        // In the order of the partitions, as they were planned.
+        let wanted: Vec<(Partition, NodeIndex)> =
             plan.hand_overs.iter().copied().filter(|(_, to)| stays(*to)).collect();
         self.asked.retain(|partition, (to, at)| {
-            wanted.get(partition) == Some(to) && now.since(*at) < timing.down_after_ms
+            wanted.binary_search(&(*partition, *to)).is_ok()
+                && now.since(*at) < timing.down_after_ms
         });
         let mut by_primary: BTreeMap<NodeIndex, usize> = BTreeMap::new();
         for partition in self.asked.keys() {

@@ -15,6 +15,7 @@
 //!
 //! [`Command`]: crate::change::Command
 
+use crate::owners::OwnersTable;
 use crate::ring::{Partition, Ring};
 use crate::time::Timing;
 use alloc::{string::String, vec::Vec};
@@ -234,7 +235,7 @@ pub struct Topology {
     pub(crate) copies: u8,
     pub(crate) seed: u64,
     pub(crate) members: Vec<Option<Member>>,
-    pub(crate) owners: Vec<Owners>,
+    pub(crate) owners: OwnersTable,
     /// The latest keeper: nobody else has granted a lease since it said so.
     pub(crate) keeping: Option<Keeping>,
     /// A keeper said that up to there everything is settled.
@@ -329,6 +330,28 @@ impl Topology {
         self.owners.iter().any(|owners| owners.is_in_sync(node))
     }
 
+    /// By number: whether a node holds copies.
+    pub fn holders(&self) -> Vec<bool> {
+        let mut holders = alloc::vec![false; self.members.len()];
+        for node in self.owners.iter().flat_map(Owners::copies) {
+            holders[usize::from(node.0)] = true;
+        }
+        holders
+    }
+
+    /// Whether every partition has as many in-sync copies on nodes that are up as it
+    /// should have, and there are partitions at all.
+    pub fn is_whole(&self) -> bool {
+        let is_up: Vec<bool> =
+            self.members.iter().map(|member| member.as_ref().is_some_and(|m| m.up)).collect();
+        let live = |owners: &Owners| {
+            let copies = owners.copies().iter();
+            copies.filter(|node| is_up[usize::from(node.0)] && owners.is_in_sync(**node)).count()
+        };
+        self.owners.len() > 0
+            && self.owners.iter().all(|owners| live(owners) >= usize::from(self.copies))
+    }
+
     /// Who holds a partition.
     #[inline]
     pub fn owners(&self, partition: Partition) -> &Owners {
@@ -338,6 +361,15 @@ impl Topology {
     /// All partitions in order.
     pub fn partitions(&self) -> impl ExactSizeIterator<Item = (Partition, &Owners)> {
         self.owners.iter().enumerate().map(|(at, owners)| (Partition(at as u32), owners))
+    }
+
+    /// The partitions whose owners are not those of `old`, with the owners then and
+    /// now. Cheap where few changed: see [`OwnersTable`].
+    pub fn changed<'a>(
+        &'a self,
+        old: &'a Topology,
+    ) -> impl Iterator<Item = (Partition, &'a Owners, &'a Owners)> + 'a {
+        self.owners.changed(&old.owners)
     }
 
     /// Partitions of which `node` is primary.

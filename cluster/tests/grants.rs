@@ -238,7 +238,8 @@ fn a_partition_is_paused_only_when_its_copies_are_gone() {
     stall(&mut cluster, 2, 0);
     let partition = cluster.partition(KEY);
     cluster.nodes[0].replicator.pause(&[partition]);
-    let paused = |cluster: &Cluster| cluster.nodes[0].effects.contains(&Effect::Paused(partition));
+    let paused =
+        |cluster: &Cluster| cluster.nodes[0].effects.contains(&Effect::Paused(vec![partition]));
     cluster.turn();
     cluster.turn();
     assert!(!paused(&cluster));

@@ -468,13 +468,15 @@ fn a_hand_over_loses_nothing_and_fails_nothing() {
     assert_eq!(cluster.route(0, &key, Access::Read), Route::Here);
     assert!(!cluster.nodes[0].replicator.has_effects(), "a write is under way");
     cluster.settle();
-    assert!(cluster.nodes[0].effects.contains(&Effect::Paused(partition)));
+    assert!(cluster.nodes[0].effects.contains(&Effect::Paused(vec![partition])));
     assert_eq!(cluster.nodes[0].completed[&ticket.unwrap()], [0u32; 0]);
     // Where none is, that is said at once.
     let other = keys(&cluster, 0, 16).into_iter().find(|key| cluster.partition(key) != partition);
     let other = cluster.partition(&other.unwrap());
     cluster.nodes[0].replicator.pause(&[other]);
-    assert!(cluster.nodes[0].replicator.effects().any(|effect| effect == Effect::Paused(other)));
+    assert!(
+        cluster.nodes[0].replicator.effects().any(|effect| effect == Effect::Paused(vec![other]))
+    );
     cluster.change(&Command::Steps(vec![(partition, Step::HandOver(NodeIndex(1)))]));
     assert_eq!(cluster.route(0, &key, Access::Write), Route::At(NodeIndex(1)));
     let ticket = cluster.set(&key, "two");

@@ -8,14 +8,13 @@ use alloc::vec::Vec;
 
 impl Keeper {
     /// Proposes what follows from beats and from silence.
-    pub(super) fn judge(&mut self, now: Millis, topology: &Topology, effects: &mut Vec<Effect>) {
+    pub(super) fn judge(&mut self, now: Millis, effects: &mut Vec<Effect>) {
         let Timing { beat_ms, down_after_ms, abandon_after_ms, .. } = self.timing;
-        let listening_since = self.listening_since;
+        let awake = self.awake;
         for life in self.lives.values_mut().flatten() {
             let Some(node) = life.node else { continue };
             let incarnation = life.incarnation;
-            let heard_at = life.beat_at.unwrap_or_default().max(life.since).max(listening_since);
-            let silent_ms = now.since(heard_at);
+            let silent_ms = awake.since(life.heard_at);
             // To a keeper that has just begun, a suspicion is all there is.
             let quiet = life.beat_at.is_none() || silent_ms > 2 * beat_ms;
             if life.up && life.suspected && quiet {
@@ -41,7 +40,7 @@ impl Keeper {
                 let given_up = now.since(life.since) >= abandon_after_ms;
                 if beats {
                     Some(Command::Up { node, incarnation })
-                } else if given_up && holds_copies(topology, node) {
+                } else if given_up && self.holders[usize::from(node.0)] {
                     Some(Command::Abandon { node })
                 } else {
                     None
@@ -103,18 +102,12 @@ impl Keeper {
             counts[at] = life.up;
             only_just_down[at] = !life.up && is_recent;
         }
-        if only_just_down.contains(&true) {
-            for node in topology.partitions().flat_map(|(_, owners)| owners.copies()) {
-                counts[usize::from(node.0)] |= only_just_down[usize::from(node.0)];
-            }
+        for (at, is_down) in only_just_down.into_iter().enumerate() {
+            counts[at] |= is_down && self.holders[at];
         }
         for (node, member) in topology.nodes() {
             counts[usize::from(node.0)] &= !member.draining;
         }
         counts
     }
-}
-
-fn holds_copies(topology: &Topology, node: NodeIndex) -> bool {
-    topology.partitions().any(|(_, owners)| owners.position(node).is_some())
 }

@@ -15,6 +15,9 @@ pub(super) struct Life {
     pub since: Millis,
     /// When it last beat.
     pub beat_at: Option<Millis>,
+    /// When it last beat or changed between up and down, by the clock that stands still
+    /// while the keeper does not run.
+    pub heard_at: Millis,
     pub healthy: bool,
     pub confirmed: Revision,
     /// The latest revision seen up to which it had nothing to confirm.
@@ -30,7 +33,7 @@ pub(super) struct Life {
 }
 
 impl Life {
-    pub fn new(incarnation: Incarnation, now: Millis) -> Life {
+    pub fn new(incarnation: Incarnation, now: Millis, awake: Millis) -> Life {
         Life {
             incarnation,
             node: None,
@@ -38,6 +41,7 @@ impl Life {
             fence: Revision::default(),
             since: now,
             beat_at: None,
+            heard_at: awake,
             healthy: true,
             confirmed: Revision::default(),
             clear: Revision::default(),

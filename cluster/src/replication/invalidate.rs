@@ -100,7 +100,7 @@ impl Replicator {
             lane.tell_generations = true;
         }
         let lsn = self.log.append(NO_PARTITION, KeyHash(0), |_, _| {});
-        self.untold.push_back((lsn, self.clock));
+        self.untold.push_back((lsn, self.awake));
     }
 
     /// Whether every replica that serves reads has what was invalidated here.
@@ -125,7 +125,7 @@ impl Replicator {
             self.untold.pop_front();
         }
         match self.untold.front() {
-            Some((lsn, since)) if self.clock.since(*since) >= self.limits.confirm_ms => {
+            Some((lsn, since)) if self.awake.since(*since) >= self.limits.confirm_ms => {
                 self.knows_not(*lsn).collect()
             }
             _ => alloc::vec::Vec::new(),

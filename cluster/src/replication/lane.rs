@@ -1,25 +1,14 @@
-//! A primary's side toward one core of a replica: what was sent, what is
-//! confirmed, which partitions it takes part in.
+//! A primary's side toward one core of a replica: what was sent, what is confirmed,
+//! and which partitions it takes part in ([`Shares`]).
 //!
-//! ```text
-//!            Missing --begin--> Filling --end, filled--+
-//!               ^                                      v
-//!   log too short                                   Joining --acked--> Joined --in sync--> InSync
-//!               |                                      ^
-//!            Behind <--excluded-- InSync, Joined       |
-//!               +--------------- caught up ------------+
-//! ```
 //! A link that breaks stops a fill, and the next one goes on with it from the last
 //! place that the replica has stored: a walk may be as slow as it likes, as long as
 //! the log holds what was written since it began.
-//!
-//! From `Joining` on, writes wait for it. One that is excluded, or goes, may still
-//! answer reads until that is settled: so long writes wait too.
 
 use super::message::FILL_ENDED;
+use super::shares::{Shares, Stage};
 use super::tickets::Ticket;
 use super::{Lsn, Peer};
-use crate::map::Map;
 use crate::ring::Partition;
 use crate::time::Millis;
 use crate::topology::Revision;
@@ -27,90 +16,6 @@ use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use engine::ScanCursor;
-
-/// A place that no log comes to.
-const NEVER: Lsn = Lsn(u64::MAX);
-
-/// How far a replica is with a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stage {
-    /// It has nothing that could be built on.
-    Missing,
-    /// The current fill covers it.
-    Filling,
-    /// It has everything up to some place; the log holds the rest.
-    Behind,
-    /// Writes wait for it; up to this place they have not.
-    Joining(Lsn),
-    /// It has everything; the coordinator was asked to say so.
-    Joined,
-    /// The topology says so.
-    InSync,
-    /// It is no copy any more.
-    Left,
-}
-
-impl Stage {
-    /// Whether writes wait for the replica.
-    pub fn is_required(self) -> bool {
-        matches!(self, Stage::Joining(_) | Stage::Joined | Stage::InSync)
-    }
-}
-
-/// A partition that a replica takes part in.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Share {
-    pub stage: Stage,
-    /// What it gets of the log begins here.
-    pub from: Lsn,
-    /// The cursor went back to `from` for it: what the replica says to have
-    /// stored of the log was without this partition.
-    pub rewound: bool,
-    /// The topology says in sync, and it had nothing to build on: that was said
-    /// too early, and once it is excluded it still has nothing.
-    pub hollow: bool,
-    /// Only what the replica does under this revision counts: before, it may
-    /// have dropped what it held.
-    pub since: Revision,
-    /// Until this revision is settled the replica may believe that it is in
-    /// sync, and answer reads: writes wait.
-    pub out: Revision,
-}
-
-impl Share {
-    pub fn new(stage: Stage, from: Lsn, since: Revision) -> Share {
-        Share { stage, from, rewound: false, hollow: false, since, out: Revision(0) }
-    }
-
-    /// Whether it gets writes from the log, so that what it confirms counts. One
-    /// that has left does too, until it is known to know that.
-    pub fn follows(&self) -> bool {
-        self.stage != Stage::Missing && self.from < NEVER
-    }
-
-    /// Whether writes wait on account of the replica.
-    pub fn holds_up(&self, settled: Revision) -> bool {
-        self.stage.is_required() || self.out > settled
-    }
-
-    /// By this revision it is not in sync: it follows the log.
-    pub fn exclude(&mut self, revision: Revision) {
-        if self.stage.is_required() {
-            let stage = if self.hollow { Stage::Missing } else { Stage::Behind };
-            (self.stage, self.since, self.out) = (stage, revision, revision);
-        }
-    }
-
-    /// It has nothing to build on.
-    pub fn lose(&mut self, revision: Revision) {
-        self.exclude(revision);
-        if self.stage == Stage::Left {
-            self.from = NEVER;
-        } else {
-            (self.stage, self.rewound) = (Stage::Missing, false);
-        }
-    }
-}
 
 /// An answer that waits for this replica.
 #[derive(Clone, Copy, Debug)]
@@ -120,6 +25,7 @@ pub(super) struct Wait {
     pub ticket: Ticket,
     /// The request's number in its batch; none for what nobody asked.
     pub number: Option<u32>,
+    /// By the clock that stands still while this core does not run.
     pub since: Millis,
 }
 
@@ -148,7 +54,7 @@ pub(super) struct Lane {
     pub marked: Lsn,
     /// The last confirmed.
     pub acked: Lsn,
-    pub shares: Map<Partition, Share>,
+    pub shares: Shares,
     pub waits: VecDeque<Wait>,
     pub fill: Option<Fill>,
     /// When it was last complained about.
@@ -166,9 +72,6 @@ pub(super) struct Lane {
     pub tell_settled: bool,
     /// The link is new: the replica is told what was invalidated meanwhile.
     pub tell_generations: bool,
-    /// Some partition may be on its way to be in sync. Whatever may set one on
-    /// this way raises it, so that all need not be looked at in every turn.
-    pub unfinished: bool,
 }
 
 impl Lane {
@@ -180,7 +83,7 @@ impl Lane {
             cursor: next,
             marked: Lsn(0),
             acked: Lsn(0),
-            shares: Map::default(),
+            shares: Shares::default(),
             waits: VecDeque::new(),
             fill: None,
             suspected: None,
@@ -190,33 +93,22 @@ impl Lane {
             settled: Lsn(0),
             tell_settled: false,
             tell_generations: false,
-            unfinished: true,
         }
-    }
-
-    /// Looks whether some partition is on its way to be in sync.
-    pub fn look(&mut self) {
-        let way = |share: &Share| {
-            let stage = share.stage;
-            matches!(stage, Stage::Missing | Stage::Filling | Stage::Behind | Stage::Joining(_))
-        };
-        self.unfinished = self.unfinished && self.shares.values().any(way);
     }
 
     /// Whether a write at `lsn` goes to this replica.
     pub fn takes(&self, partition: Partition, lsn: Lsn) -> bool {
-        let share = self.shares.get(&partition);
+        let share = self.shares.get(partition);
         share.is_some_and(|share| share.follows() && share.from <= lsn)
     }
 
     /// Whether writes of the partition wait on account of the replica.
     pub fn holds_up(&self, partition: Partition, settled: Revision) -> bool {
-        self.shares.get(&partition).is_some_and(|share| share.holds_up(settled))
+        self.shares.get(partition).is_some_and(|share| share.holds_up(settled))
     }
 
     /// The link begins or ends: what was under way on it is lost.
     pub fn reset_link(&mut self) {
-        self.unfinished = true;
         self.open = false;
         self.held = Revision(0);
         self.questions.clear();
@@ -246,20 +138,18 @@ impl Lane {
     /// The fill is over; what it covers comes to that stage.
     pub fn end_fill(&mut self, stage: Stage) {
         if self.fill.take().is_some() {
-            self.unfinished = true;
-            for share in self.shares.values_mut() {
+            self.shares.change_open(|_, share| {
                 if share.stage == Stage::Filling {
                     share.stage = stage;
                 }
-            }
+            });
         }
     }
 
     /// The log no longer holds what the replica has not got, or the replica has
     /// lost what it had: all that builds on it is missing.
     pub fn lose_all(&mut self, revision: Revision) {
-        self.unfinished = true;
         self.fill = None;
-        self.shares.values_mut().for_each(|share| share.lose(revision));
+        self.shares.lose_all(revision);
     }
 }

@@ -59,6 +59,7 @@ mod replica;
 mod replicator;
 mod requests;
 mod roles;
+mod shares;
 mod source;
 mod tickets;
 mod upkeep;
@@ -106,8 +107,8 @@ pub enum Effect {
         /// The partitions.
         partitions: Vec<(Partition, Epoch)>,
     },
-    /// No write of a partition that was [paused](Replicator::pause) is under way.
-    Paused(Partition),
+    /// No write of these partitions, which were [paused](Replicator::pause), is under way.
+    Paused(Vec<Partition>),
     /// What a link brought makes no sense: close it.
     Garbage(Peer),
 }

@@ -1,9 +1,10 @@
 //! A core's replication: the links to its replicas.
 
 use super::invalidate::NO_PARTITION;
-use super::lane::{Fill, Lane, Share, Stage, Wait};
+use super::lane::{Fill, Lane, Wait};
 use super::message::Message;
 use super::replicator::Replicator;
+use super::shares::{Share, Stage};
 use super::wire::{put, take};
 use super::{Effect, Lsn, Mode, Peer};
 use crate::ring::Partition;
@@ -56,15 +57,11 @@ impl Replicator {
                     || lane.tell_generations
                     || fills
                     || self.wants_fill(lane)
-                    || lane.unfinished
-                        && lane.shares.values().any(|share| may_join(share, lane.held)))
+                    || lane.shares.may_join(lane.held))
     }
 
     fn wants_fill(&self, lane: &Lane) -> bool {
-        lane.unfinished
-            && lane.fill.is_none()
-            && lane.held >= self.topology.revision()
-            && lane.shares.values().any(|share| share.stage == Stage::Missing)
+        lane.fill.is_none() && lane.shares.has_missing() && lane.held >= self.topology.revision()
     }
 
     /// What goes out to a peer now. True: there is more.
@@ -109,17 +106,10 @@ impl Replicator {
             lane.tell_settled = false;
             put(&Message::Mark { lsn: sent, settled }, out);
         }
-        if caught_up && lane.unfinished {
-            let held = lane.held;
-            for share in lane.shares.values_mut().filter(|share| may_join(share, held)) {
-                // From the next write on, all wait for it.
-                share.stage = Stage::Joining(sent);
-            }
+        if caught_up {
+            lane.shares.join(lane.held, sent);
         }
         self.report_joined(peer);
-        if let Some(lane) = self.lanes.get_mut(&peer) {
-            lane.look();
-        }
         self.has_news(peer)
     }
 
@@ -164,7 +154,7 @@ impl Replicator {
             hash.core(cores) == own
                 && hash.core(their_cores) == u32::from(peer.core)
                 && modes.is_none_or(|modes| modes.of(key) != Mode::None)
-                && shares.get(&ring.of(hash)).is_some_and(|share| share.stage == Stage::Filling)
+                && shares.get(ring.of(hash)).is_some_and(|share| share.stage == Stage::Filling)
         };
         let limits = ScanLimits { items: 256, bytes };
         shard.export_next(&mut fill.cursor, limits, now, &mut wanted, &mut |_, record| {
@@ -187,10 +177,12 @@ impl Replicator {
     fn begin_fill(&mut self, peer: Peer) {
         let from = self.log.next();
         let Some(lane) = self.lanes.get_mut(&peer) else { return };
-        for share in lane.shares.values_mut().filter(|share| share.stage == Stage::Missing) {
-            (share.stage, share.from, share.rewound) = (Stage::Filling, from, false);
-            share.hollow = false;
-        }
+        lane.shares.change_open(|_, share| {
+            if share.stage == Stage::Missing {
+                (share.stage, share.from, share.rewound) = (Stage::Filling, from, false);
+                share.hollow = false;
+            }
+        });
         self.counters.fills += 1;
         // No other fill of this life has that number, whatever becomes of the lane.
         let (number, cursor) = (self.counters.fills as u32, ScanCursor::default());
@@ -202,36 +194,27 @@ impl Replicator {
         let Some(lane) = self.lanes.get_mut(&peer) else { return };
         let Some(fill) = lane.fill.as_mut().filter(|fill| !fill.begun) else { return };
         fill.begun = true;
-        let filling = lane.shares.iter().filter(|(_, share)| share.stage == Stage::Filling);
         let epoch = |partition: Partition| self.topology.owners(partition).epoch;
-        let mut partitions: Vec<(Partition, Epoch)> =
-            filling.map(|(partition, _)| (*partition, epoch(*partition))).collect();
-        partitions.sort_unstable();
+        let filling = lane.shares.filling().into_iter();
+        let partitions = filling.map(|partition| (partition, epoch(partition))).collect();
         put(&Message::Generations(shard.generations()), out);
         put(&Message::Begin { fill: fill.number, partitions }, out);
     }
 
     /// Partitions whose last gap is closed.
     fn report_joined(&mut self, peer: Peer) {
-        let Some(lane) = self.lanes.get_mut(&peer).filter(|lane| lane.unfinished) else { return };
-        let mut joined = Vec::new();
-        for (partition, share) in &mut lane.shares {
-            if let Stage::Joining(need) = share.stage
-                && lane.acked >= need
-            {
-                (share.stage, share.rewound) = (Stage::Joined, false);
-                joined.push((*partition, self.topology.owners(*partition).epoch));
-            }
-        }
+        let Some(lane) = self.lanes.get_mut(&peer) else { return };
+        let joined = lane.shares.joined(lane.acked);
         if joined.is_empty() {
             return;
         }
-        joined.sort_unstable();
         // It has what waited for it while it was not even to be sent: that was in
         // the fill. Nothing new may ever come that it would confirm.
         self.confirm_acked(peer);
         let Peer { node, core } = peer;
-        self.effects.push(Effect::CaughtUp { node, core, partitions: joined });
+        let epoch = |partition: Partition| self.topology.owners(partition).epoch;
+        let partitions = joined.into_iter().map(|at| (at, epoch(at))).collect();
+        self.effects.push(Effect::CaughtUp { node, core, partitions });
     }
 
     /// What a replica answered. False: it makes no sense.
@@ -298,7 +281,6 @@ impl Replicator {
         let (first, next) = (self.log.first(), self.log.next());
         let Some(lane) = self.lanes.get_mut(&peer) else { return false };
         lane.open = true;
-        lane.unfinished = true;
         lane.tell_generations = true;
         if lane.resume_fill(fill, place) {
             self.counters.fills_resumed += 1;
@@ -336,7 +318,7 @@ impl Replicator {
         let (acked, shares) = (lane.acked, &lane.shares);
         // Where a replica has lost what it had, its next life confirms nothing
         // for the one before.
-        let stays = |wait: &Wait| shares.get(&wait.partition).is_some_and(|share| !share.follows());
+        let stays = |wait: &Wait| shares.get(wait.partition).is_some_and(|share| !share.follows());
         let mut done = Vec::new();
         while let Some(wait) = lane.waits.front().filter(|wait| wait.lsn <= acked && !stays(wait)) {
             done.push(wait.ticket);
@@ -400,22 +382,24 @@ impl Replicator {
         let (first, topology) = (self.log.first(), &self.topology);
         let Some(lane) = self.lanes.get_mut(&peer) else { return };
         lane.held = lane.held.max(revision);
-        lane.unfinished = true;
-        let mut went_back = false;
+        lane.shares.look_again();
+        let mut went_back = None;
         for (partition, epoch) in partitions {
-            let Some(share) = lane.shares.get_mut(partition) else { continue };
-            let (Some(from), Stage::Missing) = (self.promoted.get(partition), share.stage) else {
+            let Some(from) = self.promoted.get(partition) else { continue };
+            if topology.owners(*partition).epoch.0 != epoch.0 + 1 || *from < first {
                 continue;
-            };
-            if topology.owners(*partition).epoch.0 == epoch.0 + 1 && *from >= first {
-                (share.stage, share.from, share.rewound) = (Stage::Behind, *from, true);
-                lane.cursor = lane.cursor.min(*from);
-                lane.marked = lane.marked.min(Lsn(lane.cursor.0 - 1));
-                self.counters.resumed += 1;
-                went_back = true;
             }
+            lane.shares.change(*partition, |share| {
+                if share.stage == Stage::Missing {
+                    (share.stage, share.from, share.rewound) = (Stage::Behind, *from, true);
+                    went_back = Some(went_back.map_or(*from, |least: Lsn| least.min(*from)));
+                    self.counters.resumed += 1;
+                }
+            });
         }
-        if went_back {
+        if let Some(from) = went_back {
+            lane.cursor = lane.cursor.min(from);
+            lane.marked = lane.marked.min(Lsn(lane.cursor.0 - 1));
             // What it has confirmed so far was without these. This gives it
             // something new to confirm.
             self.log.append(NO_PARTITION, KeyHash(0), |_, _| {});
@@ -426,24 +410,20 @@ impl Replicator {
     fn lacks(&mut self, peer: Peer, fill: u32, partitions: &[Partition]) {
         let revision = self.topology.revision();
         let Some(lane) = self.lanes.get_mut(&peer) else { return };
-        lane.unfinished = true;
         let known = lane.fill.as_ref().is_some_and(|own| own.number == fill);
+        let mut is_in_sync = false;
         for partition in partitions {
-            let Some(share) = lane.shares.get_mut(partition) else { continue };
-            match share.stage {
+            lane.shares.change(*partition, |share| match share.stage {
                 Stage::Behind | Stage::Joining(_) | Stage::Joined => share.lose(revision),
                 // It lost what it had stored of the fill, if it has heard of it.
                 Stage::Filling if known => share.lose(revision),
                 // It must be taken out first.
-                Stage::InSync => self.effects.push(Effect::Suspect(peer.node)),
+                Stage::InSync => is_in_sync = true,
                 Stage::Missing | Stage::Filling | Stage::Left => {}
-            }
+            });
+        }
+        if is_in_sync {
+            self.effects.push(Effect::Suspect(peer.node));
         }
     }
-}
-
-/// Whether writes may wait for the replica from now on: it follows the log, and
-/// has said on this link what it has, by a topology in which that counts.
-fn may_join(share: &Share, held: Revision) -> bool {
-    share.stage == Stage::Behind && held > Revision(0) && held >= share.since
 }

@@ -277,7 +277,8 @@ impl Replicator {
             source.told = revision;
             let mut partitions = Vec::new();
             if their_cores == self.cores {
-                for (partition, epoch) in &self.reigned {
+                for partition in &self.reigned_out {
+                    let Some(epoch) = self.reigned.get(partition) else { continue };
                     let owners = topology.owners(*partition);
                     if owners.primary() == Some(peer.node) && owners.epoch.0 == epoch.0 + 1 {
                         partitions.push((*partition, *epoch));

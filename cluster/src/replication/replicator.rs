@@ -13,7 +13,7 @@ use super::lane::Lane;
 use super::source::Source;
 use super::tickets::Tickets;
 use super::{Effect, Log, Lsn, Modes, Peer};
-use crate::map::Map;
+use crate::map::{Map, Set};
 use crate::ring::Partition;
 use crate::spread::PATIENCE_MS;
 use crate::time::Millis;
@@ -136,12 +136,18 @@ pub struct Replicator {
     pub(super) cores: u16,
     pub(super) me: Option<NodeIndex>,
     pub(super) topology: Arc<Topology>,
+    /// Partitions that this node has in sync.
+    pub(super) in_sync: usize,
     /// By number: nodes of this node's zone that are up; none if it has no zone.
     pub(super) zone: Box<[bool]>,
     pub(super) settled: Revision,
     pub(super) lease_until: Millis,
     /// The clock when it was last read.
     pub(super) clock: Millis,
+    /// A clock that stands still while this core does not run: confirmations that came
+    /// meanwhile lie unread. How long a replica has not confirmed is counted by it.
+    pub(super) awake: Millis,
+    pub(super) ticked_at: Millis,
     /// Before that only primaries answer reads: an invalidation is under way.
     pub(super) near_from: Millis,
     /// Invalidations under way, and until when at most.
@@ -170,14 +176,18 @@ pub struct Replicator {
     /// This node is a copy of these, and has nothing that a log could be built on,
     /// but for what these cores of the primary have filled since.
     pub(super) void: Map<Partition, Vec<Peer>>,
-    /// Writes to these wait, for a hand-over. True: it was said that none is
-    /// under way.
-    pub(super) paused: BTreeMap<Partition, bool>,
+    /// Writes to these wait, for a hand-over.
+    pub(super) paused: Set<Partition>,
+    /// Of these, those of which it was not said yet that no write is under way.
+    pub(super) draining: Vec<Partition>,
     pub(super) log: Log,
     /// Where the log stood when this node became primary.
     pub(super) promoted: Map<Partition, Lsn>,
     /// This node was primary in that epoch, and what it held then is as it was.
     pub(super) reigned: Map<Partition, Epoch>,
+    /// Of these, those that this node has not in sync any more: whoever leads them may
+    /// not know what it has.
+    pub(super) reigned_out: Set<Partition>,
     pub(super) lanes: BTreeMap<Peer, Lane>,
     /// Replicas that are no copies any more, and may not know it.
     pub(super) left: Map<Partition, Vec<Peer>>,
@@ -214,10 +224,13 @@ impl Replicator {
             cores,
             me: None,
             topology: Arc::new(Topology::default()),
+            in_sync: 0,
             zone: Box::default(),
             settled: Revision(0),
             lease_until: Millis(0),
             clock: Millis(0),
+            awake: Millis(0),
+            ticked_at: Millis(0),
             near_from: Millis(0),
             suspensions: Vec::new(),
             suspended_until: Millis(0),
@@ -230,10 +243,12 @@ impl Replicator {
             garbage: Garbage::default(),
             stored: Vec::new(),
             void: Map::default(),
-            paused: BTreeMap::new(),
+            paused: Set::default(),
+            draining: Vec::new(),
             log: Log::new(limits.log_bytes_max),
             promoted: Map::default(),
             reigned: Map::default(),
+            reigned_out: Set::default(),
             lanes: BTreeMap::new(),
             left: Map::default(),
             refused: BTreeMap::new(),
@@ -323,7 +338,9 @@ impl Replicator {
     /// that another node is primary, or [`Replicator::resume`].
     pub fn pause(&mut self, partitions: &[Partition]) {
         for partition in partitions {
-            self.paused.entry(*partition).or_insert(false);
+            if self.paused.insert(*partition) {
+                self.draining.push(*partition);
+            }
             self.revoke_partition(*partition);
         }
         self.report_paused();
@@ -334,5 +351,6 @@ impl Replicator {
         for partition in partitions {
             self.paused.remove(partition);
         }
+        self.draining.retain(|partition| self.paused.contains(partition));
     }
 }

@@ -27,7 +27,7 @@ impl Replicator {
                 || !self.refused.is_empty() && self.refused.contains_key(&partition)
                 || access == Access::Write
                     && !self.paused.is_empty()
-                    && self.paused.contains_key(&partition);
+                    && self.paused.contains(&partition);
             return if leased && !taking_over { Route::Here } else { Route::Wait };
         }
         // What it has is everywhere, but for what came last.
@@ -174,7 +174,7 @@ impl Replicator {
         if !lane.holds_up(partition, self.settled) {
             return false;
         }
-        let (ticket, since) = (self.tickets.current(), self.clock);
+        let (ticket, since) = (self.tickets.current(), self.awake);
         lane.waits.push_back(Wait { lsn, partition, ticket, number, since });
         self.tickets.wait();
         true
@@ -213,7 +213,13 @@ impl Replicator {
             let ticket = self.tickets.current();
             for lane in self.lanes.values_mut() {
                 if lane.waits.iter().any(|wait| wait.lsn == lsn) {
-                    lane.waits.push_back(Wait { lsn, partition, ticket, number, since: clock });
+                    lane.waits.push_back(Wait {
+                        lsn,
+                        partition,
+                        ticket,
+                        number,
+                        since: self.awake,
+                    });
                     self.tickets.wait();
                 }
             }

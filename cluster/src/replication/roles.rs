@@ -5,8 +5,9 @@
 //! nothing any more; who ceases to lead sorts out what nobody has confirmed; who
 //! leads knows which replicas take part; who follows says what it lacks.
 
-use super::lane::{Lane, Share, Stage};
+use super::lane::Lane;
 use super::replicator::{Again, Replicator};
+use super::shares::{Share, Stage};
 use super::source::Uncertain;
 use super::wire::key_of;
 use super::{Effect, Lsn, Peer};
@@ -49,6 +50,17 @@ impl Role<'_> {
     }
 }
 
+/// What comes of a new topology beside the roles.
+#[derive(Default)]
+struct News {
+    /// It is the next one after that before.
+    one_step: bool,
+    /// Keys to be written once more.
+    again: Vec<Again>,
+    /// Partitions that this node has in sync, and another one leads than before.
+    led_by_others: Set<Partition>,
+}
+
 impl Replicator {
     /// A new topology. `me` is this node in it.
     pub fn set_topology(
@@ -77,38 +89,83 @@ impl Replicator {
         if !one_step {
             self.steps_unknown_until = topology.revision();
         }
-        let mut again = Vec::new();
-        let mut led_by_others = Set::default();
-        let (mut was_in_sync, mut is_in_sync) = (false, false);
-        for (partition, owners) in topology.partitions() {
-            let was = old.owners.get(partition.0 as usize).copied().unwrap_or(Owners::NONE);
-            let held = before.and_then(|node| was.position(node));
-            let holds = me.and_then(|node| owners.position(node));
-            was_in_sync |= before.is_some_and(|node| was.is_in_sync(node));
-            is_in_sync |= me.is_some_and(|node| owners.is_in_sync(node));
-            let role = Role { partition, was, is: owners, held, holds };
-            self.judge_content(&role);
-            if role.was_primary() && (!role.is_primary() || role.is_other_epoch()) {
-                self.cede(&role, &mut again);
+        let mut news = News { one_step, ..News::default() };
+        let in_sync_before = self.in_sync;
+        if before != me || has_other_cores(&old, &topology) {
+            // All roles may be others, or other cores of some node take part.
+            self.in_sync = 0;
+            for (partition, owners) in topology.partitions() {
+                let was = old.owners.get(partition.0 as usize).unwrap_or(&Owners::NONE);
+                self.in_sync += usize::from(me.is_some_and(|me| owners.is_in_sync(me)));
+                self.take_role(partition, (before, was), (me, owners), &old, &mut news);
             }
-            let first = one_step && self.is_settled(partition);
-            if one_step && role.was != *role.is {
-                self.changed.insert(partition, topology.revision());
+        } else {
+            for (partition, was, owners) in topology.changed(&old) {
+                self.in_sync -= usize::from(me.is_some_and(|me| was.is_in_sync(me)));
+                self.in_sync += usize::from(me.is_some_and(|me| owners.is_in_sync(me)));
+                self.take_role(partition, (me, was), (me, owners), &old, &mut news);
             }
-            if role.is_primary() {
-                self.lead(&role, first, &old);
-            } else if self.stand_by(&role) {
-                led_by_others.insert(partition);
-            }
+            self.exclude_fenced(&old);
         }
-        if is_in_sync && !was_in_sync {
+        if self.in_sync > 0 && in_sync_before == 0 {
             self.begin_near_reads();
         }
+        let News { mut again, led_by_others, .. } = news;
         self.sort_out(&led_by_others, &mut again);
-        self.lanes.values_mut().for_each(|lane| lane.unfinished = true);
         self.append_again(again, shard, now);
         self.release();
         self.drop_lost_lanes();
+    }
+
+    /// What this node was to a partition and is from now on.
+    fn take_role(
+        &mut self,
+        partition: Partition,
+        (before, was): (Option<NodeIndex>, &Owners),
+        (me, is): (Option<NodeIndex>, &Owners),
+        old: &Topology,
+        news: &mut News,
+    ) {
+        let held = before.and_then(|node| was.position(node));
+        let holds = me.and_then(|node| is.position(node));
+        let role = Role { partition, was: *was, is, held, holds };
+        self.judge_content(&role);
+        if role.was_primary() && (!role.is_primary() || role.is_other_epoch()) {
+            self.cede(&role, &mut news.again);
+        }
+        let first = news.one_step && self.is_settled(partition);
+        if news.one_step && was != is {
+            self.changed.insert(partition, self.topology.revision());
+        }
+        if role.is_primary() {
+            self.lead(&role, first, old);
+        } else if self.stand_by(&role) {
+            news.led_by_others.insert(partition);
+        }
+        if self.reigned.contains_key(&partition) && !me.is_some_and(|me| is.is_in_sync(me)) {
+            self.reigned_out.insert(partition);
+        } else {
+            self.reigned_out.remove(&partition);
+        }
+    }
+
+    /// Nodes from which something was taken: what was about to make their copies in
+    /// sync comes too late, also where the owners are the same.
+    fn exclude_fenced(&mut self, old: &Topology) {
+        let topology = Arc::clone(&self.topology);
+        let fence = |topology: &Topology, node| topology.member(node).map(|member| member.fence);
+        for lane in self.lanes.values_mut() {
+            let node = lane.peer.node;
+            if fence(old, node) == fence(&topology, node) {
+                continue;
+            }
+            lane.shares.change_open(|partition, share| {
+                let owners = topology.owners(partition);
+                if owners.position(node).is_some() && !owners.is_in_sync(node) {
+                    share.exclude(topology.revision());
+                }
+            });
+        }
     }
 
     /// Whether nobody takes the owners of a partition for others than they were by the
@@ -195,14 +252,16 @@ impl Replicator {
     /// confirmed has an unknown outcome. The keys, and whether these are all.
     fn step_down(&mut self, partition: Partition) -> (Vec<Again>, bool) {
         self.gained.remove(&partition);
-        self.paused.remove(&partition);
+        if self.paused.remove(&partition) {
+            self.draining.retain(|draining| *draining != partition);
+        }
         self.promoted.remove(&partition);
         self.left.remove(&partition);
         let mut uncertain: Vec<Lsn> = Vec::new();
         let mut answers = Vec::new();
         uncertain.extend(self.refused.remove(&partition).into_iter().flatten());
         for lane in self.lanes.values_mut() {
-            lane.shares.remove(&partition);
+            lane.shares.remove(partition);
             lane.waits.retain(|wait| {
                 if wait.partition != partition {
                     return true;
@@ -269,19 +328,24 @@ impl Replicator {
             for peer in self.peers_of(node) {
                 let lane = self.lanes.entry(peer).or_insert_with(|| Lane::new(peer, from));
                 let fresh = Share::new(stage, from, revision);
-                let share = lane.shares.entry(partition).or_insert(fresh);
-                if share.stage == Stage::Left {
-                    *share = Share { out: share.out, ..fresh };
-                }
-                if in_sync && share.stage != Stage::InSync {
-                    if !share.stage.is_required() {
-                        // It was believed too early. Everybody waits for it now.
-                        self.effects.push(Effect::Suspect(node));
-                        share.hollow = share.stage != Stage::Behind;
+                let mut too_early = false;
+                lane.shares.change_or_insert(partition, fresh, |share| {
+                    if share.stage == Stage::Left {
+                        *share = Share { out: share.out, ..fresh };
                     }
-                    share.stage = Stage::InSync;
-                } else if excluded || !in_sync && share.stage == Stage::InSync {
-                    share.exclude(revision);
+                    if in_sync && share.stage != Stage::InSync {
+                        if !share.stage.is_required() {
+                            // It was believed too early. Everybody waits for it now.
+                            too_early = true;
+                            share.hollow = share.stage != Stage::Behind;
+                        }
+                        share.stage = Stage::InSync;
+                    } else if excluded || !in_sync && share.stage == Stage::InSync {
+                        share.exclude(revision);
+                    }
+                });
+                if too_early {
+                    self.effects.push(Effect::Suspect(node));
                 }
             }
         }
@@ -289,12 +353,18 @@ impl Replicator {
             if owners.position(lane.peer.node).is_some() {
                 continue;
             }
-            let Some(share) = lane.shares.get_mut(&partition) else { continue };
-            share.exclude(revision);
-            if share.out <= self.settled {
-                lane.shares.remove(&partition);
-            } else if share.stage != Stage::Left {
-                share.stage = Stage::Left;
+            let (settled, mut is_over, mut leaves) = (self.settled, false, false);
+            lane.shares.change(partition, |share| {
+                share.exclude(revision);
+                is_over = share.out <= settled;
+                leaves = !is_over && share.stage != Stage::Left;
+                if leaves {
+                    share.stage = Stage::Left;
+                }
+            });
+            if is_over {
+                lane.shares.remove(partition);
+            } else if leaves {
                 self.left.entry(partition).or_default().push(lane.peer);
             }
         }
@@ -375,6 +445,13 @@ impl Replicator {
             }
         }
     }
+}
+
+/// Whether a node of both has another number of cores than before.
+fn has_other_cores(old: &Topology, new: &Topology) -> bool {
+    new.nodes().any(|(node, member)| {
+        old.member(node).is_some_and(|before| before.node.cores != member.node.cores)
+    })
 }
 
 /// Whether everybody who had a part in the answers that were given before still has

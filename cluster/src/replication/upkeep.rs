@@ -1,17 +1,25 @@
 //! A core's replication: time, and what goes on beside requests.
 
-use super::lane::{Stage, Wait};
+use super::lane::Wait;
 use super::replicator::Replicator;
+use super::shares::Stage;
 use super::{Effect, Peer};
+use crate::map::Set;
 use crate::ring::Partition;
 use crate::time::Millis;
 use alloc::vec::Vec;
 use engine::{Now, Shard};
 
+/// Time between two calls of [`Replicator::tick`] beyond which this core did not run: it
+/// ticks every few milliseconds while answers wait.
+const RUNS_FOR_MS: u64 = 20;
+
 impl Replicator {
     /// Complains about replicas that do not confirm, and reports pauses. Call
     /// it every few milliseconds.
     pub fn tick(&mut self, clock: Millis) {
+        let gap_ms = clock.since(self.ticked_at).min(RUNS_FOR_MS);
+        (self.awake, self.ticked_at) = (self.awake.plus(gap_ms), clock);
         self.clock = clock;
         let untold = self.untold_late();
         self.expire_grants(clock);
@@ -24,14 +32,14 @@ impl Replicator {
     /// Says which replicas do not confirm, and looks to whom it is time to tell what
     /// is settled. `untold`: those that do not confirm an invalidation.
     fn complain(&mut self, untold: &[Peer]) {
-        let clock = self.clock;
+        let (clock, awake) = (self.clock, self.awake);
         let (settled_lsn, revision) = (self.settled_lsn(), self.topology.revision());
         for lane in self.lanes.values_mut() {
             lane.tell_settled = lane.held >= revision && settled_lsn > lane.settled;
             let required = |partition: &Partition| {
-                lane.shares.get(partition).is_some_and(|share| share.stage.is_required())
+                lane.shares.get(*partition).is_some_and(|share| share.stage.is_required())
             };
-            let old = |wait: &Wait| clock.since(wait.since) >= self.limits.confirm_ms;
+            let old = |wait: &Wait| awake.since(wait.since) >= self.limits.confirm_ms;
             let late = if lane.broken || untold.contains(&lane.peer) {
                 lane.shares.values().any(|share| share.stage.is_required())
             } else {
@@ -49,18 +57,18 @@ impl Replicator {
 
     /// Says of which paused partitions no write is under way any more.
     pub(super) fn report_paused(&mut self) {
-        let (lanes, grants) = (&self.lanes, &self.grants);
-        for (partition, said) in &mut self.paused {
-            let idle = || {
-                !grants.covers(*partition)
-                    && lanes
-                        .values()
-                        .all(|lane| lane.waits.iter().all(|wait| wait.partition != *partition))
-            };
-            if !*said && idle() {
-                *said = true;
-                self.effects.push(Effect::Paused(*partition));
-            }
+        if self.draining.is_empty() {
+            return;
+        }
+        let waits = self.lanes.values().flat_map(|lane| &lane.waits);
+        let busy: Set<Partition> = waits.map(|wait| wait.partition).collect();
+        let grants = &self.grants;
+        let is_idle =
+            |partition: &Partition| !busy.contains(partition) && !grants.covers(*partition);
+        let (idle, draining) = self.draining.iter().copied().partition(is_idle);
+        self.draining = draining;
+        if !idle.is_empty() {
+            self.effects.push(Effect::Paused(idle));
         }
     }
 
@@ -125,7 +133,7 @@ impl Replicator {
         for lane in self.lanes.values_mut() {
             let shares = &lane.shares;
             let holds_up = |wait: &Wait| {
-                shares.get(&wait.partition).is_some_and(|share| share.holds_up(settled))
+                shares.get(wait.partition).is_some_and(|share| share.holds_up(settled))
             };
             lane.waits.retain(|wait| {
                 let kept = holds_up(wait);
@@ -147,12 +155,12 @@ impl Replicator {
     fn forget_left(&mut self) {
         let settled = self.settled;
         for lane in self.lanes.values_mut() {
-            lane.shares.retain(|_, share| share.stage != Stage::Left || share.out > settled);
+            lane.shares.forget_left(settled);
         }
         let lanes = &self.lanes;
         self.left.retain(|partition, peers| {
             peers.retain(|peer| {
-                let share = lanes.get(peer).and_then(|lane| lane.shares.get(partition));
+                let share = lanes.get(peer).and_then(|lane| lane.shares.get(*partition));
                 share.is_some_and(|share| share.stage == Stage::Left)
             });
             !peers.is_empty()

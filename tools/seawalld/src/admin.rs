@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `GET /metrics` | Prometheus text |
 //! | `GET /livez` | 200 while every core turns its loop |
-//! | `GET /readyz` | 200 when clients are served, else 503; the reasons in the body |
+//! | `GET /readyz` | 200 when clients are served, else 503; the reasons in the body; in a cluster also whether all is whole and settled |
 //! | `GET /config` | every setting with value, source and default |
 //! | `GET /cores` | each core's counters |
 //! | `GET /hot` | the hottest keys of each core; in a cluster, where they have copies |
@@ -84,7 +84,12 @@ async fn readyz(State(server): Shared) -> Response {
         Err(response) => return response,
     };
     let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(json!({ "ready": reasons.is_empty(), "reasons": reasons }))).into_response()
+    let mut answer = json!({ "ready": reasons.is_empty(), "reasons": reasons });
+    if let Some((whole, settled)) = server.whole_and_settled() {
+        answer["whole"] = whole.into();
+        answer["settled"] = settled.into();
+    }
+    (status, Json(answer)).into_response()
 }
 
 async fn config(State(server): Shared) -> Json<Value> {

@@ -486,6 +486,12 @@ impl Server {
         reasons
     }
 
+    /// In a cluster: whether all partitions have all their copies, and whether beyond
+    /// that nothing is planned.
+    pub fn whole_and_settled(&self) -> Option<(bool, bool)> {
+        Some(self.cluster.get()?.shared().whole_and_settled())
+    }
+
     fn cores(&self) -> u32 {
         self.node.cores().len() as u32
     }

@@ -44,6 +44,23 @@ fn an_unhealthy_or_refused_node_is_down_at_once() {
 }
 
 #[test]
+fn a_keeper_that_does_not_run_declares_nobody_dead() {
+    let mut house = House::new(3);
+    assert_eq!(house.run(READY, READY + 100, 0..3), []);
+    // It sleeps again and again for longer than a node may be silent; what the nodes
+    // sent meanwhile is not read yet when it looks at the time.
+    let mut now = READY + 100;
+    for _ in 0..5 {
+        now += 400;
+        assert_eq!(house.tick(now), []);
+        house.all_beat(now, 0..3);
+    }
+    // Who is silent while it runs is dead, its own node too.
+    let effects = house.run(now, now + 350, 0..0);
+    assert_eq!(effects, [down(0), down(1), down(2)]);
+}
+
+#[test]
 fn a_suspect_that_is_silent_here_too_is_probed() {
     let mut house = House::new(3);
     house.run(READY, READY + 100, 0..3);
@@ -51,6 +68,7 @@ fn a_suspect_that_is_silent_here_too_is_probed() {
     house.hear(READY + 100, &beat);
     // It was heard of 50 ms ago.
     assert_eq!(house.tick(READY + 100), []);
+    assert_eq!(house.tick(READY + 150), []);
     house.hear(READY + 160, &beat);
     assert_eq!(house.tick(READY + 160), [Effect::Probe(NodeIndex(2))]);
     assert_eq!(house.tick(READY + 170), []);

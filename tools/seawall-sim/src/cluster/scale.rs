@@ -382,9 +382,7 @@ impl Fleet {
                 // Cores act at once.
                 Effect::Tell(Tell::Topology { .. }) => self.report(node, Report::Alive),
                 Effect::Tell(Tell::Pause(partitions)) => {
-                    for partition in partitions {
-                        self.report(node, Report::Paused(partition));
-                    }
+                    self.report(node, Report::Paused(partitions));
                 }
                 Effect::Tell(_)
                 | Effect::Connect { .. }

@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use cluster::change::{Command, Outcome, Refusal};
 use cluster::member::Beat;
 use cluster::node::{Control, Effect, Report as NodeReport, Tell};
-use cluster::planning::HandOverRequest;
+use cluster::planning::{self, HAND_OVERS_PER_PRIMARY_MAX, HandOverRequest};
 use cluster::replication::Limits;
 use cluster::time::Millis;
 use cluster::topology::{Incarnation, Introduction, NodeIndex, Revision, Topology};
@@ -38,8 +38,11 @@ use tokio::task::JoinHandle;
 
 /// How often the control looks at the time.
 const TICK: Duration = Duration::from_millis(5);
-/// Partitions that are handed over together when the node ends.
-const HAND_OVERS_AT_ONCE: usize = 4096;
+/// How often a node that hands over looks what is left, if nothing changes.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// A node that is further behind than so many changes of the topology jumps to the
+/// latest.
+const STEPS_FOLLOWED_MAX: u64 = 64;
 /// Reports of cores that are taken before the time is looked at.
 const REPORTS_AT_ONCE: usize = 1024;
 /// How long a node that ends stays after it is out: others hear of that with the
@@ -285,41 +288,29 @@ impl Cluster {
         let incarnation = shared.incarnation;
         let deadline = tokio::time::Instant::now() + patience;
         let _ = shared.coordinator.append(Command::Leaving { node, incarnation }).await;
-        // Who becomes primary by a hand-over serves when that is settled. A keeper that
-        // leads only since a moment ago settles nothing yet: writers would wait for it.
-        let settled_by = tokio::time::Instant::now() + patience.min(SETTLE_PATIENCE);
+        let mut watch = shared.coordinator.watch();
         let mut sole = 0;
+        // A keeper that leads only since a moment ago settles nothing yet: heirs would
+        // wait for it before they serve. And until the last step is settled, other
+        // nodes may still send requests here.
+        let mut settle_by = tokio::time::Instant::now() + SETTLE_PATIENCE;
+        let mut begun = false;
         while tokio::time::Instant::now() < deadline {
             let topology = shared.topology();
-            let settled = shared.standing().1 >= topology.revision();
-            if !settled && tokio::time::Instant::now() < settled_by {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-                continue;
-            }
-            let mut requests: std::collections::BTreeMap<NodeIndex, Vec<_>> = Default::default();
-            sole = 0;
-            for (partition, owners) in topology.partitions() {
-                if owners.primary() != Some(node) {
-                    continue;
+            let settled = shared.standing().1 >= topology.revision()
+                || tokio::time::Instant::now() >= settle_by;
+            let left = planning::left_to_hand_over(&topology, node, HAND_OVERS_PER_PRIMARY_MAX);
+            sole = left.sole;
+            match left.next {
+                Some(request) if begun || settled => {
+                    begun = true;
+                    shared.hand_over(&request);
+                    settle_by = tokio::time::Instant::now() + SETTLE_PATIENCE;
                 }
-                let heir = owners.replicas().find(|(heir, in_sync)| {
-                    let stays = topology.member(*heir).is_some_and(|m| m.up && !m.leaving);
-                    *in_sync && stays
-                });
-                match heir {
-                    Some((heir, _)) => requests.entry(heir).or_default().push(partition),
-                    None => sole += 1,
-                }
+                None if sole == 0 && settled => break,
+                _ => {}
             }
-            if requests.is_empty() && sole == 0 {
-                break;
-            }
-            for (to, mut partitions) in requests {
-                // Their writes pause together.
-                partitions.truncate(HAND_OVERS_AT_ONCE);
-                shared.hand_over(&HandOverRequest { primary: node, to, partitions });
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            let _ = tokio::time::timeout(LOOK_AGAIN, watch.changed()).await;
         }
         if sole > 0 {
             say(&format!("{sole} partitions have no other copy; what they hold is lost"));
@@ -358,6 +349,19 @@ impl Shared {
     pub fn standing(&self) -> (bool, Revision) {
         let control = self.control.lock().expect("no holder panics");
         (control.member().has_lease(self.clock.now()), control.member().settled())
+    }
+
+    /// Whether every partition has all its copies, and whether beyond that the keeper
+    /// plans nothing: then a node can be taken away without a key losing its last copy.
+    pub fn whole_and_settled(&self) -> (bool, bool) {
+        let (topology, at_rest) = {
+            let control = self.control.lock().expect("no holder panics");
+            let member = control.member();
+            let at_rest = member.has_lease(self.clock.now()) && member.is_at_rest();
+            (control.topology().clone(), at_rest)
+        };
+        let whole = topology.is_whole();
+        (whole, whole && at_rest)
     }
 
     /// The coordinator's state.
@@ -547,7 +551,9 @@ async fn follow_topology(shared: Arc<Shared>) {
     loop {
         let topology = watch.borrow_and_update().clone();
         if topology.name().is_empty() || topology.seed() == shared.seed {
-            shared.with_control(|control, effects| control.on_topology(topology, effects));
+            for step in steps_to(&shared, topology) {
+                shared.with_control(|control, effects| control.on_topology(step, effects));
+            }
         } else {
             say(&format!(
                 "this node hashes keys with another seed than cluster {:?}: --hash-seed {} on all nodes, or on none",
@@ -559,6 +565,27 @@ async fn follow_topology(shared: Arc<Shared>) {
             return;
         }
     }
+}
+
+/// The topologies that lead from the one acted by to a later one. Whoever sees each of
+/// them can lead at once by a hand-over: between two that are not neighbours a partition
+/// may have had owners that are not known here, and it must wait until all is settled.
+fn steps_to(shared: &Shared, latest: Arc<Topology>) -> Vec<Arc<Topology>> {
+    let mut step = shared.topology();
+    let behind = latest.revision().0.saturating_sub(step.revision().0);
+    if !(2..=STEPS_FOLLOWED_MAX).contains(&behind) || step.name().is_empty() {
+        return vec![latest];
+    }
+    let Some(commands) = shared.coordinator.commands_since(step.revision()) else {
+        return vec![latest];
+    };
+    let mut steps = Vec::new();
+    for command in commands {
+        if matches!(Arc::make_mut(&mut step).apply(&command), Outcome::Applied(_)) {
+            steps.push(step.clone());
+        }
+    }
+    steps
 }
 
 async fn tick(shared: Arc<Shared>) {
@@ -603,12 +630,7 @@ fn take_report(shared: &Arc<Shared>, report: Report) {
             (core, known, report)
         }
         Report::Suspect { core, node } => (core, acts(core), NodeReport::Suspect(node)),
-        Report::Paused { core, partitions } => {
-            for partition in partitions {
-                shared.report(core, NodeReport::Paused(partition));
-            }
-            return;
-        }
+        Report::Paused { core, partitions } => (core, acts(core), NodeReport::Paused(partitions)),
         Report::Acts { core } => (core, acts(core), NodeReport::Alive),
         Report::LinkLost { core, peer } => {
             shared.links.lost(core, peer);

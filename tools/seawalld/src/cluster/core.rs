@@ -120,8 +120,7 @@ pub enum Report {
         /// This core.
         core: u16,
     },
-    /// No change of these partitions is under way on this core any more. All that
-    /// became so together: each alone would be a proposal of its own.
+    /// No change of these partitions is under way on this core any more.
     Paused {
         /// This core.
         core: u16,
@@ -294,7 +293,6 @@ impl CorePeering {
             return;
         }
         let (core, known) = (self.core, self.replicator.topology().revision());
-        let mut paused = Vec::new();
         for effect in self.replicator.effects() {
             let report = match effect {
                 Effect::Completed { ticket: Ticket(ticket), unknown } => {
@@ -305,10 +303,7 @@ impl CorePeering {
                 Effect::CaughtUp { node, core: theirs, partitions } => {
                     Report::CaughtUp { core, peer: Peer { node, core: theirs }, known, partitions }
                 }
-                Effect::Paused(partition) => {
-                    paused.push(partition);
-                    continue;
-                }
+                Effect::Paused(partitions) => Report::Paused { core, partitions },
                 Effect::Garbage(peer) => {
                     self.garbage = true;
                     Report::Garbage(peer)
@@ -316,9 +311,6 @@ impl CorePeering {
             };
             // Without a control thread the node is ending.
             let _ = self.reports.send(report);
-        }
-        if !paused.is_empty() {
-            let _ = self.reports.send(Report::Paused { core, partitions: paused });
         }
     }
 }

@@ -38,7 +38,8 @@ pub fn texts(topology: &Topology) -> ClusterText {
 /// `GET /ring`: the nodes and how the partitions stand.
 pub fn ring(shared: &Shared) -> Value {
     let topology = shared.topology();
-    let (leased, settled) = shared.standing();
+    let (leased, settled_revision) = shared.standing();
+    let (whole_everywhere, settled) = shared.whole_and_settled();
     let health = shared.health();
     let slots = topology.members().len();
     let (mut primaries, mut copies, mut filling) =
@@ -99,7 +100,9 @@ pub fn ring(shared: &Shared) -> Value {
         "cluster": topology.name(),
         "node": shared.config.node,
         "revision": topology.revision().0,
-        "settled": settled.0,
+        "settled_revision": settled_revision.0,
+        "whole": whole_everywhere,
+        "settled": settled,
         "leased": leased,
         "clock_skew_ms": shared.skew.ms(),
         "clock_complaint": shared.skew.is_too_much().then(|| shared.skew.words()),

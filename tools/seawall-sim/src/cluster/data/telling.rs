@@ -97,7 +97,7 @@ impl Core {
                 Effect::CaughtUp { node, core, partitions } => {
                     self.report(Report::CaughtUp { node, core, partitions }, turn);
                 }
-                Effect::Paused(partition) => self.report(Report::Paused(partition), turn),
+                Effect::Paused(partitions) => self.report(Report::Paused(partitions), turn),
                 Effect::Garbage(peer) => {
                     turn.garbage += 1;
                     if let Some(own) = self.ins.remove(&peer) {
