@@ -107,6 +107,16 @@ pub enum Command {
         #[arg(long, value_name = "SECONDS", default_value_t = 3600)]
         patience: u64,
     },
+    /// Wait until the cluster is settled: every partition has all its copies, and
+    /// nothing is planned. Between the steps of a rolling restart.
+    Wait {
+        /// Only until every partition has all its copies.
+        #[arg(long)]
+        whole: bool,
+        /// How long to wait, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+        patience: u64,
+    },
     /// Take an empty node out of the cluster for good.
     Forget {
         /// Its name, as `ring` shows it.

@@ -9,6 +9,7 @@ mod ring;
 mod snapshot;
 mod stats;
 mod top;
+mod wait;
 
 use std::io::Write;
 use std::time::Duration;
@@ -40,6 +41,9 @@ pub fn run(cli: &Cli, out: &mut dyn Write) -> Result<u8, CtlError> {
         Command::Drain { node, undo, no_wait, patience } => {
             let wait = (!no_wait).then(|| Duration::from_secs(*patience));
             return ring::drain(&admin, node, *undo, wait, cli.json, out);
+        }
+        Command::Wait { whole, patience } => {
+            return wait::run(&admin, *whole, Duration::from_secs(*patience), cli.json, out);
         }
         Command::Forget { node } => ring::forget(&admin, node, cli.json, out)?,
         Command::Snapshot { no_wait, status } => {

@@ -130,7 +130,17 @@ fn picture(ring: &Value, out: &mut dyn Write) -> Result<(), CtlError> {
         number("lacking"),
         number("unavailable")
     )?;
+    writeln!(out, "      {}", standing(ring))?;
     Ok(())
+}
+
+/// Whether a node may be taken away now, in words.
+pub(super) fn standing(ring: &Value) -> &'static str {
+    match (ring["whole"] == true, ring["settled"] == true) {
+        (_, true) => "settled: every partition has all its copies, and nothing is planned",
+        (true, false) => "whole, not settled: every partition has its copies, some are to be moved",
+        (false, false) => "not whole: some partitions lack copies",
+    }
 }
 
 /// Empties a node, or no longer, and waits for it if asked.

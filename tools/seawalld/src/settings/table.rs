@@ -125,7 +125,7 @@ pub const SETTINGS: &[Setting] = &[
     row("cluster.replicas", None, "replicas", Kind::Count(1, 3), "2", "copies of every item, the first included; taken by the node that begins the cluster"),
     row("cluster.replication", None, "replication", Kind::Choice(&["sync", "async", "none"]), "sync", "when a write is answered: sync, when every in-sync copy has it; async, at once, the copies follow; none, at once, and there is one copy; the same on all nodes"),
     row("cluster.replication_of", None, "replication-of", Kind::List, "", "NAMESPACE=sync|async|none for the keys of some namespaces; the same on all nodes"),
-    row("cluster.partitions", None, "partitions", Kind::Count(16, 1 << 24), "65536", "parts that the keys are cut into, a power of two; taken by the node that begins the cluster"),
+    row("cluster.partitions", None, "partitions", Kind::Count(16, 1 << 24), "4096", "parts that the keys are cut into, a power of two; taken by the node that begins the cluster; 65536 for more than 200 nodes"),
     row("cluster.zone", None, "zone", Kind::Text, "", "zone of this node: copies go to distinct zones, and reads to a copy in the same one"),
     row("cluster.weight", None, "weight", Kind::Count(1, 10_000), "100", "share of the partitions relative to other nodes"),
     row("cluster.read_from", None, "read-from", Kind::Choice(&["nearest", "primary"]), "nearest", "where plain reads execute: nearest, at any in-sync copy, this node's own first, then one in its zone; or at the primary"),
