@@ -17,8 +17,6 @@ use crate::process;
 const CLIENT_PORT: u16 = 11211;
 const PEER_PORT: u16 = 7946;
 const ADMIN_PORT: u16 = 9150;
-/// Few, so that a plan is nothing beside a failover.
-const PARTITIONS: &str = "256";
 
 /// A histogram: by upper bound in microseconds the number of those that are not above
 /// it; of all at the end.
@@ -63,7 +61,7 @@ impl Node {
         command.args(["-t", "1", "-m", "64", "--pin-cores", "no"]);
         command.args(["--admin-listen", &format!("{own}:{ADMIN_PORT}")]);
         command.args(["--cluster-listen", &format!("{own}:{PEER_PORT}")]);
-        command.args(["--node-name", &self.name, "--partitions", PARTITIONS]);
+        command.args(["--node-name", &self.name]);
         command.arg("--cluster-directory").arg(self.folder.join(&self.name));
         let join: Vec<_> =
             (0..3).map(|host| format!("{}:{PEER_PORT}", End::Host(host).address())).collect();
