@@ -27,6 +27,10 @@ pub mod stats;
 pub mod sys;
 pub mod watch;
 
-/// What `version` answers: the memcached release whose behaviour this is, so
-/// that clients which look at its digits choose well, then our own.
-pub const VERSION: &str = concat!("1.6.18 seawall-", env!("CARGO_PKG_VERSION"));
+/// What `version` and `STAT version` answer: the memcached release whose meta
+/// commands are spoken here. Clients and exporters look for features by it, so
+/// it is one word of digits and dots: several clients fail on anything else.
+pub const VERSION: &str = "1.6.45";
+
+/// The version of Seawall itself, shown as `seawall_version` by `stats`.
+pub const SEAWALL_VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -5,11 +5,11 @@
 //! them. What memcached measures and Seawall has nothing of is there as 0; what
 //! only Seawall has comes at the end.
 
-use crate::VERSION;
 use crate::control::CoreReport;
 use crate::core::{Binding, Settings, Shared};
 use crate::sys::usage::Usage;
 use crate::watch::LogStats;
+use crate::{SEAWALL_VERSION, VERSION};
 use engine::{ClassStats, Expiry, Now, ShardStats};
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -294,6 +294,7 @@ pub fn general(totals: &Totals, cores: u32, now_seconds: u64, shared: &Shared) -
     put("moves_within_lru", number(0));
     put("direct_reclaims", number(0));
     put("lru_bumps_dropped", number(0));
+    put("seawall_version", SEAWALL_VERSION.into());
     put("seawall_memory_bytes", number(gauges.memory_bytes));
     put("seawall_connection_bytes", number(core.connection_bytes));
     put("seawall_connections_closed_for_memory", number(core.memory_kicks));

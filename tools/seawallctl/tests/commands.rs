@@ -59,8 +59,8 @@ fn healthy_memcached() -> String {
     memcached(|line| {
         let words: Vec<&str> = line.split(' ').collect();
         match words[..] {
-            ["version"] => "VERSION 1.6.18-seawall\r\n".into(),
-            ["stats"] => "STAT version 1.6.18-seawall\r\nSTAT uptime 60\r\nSTAT bytes 2048\r\n\
+            ["version"] => "VERSION 1.6.45\r\n".into(),
+            ["stats"] => "STAT version 1.6.45\r\nSTAT uptime 60\r\nSTAT bytes 2048\r\n\
                 STAT limit_maxbytes 67108864\r\nSTAT curr_connections 3\r\nSTAT max_connections 1024\r\n\
                 STAT evictions 0\r\nEND\r\n"
                 .into(),

@@ -106,7 +106,12 @@ fn read(client: &mut Client, admin: &Admin) -> Result<Reading, CtlError> {
             connections: number("curr_connections"),
         });
     }
-    Ok(Reading { at, uptime_seconds: number("uptime"), version: text("version").into(), cores })
+    // memcached has no version beside the one of its protocol.
+    let version = match text("seawall_version") {
+        "" => text("version"),
+        own => own,
+    };
+    Ok(Reading { at, uptime_seconds: number("uptime"), version: version.into(), cores })
 }
 
 /// One row of `GET /cores`. A client's request is either executed on the core
