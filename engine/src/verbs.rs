@@ -196,6 +196,8 @@ pub enum WriteOutcome {
     Stored {
         /// CAS unique of the stored item.
         cas: u64,
+        /// Bytes of its value, what it was extended by included.
+        value_bytes: usize,
     },
     /// The mode's condition did not hold.
     NotStored,
@@ -230,12 +232,15 @@ pub struct Delete {
     pub compare: Option<u64>,
     /// Mark stale instead of removing (meta `I`).
     pub invalidate: bool,
-    /// With `invalidate`: the new expiry (meta `T`).
+    /// With `invalidate` or `drop_value`: the new expiry (meta `T`).
     pub expiry: Option<Expiry>,
     /// CAS to set on the stale item (meta `E`).
     pub new_cas: Option<u64>,
-    /// Remove the value but keep the item (meta `x`).
+    /// Replace the item by one without a value (meta `x`). Its expiry is
+    /// `expiry`, or never.
     pub drop_value: bool,
+    /// Client flags of that item (meta `F`).
+    pub client_flags: u32,
 }
 
 /// How a delete ended.

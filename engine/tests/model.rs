@@ -450,7 +450,9 @@ impl Run {
                 Expected { value, stale: false, token_sent: false, fetched: false, ..old }
             }
         };
-        let WriteOutcome::Stored { cas } = outcome else { panic!("{outcome:?} instead of stored") };
+        let WriteOutcome::Stored { cas, .. } = outcome else {
+            panic!("{outcome:?} instead of stored")
+        };
         match new_cas {
             Some(new_cas) => assert_eq!(cas, new_cas),
             None => assert_eq!(cas != 0, self.versions),
@@ -474,6 +476,7 @@ impl Run {
             expiry: self.random.one_in(2).then(|| self.expiry()),
             new_cas: self.random.one_in(6).then(|| 1 + self.random.below(1 << 30)),
             drop_value: self.random.one_in(8),
+            client_flags: self.random.below(3) as u32,
         };
         let outcome = self.shard.delete(key, hash(key), self.now, &options);
         let Some(mut item) = item else {
@@ -489,13 +492,15 @@ impl Run {
             self.map.remove(key);
             return;
         }
+        if options.drop_value {
+            item.value.clear();
+            item.client_flags = options.client_flags;
+            item.expiry = options.expiry.unwrap_or(Expiry::NEVER);
+            (item.stale, item.token_sent, item.fetched) = (false, false, false);
+        }
         if options.invalidate {
             (item.stale, item.token_sent) = (true, false);
             item.expiry = options.expiry.unwrap_or(item.expiry);
-        }
-        if options.drop_value {
-            item.value.clear();
-            item.client_flags = 0;
         }
         match self.shard.peek(key, hash(key), self.now) {
             Some(found) => {

@@ -87,6 +87,11 @@ pub enum DumpFormat {
     Metadump,
     /// `lru_crawler mgdump`: lines that can be sent back as `mg`.
     Mgdump,
+    /// `stats cachedump`, and how many items of it are still wanted.
+    Cachedump {
+        /// Items.
+        items_max: u32,
+    },
 }
 
 /// A core's part of the answer.
@@ -108,8 +113,8 @@ pub enum ControlAnswer {
     Sizes(Vec<(u64, u64)>),
     /// Counters by prefix.
     Prefixes(Vec<(Box<[u8]>, PrefixCounts)>),
-    /// Text of a dump, and where it goes on, unless it is over.
-    Dump(Vec<u8>, Option<ScanCursor>),
+    /// Text of a dump, of so many items, and where it goes on, unless it is over.
+    Dump(Vec<u8>, u32, Option<ScanCursor>),
     /// It was not done, or not everywhere: why.
     Failed(String),
     /// What the function returned.
@@ -151,13 +156,13 @@ pub struct ControlCall {
 /// A connection as `stats conns` shows it.
 #[derive(Clone, Debug)]
 pub struct ConnSummary<'a> {
-    /// Number shown before the fields; unique in the node (the reactor may use
-    /// `index * cores + core`, or the descriptor).
+    /// Number shown before the fields; unique in the node, and what watchers
+    /// see as `cfd=`.
     pub number: u64,
     /// Peer, as memcached prints it (`tcp:127.0.0.1:50000`, `unix:/path`).
     pub address: &'a str,
-    /// Our side.
-    pub listen_address: &'a str,
+    /// Our side; none for a listener.
+    pub listen_address: Option<&'a str>,
     /// State word.
     pub state: &'a str,
     /// When its last command came.
@@ -242,7 +247,9 @@ fn connection_lines(now: Now, connections: &dyn Connections) -> Vec<(String, Str
         let mut line =
             |field: &str, value: String| lines.push((format!("{}:{field}", conn.number), value));
         line("addr", conn.address.into());
-        line("listen_addr", conn.listen_address.into());
+        if let Some(address) = conn.listen_address {
+            line("listen_addr", address.into());
+        }
         line("state", conn.state.into());
         line(
             "secs_since_last_cmd",
@@ -259,9 +266,25 @@ const DUMP_ITEMS_MAX: usize = 256;
 fn dump(format: DumpFormat, mut cursor: ScanCursor, core: &mut Core) -> ControlAnswer {
     let now = core.now;
     let mut text = Vec::with_capacity(DUMP_CHUNK_BYTES);
-    core.shard.scan_items(&mut cursor, DUMP_ITEMS_MAX, now, &mut |scanned| {
+    let items_max = match format {
+        DumpFormat::Cachedump { items_max } => DUMP_ITEMS_MAX.min(items_max as usize),
+        DumpFormat::Metadump | DumpFormat::Mgdump => DUMP_ITEMS_MAX,
+    };
+    let mut items = 0;
+    core.shard.scan_items(&mut cursor, items_max, now, &mut |scanned| {
         let item = &scanned.item;
+        items += 1;
         match format {
+            DumpFormat::Cachedump { .. } => {
+                text.extend_from_slice(b"ITEM ");
+                text.extend_from_slice(item.key);
+                text.extend_from_slice(b" [");
+                number::put(&mut text, u64::from(item.value_bytes));
+                text.extend_from_slice(b" b; ");
+                let seconds = if item.expiry == Expiry::NEVER { 0 } else { item.expiry.0 / 1000 };
+                number::put(&mut text, seconds);
+                text.extend_from_slice(b" s]\r\n");
+            }
             DumpFormat::Metadump => {
                 text.extend_from_slice(b"key=");
                 uri_encode(item.key, &mut text);
@@ -299,5 +322,5 @@ fn dump(format: DumpFormat, mut cursor: ScanCursor, core: &mut Core) -> ControlA
         }
     });
     let next = (!cursor.is_done()).then_some(cursor);
-    ControlAnswer::Dump(text, next)
+    ControlAnswer::Dump(text, items, next)
 }

@@ -52,8 +52,11 @@ impl Core {
         shard.track_sizes(shared.settings.track_sizes, shared.started);
         let mut shard = Seat::new(shard);
         shard.enter(&shared.shards, id);
-        let watch =
-            WatchLog::new(shared.settings.watcher_log_bytes, Arc::clone(&shared.log_sequence));
+        let watch = WatchLog::new(
+            shared.settings.watcher_log_bytes,
+            Arc::clone(&shared.log_sequence),
+            cores,
+        );
         Core {
             id,
             cores,

@@ -242,7 +242,8 @@ const ANSWER_BYTES_COPIED_MAX: usize = 512 * 1024;
 
 /// Executes all requests of `batch` on this core and leaves the answers in it.
 pub fn execute_batch(batch: &mut Batch, core: &mut Core) {
-    let Batch { requests, bytes, lent, answers, answer_bytes, .. } = batch;
+    let Batch { from, requests, bytes, lent, answers, answer_bytes, .. } = batch;
+    let from = *from;
     for request in requests.iter().take(2 * PREFETCH_DISTANCE) {
         core.shard.prefetch_index(request.hash);
     }
@@ -258,7 +259,7 @@ pub fn execute_batch(batch: &mut Batch, core: &mut Core) {
             core.shard.prefetch(ahead.hash);
         }
         core.stats.hops_served += 1;
-        core.watch.connection = hop.conn.index;
+        core.watch.serve(from, hop.conn.index);
         core.copy_bytes_max = if answer_bytes.len() < ANSWER_BYTES_COPIED_MAX {
             limits::PIN_VALUE_BYTES_MIN
         } else {

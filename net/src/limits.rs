@@ -94,6 +94,9 @@ pub const WATCHER_LOG_BYTES: usize = 256 * 1024;
 /// Bytes of one answer to a dump's step.
 pub const DUMP_CHUNK_BYTES: usize = 32 * 1024;
 
+/// Text of one `stats cachedump`, its `END` included: memcached's 2 MiB.
+pub const CACHEDUMP_BYTES_MAX: usize = 2 << 20;
+
 /// Prefixes counted by `stats detail` on one core; later ones are ignored.
 pub const DETAIL_PREFIXES_MAX: usize = 4096;
 

@@ -39,6 +39,16 @@ pub enum ListenAddress {
     },
 }
 
+impl ListenAddress {
+    /// The port, of a TCP address.
+    pub fn tcp_port(&self) -> Option<u16> {
+        match self {
+            ListenAddress::Tcp(address) => Some(address.port()),
+            ListenAddress::Unix { .. } => None,
+        }
+    }
+}
+
 impl fmt::Display for ListenAddress {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

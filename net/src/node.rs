@@ -30,7 +30,7 @@ use crate::peering::{PeerId, Peering, PeeringLimits, Peers};
 use crate::reactor::{ListenerInfo, Reactor, ReactorOptions};
 use crate::sys::affinity;
 use crate::sys::epoll::EpollBackend;
-use crate::sys::memory::{HUGE_PAGE_BYTES, Mapping, Pages};
+use crate::sys::memory::{Mapping, Pages};
 use crate::sys::uring::UringBackend;
 use crate::sys::{Backend, BackendChoice, BackendKind, BackendOptions, Refusal, probe};
 
@@ -72,7 +72,8 @@ pub struct NodeConfig {
     pub shard: ShardConfig,
     /// Seed of the key hash, also in `shard.seed`.
     pub seed: HashSeed,
-    /// Take the arenas from the system's pool of huge pages (`-L`).
+    /// Take the arenas from the system's pool of huge pages (`-L`), as far as it
+    /// has enough.
     pub huge_pages: bool,
     /// For a node of a cluster: what decides about requests, made for each core.
     pub peering: Option<PeeringFactory>,
@@ -134,8 +135,6 @@ pub enum NodeError {
         core: u32,
         /// Bytes asked for.
         bytes: u64,
-        /// From the pool of huge pages.
-        huge_pages: bool,
         /// The kernel's reason.
         error: io::Error,
     },
@@ -160,21 +159,13 @@ impl fmt::Display for NodeError {
                 "cannot use io_uring: {}\n  to allow it:   {}\n  without it:    --io-backend auto, at 1.1 to 1.5 times the CPU",
                 refusal.reason, refusal.advice
             ),
-            NodeError::Memory { core, bytes, huge_pages, error } => {
+            NodeError::Memory { core, bytes, error } => {
                 let mebibytes = bytes.div_ceil(1 << 20);
-                write!(formatter, "no memory for core {core}: {mebibytes} MiB: {}", plain(error))?;
-                if *huge_pages {
-                    let pages = bytes.div_ceil(HUGE_PAGE_BYTES as u64);
-                    write!(
-                        formatter,
-                        "\n  each core needs {pages} huge pages:  sysctl vm.nr_hugepages, or start without -L"
-                    )
-                } else {
-                    write!(
-                        formatter,
-                        "\n  to fit:  a smaller -m, or a higher limit (ulimit -v, vm.overcommit_memory)"
-                    )
-                }
+                write!(
+                    formatter,
+                    "no memory for core {core}: {mebibytes} MiB: {}\n  to fit:  a smaller -m, or a higher limit (ulimit -v, vm.overcommit_memory)",
+                    plain(error)
+                )
             }
             NodeError::Core { core, what, error } => {
                 write!(formatter, "core {core}: cannot {what}: {}", plain(error))
@@ -245,6 +236,12 @@ impl Node {
         let clock = Clock::start();
         let mut settings = config.settings.clone();
         settings.io_backend = kind.name().into();
+        // What the kernel chose, where a port of 0 let it.
+        if let Some(port) = listeners.iter().find_map(|info| info.address.tcp_port()) {
+            for shown in [&mut settings.tcp_port, &mut settings.advertise_port] {
+                *shown = if *shown == 0 { port } else { *shown };
+            }
+        }
         let shared = Arc::new(Shared::new(settings, cores, config.users, clock.now()));
         let plan = Arc::new(Plan {
             cores,
@@ -513,16 +510,18 @@ fn serve_over<B: Backend>(
 fn map_arena(plan: &Plan, core: u32) -> Result<(Arc<Mapping>, Pages), NodeError> {
     let wanted = plan.memory_bytes;
     let roomy = (wanted * 2).max(wanted + ARENA_HEADROOM_BYTES_MIN).min(ARENA_BYTES_MAX);
-    let mapped = if plan.huge_pages {
-        Mapping::arena(wanted as usize, true)
-    } else {
+    // Without enough huge pages in the pool the node starts all the same, as
+    // memcached does. What it got is in its `CoreInfo`.
+    let explicit = plan.huge_pages.then(|| Mapping::arena(wanted as usize, true).ok()).flatten();
+    let mapped = match explicit {
+        Some(arena) => Ok(arena),
         // Where address space is limited, the headroom goes first.
-        Mapping::arena(roomy as usize, false).or_else(|_| Mapping::arena(wanted as usize, false))
+        None => Mapping::arena(roomy as usize, false)
+            .or_else(|_| Mapping::arena(wanted as usize, false)),
     };
     mapped.map(|(mapping, pages)| (Arc::new(mapping), pages)).map_err(|error| NodeError::Memory {
         core,
         bytes: wanted,
-        huge_pages: plan.huge_pages,
         error,
     })
 }

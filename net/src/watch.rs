@@ -3,7 +3,8 @@
 //! Every core writes the events that somebody watches into one buffer per
 //! watcher; at the end of a turn the buffers travel to the watcher's core as a
 //! [`LogChunk`]. A buffer that is full drops lines and counts them: a watcher
-//! who does not read costs nothing but his own lines.
+//! who does not read costs nothing but his own lines, and is told how many
+//! (`skipped=N`) once he reads again.
 
 use crate::conn::{CloseReason, Transport};
 use crate::hop::{ConnToken, Message, Outbox};
@@ -19,6 +20,10 @@ pub struct LogChunk {
     pub conn: ConnToken,
     /// Whole lines.
     pub bytes: Vec<u8>,
+    /// How many.
+    pub lines: u64,
+    /// Lines behind them that found no room in the core's buffer.
+    pub lost: u64,
 }
 
 /// Kinds of events, as bits.
@@ -38,6 +43,8 @@ impl Events {
     pub const SYSTEM: Events = Events(16);
     /// Connections opened and closed.
     pub const CONNECTIONS: Events = Events(32);
+    /// Items deleted by a client.
+    pub const DELETIONS: Events = Events(128);
 
     /// The kind that `watch` calls so.
     pub fn named(name: &[u8]) -> Option<Events> {
@@ -48,6 +55,7 @@ impl Events {
             b"mutations" => Some(Events::MUTATIONS),
             b"sysevents" => Some(Events::SYSTEM),
             b"connevents" => Some(Events::CONNECTIONS),
+            b"deletions" => Some(Events::DELETIONS),
             // Of memcached's proxy; never written here.
             b"proxyreqs" | b"proxyevents" | b"proxyuser" => Some(Events(64)),
             _ => None,
@@ -129,9 +137,9 @@ pub struct LogStats {
     pub written: u64,
     /// Lines that found no room.
     pub dropped: u64,
-    /// Chunks that a watcher's connection had no room for.
+    /// Lines that a watcher's connection had no room for.
     pub skipped: u64,
-    /// Chunks handed to watchers.
+    /// Lines handed to watchers.
     pub sent: u64,
 }
 
@@ -139,6 +147,8 @@ pub struct LogStats {
 struct Feed {
     watcher: Watcher,
     buffer: Vec<u8>,
+    lines: u64,
+    lost: u64,
 }
 
 /// The watchers that this core feeds.
@@ -150,8 +160,12 @@ pub struct WatchLog {
     sequence: Arc<AtomicU64>,
     /// When the last sweep ended.
     swept: Option<Now>,
-    /// The connection whose request is being executed, for `cfd=`.
-    pub connection: u32,
+    /// Number of the connection whose request is being executed, for `cfd=`.
+    connection: u64,
+    /// Cores of the node.
+    cores: u32,
+    /// The first number of a connection; listeners have those below it.
+    pub first_connection: u64,
     /// What a feed's buffer may hold.
     pub buffer_bytes_max: usize,
     /// Counters.
@@ -163,13 +177,26 @@ const WAITING_MESSAGES_MAX: usize = 8;
 
 impl WatchLog {
     /// Nobody watches yet. Lines are numbered by `sequence`.
-    pub fn new(buffer_bytes_max: usize, sequence: Arc<AtomicU64>) -> WatchLog {
-        WatchLog { buffer_bytes_max, sequence, ..WatchLog::default() }
+    pub fn new(buffer_bytes_max: usize, sequence: Arc<AtomicU64>, cores: u32) -> WatchLog {
+        WatchLog { buffer_bytes_max, sequence, cores, ..WatchLog::default() }
+    }
+
+    /// The number of a connection of `core`, unique in the node: what `stats
+    /// conns` and `cfd=` show.
+    #[inline]
+    pub fn connection_number(&self, core: u32, slot: u32) -> u64 {
+        connection_number(self.first_connection, self.cores, core, slot)
+    }
+
+    /// A request of that connection is executed next.
+    #[inline]
+    pub fn serve(&mut self, core: u32, slot: u32) {
+        self.connection = self.connection_number(core, slot);
     }
 
     /// Starts to feed a watcher.
     pub fn add(&mut self, watcher: Watcher) {
-        self.feeds.push(Feed { watcher, buffer: Vec::new() });
+        self.feeds.push(Feed { watcher, buffer: Vec::new(), lines: 0, lost: 0 });
         self.wanted = self.wanted.and(watcher.events);
     }
 
@@ -190,6 +217,12 @@ impl WatchLog {
     #[inline]
     pub fn mutations(&self) -> bool {
         self.wanted.overlap(Events::MUTATIONS)
+    }
+
+    /// Somebody wants deletes.
+    #[inline]
+    pub fn deletions(&self) -> bool {
+        self.wanted.overlap(Events::DELETIONS)
     }
 
     /// Somebody wants connections.
@@ -228,7 +261,7 @@ impl WatchLog {
             });
             number::put(out, class);
             out.extend_from_slice(b" cfd=");
-            number::put(out, u64::from(connection));
+            number::put(out, connection);
             out.extend_from_slice(b" size=");
             number::put(out, u64::from(value_bytes));
         });
@@ -273,9 +306,31 @@ impl WatchLog {
             out.extend_from_slice(b" clsid=");
             number::put(out, class.map_or(0, class_number));
             out.extend_from_slice(b" cfd=");
-            number::put(out, u64::from(connection));
+            number::put(out, connection);
             out.extend_from_slice(b" size=");
             number::put(out, value_bytes as u64);
+        });
+    }
+
+    /// A key was deleted, by this command.
+    #[cold]
+    pub fn item_deleted(
+        &mut self,
+        now: Now,
+        key: &[u8],
+        command: &str,
+        class: ClassId,
+        value_bytes: u32,
+    ) {
+        self.line(Events::DELETIONS, now, |out| {
+            out.extend_from_slice(b"type=deleted key=");
+            uri_encode(key, out);
+            out.extend_from_slice(b" cmd=");
+            out.extend_from_slice(command.as_bytes());
+            out.extend_from_slice(b" clsid=");
+            number::put(out, class_number(class));
+            out.extend_from_slice(b" size=");
+            number::put(out, u64::from(value_bytes));
         });
     }
 
@@ -343,13 +398,13 @@ impl WatchLog {
         ip: &str,
         port: u16,
         transport: Transport,
-        descriptor: u32,
+        number: u64,
     ) {
         self.line(Events::CONNECTIONS, now, |out| {
             out.extend_from_slice(b"type=conn_new ");
             remote(out, ip, port, transport);
             out.extend_from_slice(b" cfd=");
-            number::put(out, u64::from(descriptor));
+            number::put(out, number);
         });
     }
 
@@ -362,7 +417,7 @@ impl WatchLog {
         port: u16,
         transport: Transport,
         reason: CloseReason,
-        descriptor: u32,
+        number: u64,
     ) {
         self.line(Events::CONNECTIONS, now, |out| {
             out.extend_from_slice(b"type=conn_close ");
@@ -375,7 +430,7 @@ impl WatchLog {
                 CloseReason::Shutdown => b"shutdown",
             });
             out.extend_from_slice(b" cfd=");
-            number::put(out, u64::from(descriptor));
+            number::put(out, number);
         });
     }
 
@@ -387,6 +442,7 @@ impl WatchLog {
             }
             if feed.buffer.len() >= self.buffer_bytes_max {
                 self.stats.dropped += 1;
+                feed.lost += 1;
                 continue;
             }
             let out = &mut feed.buffer;
@@ -399,6 +455,7 @@ impl WatchLog {
             out.push(b' ');
             write(out);
             out.push(b'\n');
+            feed.lines += 1;
             self.stats.written += 1;
         }
     }
@@ -410,15 +467,25 @@ impl WatchLog {
             return;
         }
         for feed in &mut self.feeds {
-            if feed.buffer.is_empty() || outbox.waiting(feed.watcher.core) > WAITING_MESSAGES_MAX {
+            let nothing = feed.buffer.is_empty() && feed.lost == 0;
+            if nothing || outbox.waiting(feed.watcher.core) > WAITING_MESSAGES_MAX {
                 continue;
             }
-            let chunk =
-                LogChunk { conn: feed.watcher.conn, bytes: std::mem::take(&mut feed.buffer) };
+            let chunk = LogChunk {
+                conn: feed.watcher.conn,
+                bytes: std::mem::take(&mut feed.buffer),
+                lines: std::mem::take(&mut feed.lines),
+                lost: std::mem::take(&mut feed.lost),
+            };
             outbox.post(feed.watcher.core, Message::Log(Box::new(chunk)));
-            self.stats.sent += 1;
         }
     }
+}
+
+/// The number of a connection: `first` and up, each core has every `cores`th.
+#[inline]
+pub fn connection_number(first: u64, cores: u32, core: u32, slot: u32) -> u64 {
+    first + u64::from(slot) * u64::from(cores) + u64::from(core)
 }
 
 fn remote(out: &mut Vec<u8>, ip: &str, port: u16, transport: Transport) {
@@ -460,10 +527,12 @@ mod tests {
 
     #[test]
     fn lines_go_to_those_who_want_them_and_no_further_than_the_bound() {
-        let mut log = WatchLog::new(200, Arc::default());
+        let mut log = WatchLog::new(200, Arc::default(), 2);
         let conn = ConnToken { index: 7, generation: 1 };
         log.add(Watcher { core: 0, conn, events: Events::FETCHERS });
         assert!(log.fetchers() && !log.mutations());
+        log.first_connection = 3;
+        log.serve(1, 7);
         for _ in 0..10 {
             log.item_get(Now(1_500), b"a b", Found::Yes(ClassId(4)), 3);
         }
@@ -471,10 +540,13 @@ mod tests {
         let mut outbox = Outbox::new(0, 1);
         log.flush(&mut outbox);
         let Some(Message::Log(chunk)) = outbox.take(0) else { panic!("no chunk") };
+        assert_eq!(chunk.lines + chunk.lost, 10);
+        assert_eq!(chunk.lost, log.stats.dropped);
         let text = String::from_utf8(chunk.bytes).unwrap();
+        assert_eq!(chunk.lines, text.lines().count() as u64);
         assert_eq!(
             text.lines().next(),
-            Some("ts=1.500000 gid=1 type=item_get key=a%20b status=found clsid=5 cfd=0 size=3")
+            Some("ts=1.500000 gid=1 type=item_get key=a%20b status=found clsid=5 cfd=18 size=3")
         );
         assert!(text.len() < 300);
         log.remove(0, conn);

@@ -3,6 +3,7 @@
 mod common;
 
 use common::Node;
+use seawall_net::core::Settings;
 
 fn both(script: &[(&str, &str)]) {
     for cores in [1, 2] {
@@ -59,6 +60,82 @@ fn stores_and_their_modes() {
         ("ms a\r\n", "CLIENT_ERROR bad command line format\n"),
         ("ms a 1 E77 c\r\nx\r\nmg a c\r\nms a 1 C77 c E78\r\ny\r\n", "HD c77\nHD c77\nHD c78\n"),
     ]);
+}
+
+#[test]
+fn a_value_that_the_client_has_is_not_sent_again() {
+    both(&[
+        ("ms a 1 E5\r\nx\r\n", "HD\n"),
+        ("mg a v C5\r\n", "HD\n"),
+        ("mg a s v c C5 k\r\n", "HD s1 c5 ka\n"),
+        ("mg a v C6\r\n", "VA 1\nx\n"),
+        ("mg a v C0\r\n", "VA 1\nx\n"),
+        ("mg a C5 s\r\nmg b v C5\r\n", "HD s1\nEN\n"),
+        ("mg a v Cx\r\n", "CLIENT_ERROR bad token in command line format\n"),
+    ]);
+    // A long value, which would be sent in pieces.
+    let mut node = Node::new(2);
+    let client = node.connect(0);
+    let value = "v".repeat(100_000);
+    node.ask(client, format!("ms long 100000 E7\r\n{value}\r\n").as_bytes());
+    assert_eq!(node.ask(client, b"mg long v C7 s\r\n"), "HD s100000\n");
+    assert!(node.ask(client, b"mg long v C8\r\n").starts_with("VA 100000\nvvv"));
+}
+
+#[test]
+fn without_cas_a_value_is_always_sent() {
+    let settings = Settings { cas: false, ..Settings::default() };
+    let mut node = Node::with(1, settings, |_| {});
+    let client = node.connect(0);
+    assert_eq!(node.ask(client, b"ms a 1\r\nx\r\nmg a v c C0\r\n"), "HD\nVA 1 c0\nx\n");
+}
+
+#[test]
+fn a_store_tells_the_length_of_the_item() {
+    both(&[
+        ("ms b 2 s\r\nhi\r\n", "HD s2\n"),
+        ("ms b 3 MA s k\r\n you\r\n", "CLIENT_ERROR bad data chunk\nERROR\n"),
+        ("ms b 3 MA s k\r\nyou\r\n", "HD s5 kb\n"),
+        ("ms b 1 s MP O1\r\n>\r\n", "HD s6 O1\n"),
+        ("ms b 4 s c ME\r\nlate\r\n", "NS s4 c0\n"),
+        ("ms b 4 s C1\r\nlate\r\n", "EX s4\n"),
+        ("ms c 4 s MR\r\nlate\r\n", "NS s4\n"),
+        ("ms c 4 s C1\r\nlate\r\n", "NF s4\n"),
+        ("ms b 2 s q\r\nhi\r\nmn\r\n", "MN\n"),
+    ]);
+}
+
+#[test]
+fn a_dropped_value_leaves_a_new_item_of_its_own_life() {
+    both(&[
+        ("ms k 3 T1234 F5\r\nabc\r\n", "HD\n"),
+        ("mg k\r\nmd k x\r\n", "HD\nHD\n"),
+        ("mg k s t f h v\r\n", "VA 0 s0 t-1 f0 h0\n\n"),
+        ("ms k 3 T1234\r\nabc\r\nmd k x T60\r\nmg k t v\r\n", "HD\nHD\nVA 0 t60\n\n"),
+        ("ms k 3 T1234\r\nabc\r\nmd k x F9\r\nmg k t f\r\n", "HD\nHD\nHD t-1 f9\n"),
+        // With I it is stale as well: the next reader may refill it.
+        ("ms k 3 T1234\r\nabc\r\nmd k x I T30\r\n", "HD\nHD\n"),
+        ("mg k v t\r\nmg k v\r\n", "VA 0 t30 X W\n\nVA 0 Z X\n\n"),
+        // And without it what was stale is so no longer.
+        ("ms k 3\r\nabc\r\nmd k I\r\nmd k x\r\nmg k v\r\n", "HD\nHD\nHD\nVA 0\n\n"),
+        ("md none x\r\nmd none x q\r\nmn\r\n", "NF\nNF\nMN\n"),
+        ("ms k 1 E4\r\nx\r\nmd k x C5\r\nmd k x C4 E6\r\nmg k c\r\n", "HD\nEX\nHD\nHD c6\n"),
+    ]);
+}
+
+#[test]
+fn a_store_with_cas_0_takes_the_servers_own() {
+    let mut node = Node::new(1);
+    let client = node.connect(0);
+    assert_eq!(node.ask(client, b"ms k 1 E0\r\nx\r\n"), "HD\n");
+    let cas = node.ask(client, b"mg k c\r\n");
+    assert!(cas.starts_with("HD c") && cas != "HD c0\n", "{cas}");
+    let cas = node.ask(client, b"ms k 1 E0 c\r\nx\r\n");
+    assert!(cas.starts_with("HD c") && cas != "HD c0\n", "{cas}");
+    // Only a store: elsewhere memcached takes the 0 at its word.
+    assert_eq!(node.ask(client, b"ma n N0 J1 E0 c\r\nma n E0 c\r\n"), "HD c0\nHD c0\n");
+    assert_eq!(node.ask(client, b"md k I E0\r\nmg k c\r\n"), "HD\nHD c0 X W\n");
+    assert_eq!(node.ask(client, b"mg v N0 E0 c\r\n"), "HD c0 W\n");
 }
 
 #[test]

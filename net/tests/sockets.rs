@@ -494,6 +494,100 @@ fn a_watcher_sees_connections_and_reads_of_every_core() {
 }
 
 #[test]
+fn connections_are_numbered_alike_by_stats_and_watchers() {
+    over_all(|node| {
+        let mut watcher = Client::new(&node);
+        watcher.send(b"watch fetchers\r\n");
+        assert_eq!(watcher.line(), "OK\r\n");
+        let mut clients: Vec<_> = (0..6).map(|_| Client::new(&node)).collect();
+        let mut numbers = std::collections::BTreeSet::new();
+        for client in &mut clients {
+            let key = client.stream.get_ref().local_addr().unwrap().to_string();
+            client.get(&key);
+            let line = watcher.line();
+            assert!(line.contains("type=item_get"), "{line}");
+            let number = line.split("cfd=").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+            let stats = stats_lines(client, "conns");
+            assert!(stats.contains(&format!("STAT {number}:addr tcp:{key}\r\n")), "{stats:?}");
+            numbers.insert(number);
+        }
+        assert_eq!(numbers.len(), clients.len());
+    });
+}
+
+#[test]
+fn stats_conns_lists_the_listeners() {
+    over_all(|node| {
+        let mut client = Client::new(&node);
+        let lines = stats_lines(&mut client, "conns");
+        let listener = lines.iter().position(|line| line.starts_with("STAT 0:")).unwrap();
+        let listener = &lines[listener..listener + 3];
+        assert!(listener[0].starts_with("STAT 0:addr tcp:127.0.0.1:"), "{lines:?}");
+        assert_eq!(listener[1], "STAT 0:state conn_listening\r\n");
+        assert!(listener[2].starts_with("STAT 0:secs_since_last_cmd "));
+        assert_eq!(lines.iter().filter(|line| line.contains("conn_listening")).count(), 1);
+    });
+}
+
+#[test]
+fn a_close_that_nobody_asked_for_is_an_error() {
+    over_all(|node| {
+        let mut watcher = Client::new(&node);
+        watcher.send(b"watch connevents\r\n");
+        assert_eq!(watcher.line(), "OK\r\n");
+        for (sent, reason) in [
+            (&b"quit\r\n"[..], "normal"),
+            (b"GET / HTTP/1.1\r\nHost: seawall\r\n\r\n", "error"),
+            (&[b'x'; 3000], "error"),
+        ] {
+            let mut client = Client::new(&node);
+            client.send(sent);
+            assert!(client.is_closed());
+            assert!(watcher.line().contains("type=conn_new"));
+            let line = watcher.line();
+            assert!(line.contains("type=conn_close"), "{line}");
+            assert!(line.contains(&format!("reason={reason} cfd=")), "{line}");
+        }
+        drop(Client::new(&node));
+        assert!(watcher.line().contains("type=conn_new"));
+        assert!(watcher.line().contains("reason=normal"));
+    });
+}
+
+#[test]
+fn the_memory_limit_grows_as_far_as_the_arena() {
+    over_all(|node| {
+        let mut client = Client::new(&node);
+        let before = limit_of(&mut client);
+        for megabytes in [before / (1 << 20) * 2, before / (1 << 20)] {
+            client.send(format!("cache_memlimit {megabytes}\r\n").as_bytes());
+            assert_eq!(client.line(), "OK\r\n");
+            assert_eq!(limit_of(&mut client), megabytes << 20);
+        }
+        client.send(b"cache_memlimit 100000000\r\n");
+        assert_eq!(client.line(), "MEMLIMIT_ADJUST_FAILED out of bounds or unable to adjust\r\n");
+        assert_eq!(limit_of(&mut client), before);
+    });
+}
+
+fn limit_of(client: &mut Client<TcpStream>) -> u64 {
+    let lines = stats_lines(client, "");
+    let line = lines.iter().find_map(|line| line.strip_prefix("STAT limit_maxbytes ")).unwrap();
+    line.trim_end().parse().unwrap()
+}
+
+fn stats_lines(client: &mut Client<TcpStream>, what: &str) -> Vec<String> {
+    client.send(format!("stats {what}\r\n").as_bytes());
+    let mut lines = Vec::new();
+    loop {
+        match client.line() {
+            end if end == "END\r\n" => return lines,
+            line => lines.push(line),
+        }
+    }
+}
+
+#[test]
 fn few_and_small_receive_buffers_serve_many_clients() {
     for way in ways() {
         let node = start(way, |config| {

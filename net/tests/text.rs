@@ -365,6 +365,8 @@ fn statistics_come_from_every_core() {
         "STAT cmd_set 100\n",
         "STAT curr_items 100\n",
         "STAT threads 3\n",
+        "STAT version 1.6.45\n",
+        concat!("STAT seawall_version ", env!("CARGO_PKG_VERSION"), "\n"),
     ] {
         assert!(stats.contains(line), "{line} in {stats}");
     }
@@ -395,7 +397,7 @@ fn dumps_show_every_item() {
     let dump = node.ask(client, b"lru_crawler metadump all\r\nversion\r\n");
     assert_eq!(dump.matches("key=k").count(), 5000);
     let (_, last) = dump.split_at(dump.find("END").unwrap());
-    assert!(last.starts_with("END\nVERSION 1.6.18 seawall-"));
+    assert_eq!(last, "END\nVERSION 1.6.45\n");
     assert!(dump.contains(" exp=-1 la=1800000000 cas="));
     let dump = node.ask(client, b"lru_crawler mgdump all\r\n");
     assert_eq!(dump.matches("mg k").count(), 5000);
@@ -419,6 +421,111 @@ fn no_two_items_have_the_same_cas_unique() {
         .filter_map(|line| line.split(' ').next_back())
         .collect();
     assert_eq!(uniques.len(), 100);
+}
+
+#[test]
+fn cachedump_shows_the_items_of_a_class_in_bounds() {
+    let mut node = Node::new(2);
+    let client = node.connect(0);
+    assert_eq!(node.ask(client, b"stats cachedump 1 0\r\n"), "END\n");
+    assert_eq!(node.ask(client, b"stats cachedump 0 0\r\n"), "END\n");
+    assert_eq!(node.ask(client, b"stats cachedump 255 0\r\n"), "CLIENT_ERROR Illegal slab id\n");
+    assert_eq!(
+        node.ask(client, b"stats cachedump x 0\r\nstats cachedump 1\r\n"),
+        "CLIENT_ERROR bad command line format\nCLIENT_ERROR bad command line\n"
+    );
+    for index in 0..1000 {
+        let request = format!("set key{index:04} 0 0 5 noreply\r\nvalue\r\n");
+        node.send(client, request.as_bytes());
+        node.settle();
+    }
+    node.ask(client, format!("set long 0 100 2000\r\n{}\r\n", "v".repeat(2000)).as_bytes());
+    let items = node.ask(client, b"stats items\r\n");
+    let class_of = |bytes: &str| -> String {
+        let line = items.lines().find(|line| line.ends_with(bytes)).unwrap();
+        line.split(':').nth(1).unwrap().to_owned()
+    };
+    let (short, long) = (class_of(":number 1000"), class_of(":number 1"));
+    let dump = node.ask(client, format!("stats cachedump {short} 0\r\n").as_bytes());
+    assert_eq!(dump.matches("ITEM key").count(), 1000);
+    assert!(dump.contains("ITEM key0123 [5 b; 0 s]\n") && dump.ends_with(" s]\nEND\n"));
+    let dump = node.ask(client, format!("stats cachedump {short} 7\r\n").as_bytes());
+    assert_eq!(dump.matches("ITEM key").count(), 7);
+    assert!(dump.ends_with("END\n"));
+    let dump = node.ask(client, format!("stats cachedump {long} 0\r\n").as_bytes());
+    assert_eq!(dump, "ITEM long [2000 b; 1800000100 s]\nEND\n");
+}
+
+#[test]
+fn a_long_cachedump_ends_between_two_lines() {
+    let mut node = Node::new(1);
+    let client = node.connect(0);
+    let padding = "p".repeat(230);
+    for index in 0..10_000 {
+        let request = format!("set {padding}{index:06} 0 0 1 noreply\r\nv\r\n");
+        node.send(client, request.as_bytes());
+        node.settle();
+    }
+    let items = node.ask(client, b"stats items\r\n");
+    let class = items.split(':').nth(1).unwrap();
+    let dump = node.ask(client, format!("stats cachedump {class} 0\r\nmn\r\n").as_bytes());
+    let dump = dump.replace('\n', "\r\n");
+    let (dump, _) = dump.split_at(dump.len() - "MN\r\n".len());
+    assert!(dump.len() <= 2 << 20 && dump.len() > (2 << 20) - 300, "{}", dump.len());
+    assert!(dump.ends_with("[1 b; 0 s]\r\nEND\r\n"));
+}
+
+#[test]
+fn an_overwritten_dead_item_is_reclaimed() {
+    let mut node = Node::new(1);
+    let client = node.connect(0);
+    node.ask(client, b"set a 0 0 1\r\nx\r\nset b 0 0 1\r\nx\r\nflush_all\r\n");
+    node.ask(client, b"set a 0 0 1\r\ny\r\nget b\r\n");
+    let stats = node.ask(client, b"stats\r\n");
+    assert!(stats.contains("STAT reclaimed 1\n"), "{stats}");
+    assert!(node.ask(client, b"stats items\r\n").contains(":reclaimed 1\n"));
+}
+
+#[test]
+fn a_watcher_who_does_not_read_is_told_what_it_lost() {
+    let mut node = Node::new(2);
+    let (watcher, client) = (node.connect(1), node.connect(0));
+    assert_eq!(node.ask(watcher, b"watch fetchers\r\n"), "OK\n");
+    let keys: String = (0..100).map(|key| format!(" k{key}")).collect();
+    let mut asked = 0;
+    for _ in 0..200 {
+        node.send(client, format!("get{keys}\r\n").as_bytes());
+        node.settle();
+        for core in &mut node.cores {
+            core.post_logs();
+        }
+        node.receive_some(client, usize::MAX);
+        asked += 100;
+    }
+    let log = node.ask(watcher, b"");
+    let shown = log.matches("type=item_get key=k").count();
+    let lost: usize = log
+        .split("\\n")
+        .filter_map(|line| line.strip_prefix("skipped="))
+        .map(|count| count.parse::<usize>().unwrap())
+        .sum();
+    assert!(shown > 0 && lost > 0, "{shown} shown, {lost} lost");
+    assert_eq!(shown + lost, asked);
+}
+
+#[test]
+fn deletes_are_watched_as_memcached_shows_them() {
+    let mut node = Node::new(2);
+    let (watcher, client) = (node.connect(1), node.connect(0));
+    assert_eq!(node.ask(watcher, b"watch deletions\r\n"), "OK\n");
+    node.ask(client, b"set foo 0 0 4\r\nvbar\r\ndelete foo\r\ndelete foo\r\n");
+    let log = node.ask(watcher, b"");
+    assert!(log.contains("type=deleted key=foo cmd=delete clsid="), "{log}");
+    assert!(log.ends_with(" size=4\\n") && log.matches("type=").count() == 1, "{log}");
+    node.ask(client, b"ms bar 2\r\nhi\r\nmd bar I\r\nmd bar C5\r\nmd bar q\r\nmn\r\n");
+    let log = node.ask(watcher, b"");
+    assert!(log.contains("type=deleted key=bar cmd=md clsid="), "{log}");
+    assert_eq!(log.matches("type=").count(), 1, "{log}");
 }
 
 #[test]

@@ -34,15 +34,24 @@ impl Shard {
             self.counters.delete_misses += 1;
             return DeleteOutcome::Exists;
         }
-        if !options.invalidate && !options.drop_value {
+        if !options.invalidate {
             self.counters.delete_hits += 1;
             self.class_mut(at).delete_hits += 1;
+        }
+        if !options.invalidate && !options.drop_value {
             self.changes += 1;
             self.unlink(at, hash);
             return DeleteOutcome::Deleted;
         }
         let tags = view.tags(&self.store.slab);
         let mut fields = view.fields(&self.store.slab, &tags);
+        if options.drop_value {
+            // As in memcached this is a new item: of the old one's expiry, flags
+            // and marks nothing stays.
+            fields.state = 0;
+            fields.expiry = options.expiry.unwrap_or(Expiry::NEVER);
+            fields.client_flags = options.client_flags;
+        }
         if options.invalidate {
             // The next reader shall win the right to refill.
             fields.state = (fields.state | STALE) & !TOKEN_SENT;
@@ -53,7 +62,6 @@ impl Shard {
         fields.version = fields.version.map(|_| self.clock.next(self.store.now));
         fields.cas = options.new_cas;
         let changed = if options.drop_value {
-            fields.client_flags = 0;
             self.put(key, hash, &fields, &[], Some(at)).ok()
         } else {
             self.rewrite(at, hash, &fields)

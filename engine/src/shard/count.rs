@@ -104,6 +104,11 @@ impl Shard {
         self.store.slab.pages_used as usize * PAGE_BYTES + self.heap_bytes()
     }
 
+    /// The most bytes that [`set_memory_max`](Shard::set_memory_max) can allow.
+    pub fn arena_bytes(&self) -> usize {
+        self.store.slab.pages() as usize * PAGE_BYTES
+    }
+
     /// Changes how many bytes may be in use (`cache_memlimit`), at most the
     /// arena's size. A smaller limit is reached by [`maintain`](Shard::maintain),
     /// slice by slice.

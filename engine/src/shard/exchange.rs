@@ -12,8 +12,8 @@ use crate::item::{FETCHED, Fields, STALE, TOKEN_SENT, TagList, View};
 use crate::slab::page::Map;
 use crate::snapshot::{Generation, GenerationScope};
 use crate::{
-    ChunkRef, Expiry, HashSeed, KeyHash, Now, Record, RecordValue, StoreError, Tag, TagBytes,
-    Version,
+    ChunkRef, ClassId, Expiry, HashSeed, KeyHash, Now, Record, RecordValue, StoreError, Tag,
+    TagBytes, Version,
 };
 use alloc::vec::Vec;
 use core::num::NonZeroU64;
@@ -25,9 +25,17 @@ pub struct ScanCursor {
     slot: u32,
     pages: u32,
     done: bool,
+    /// Only items of this size class.
+    class: Option<ClassId>,
 }
 
 impl ScanCursor {
+    /// A walk over the items of one size class. It passes the pages of others
+    /// without a look at their chunks.
+    pub fn of_class(class: ClassId) -> ScanCursor {
+        ScanCursor { class: Some(class), ..ScanCursor::default() }
+    }
+
     /// Whether everything was shown.
     pub fn is_done(&self) -> bool {
         self.done
@@ -160,7 +168,8 @@ impl Shard {
         let (mut items, mut bytes) = (0, 0);
         let mut looks = limits.items.max(1) * LOOKS_PER_ITEM;
         while cursor.page < cursor.pages {
-            if slab.page_class(cursor.page).is_some() {
+            let class = slab.page_class(cursor.page);
+            if class.is_some() && cursor.class.is_none_or(|only| class == Some(only)) {
                 while let Some(at) = slab.next_in_page(cursor.page, cursor.slot, Map::Live) {
                     if items >= limits.items.max(1) || bytes >= limits.bytes.max(1) || looks == 0 {
                         return;

@@ -218,12 +218,27 @@ impl Shard {
     /// The live item of a key. A dead one is freed on the way.
     #[inline]
     fn lookup(&mut self, key: &[u8], hash: KeyHash) -> Option<(ChunkRef, View)> {
+        self.find_live(key, hash, false)
+    }
+
+    /// The same for a write, which takes the place of a dead item.
+    #[inline]
+    fn lookup_to_store(&mut self, key: &[u8], hash: KeyHash) -> Option<(ChunkRef, View)> {
+        self.find_live(key, hash, true)
+    }
+
+    #[inline]
+    fn find_live(&mut self, key: &[u8], hash: KeyHash, reclaims: bool) -> Option<(ChunkRef, View)> {
         let slab = &self.store.slab;
         let at = self.index.find(hash, |at| crate::item::has_key(slab, at, key))?;
         let view = View::of(&self.store.slab, at);
         match self.store.liveness(at, &view) {
             crate::generation::Liveness::Live => Some((at, view)),
             dead => {
+                if reclaims {
+                    self.counters.reclaimed += 1;
+                    self.class_mut(at).reclaimed += 1;
+                }
                 self.discard_dead(at, hash, &view, dead);
                 None
             }

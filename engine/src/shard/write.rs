@@ -57,7 +57,7 @@ impl Shard {
         mut write: Write<'_>,
     ) -> Result<WriteOutcome, StoreError> {
         let value = core::mem::replace(&mut write.value, Value::Bytes(&[]));
-        let found = self.lookup(write.key, write.hash);
+        let found = self.lookup_to_store(write.key, write.hash);
         let (state, expiry, extend) = match self.decide(&write, found.as_ref()) {
             Decision::Refuse(outcome) => {
                 self.drop_value(value);
@@ -125,7 +125,7 @@ impl Shard {
         };
         self.counters.total_items += 1;
         self.class_mut(at).cmd_set += 1;
-        Ok(WriteOutcome::Stored { cas })
+        Ok(WriteOutcome::Stored { cas, value_bytes })
     }
 
     /// The CAS that clients will see of an item with these fields.

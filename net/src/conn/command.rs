@@ -2,7 +2,7 @@
 
 use super::frame::track_sizes;
 use super::gather::Then;
-use super::{Conn, Flow, Next, Phase, Wait};
+use super::{CloseReason, Conn, Flow, Next, Phase, Wait};
 use crate::VERSION;
 use crate::control::{ControlOp, DumpFormat};
 use crate::core::{Core, Shutdown};
@@ -12,7 +12,11 @@ use crate::proto::number::{parse_f64, parse_i32, parse_u32};
 use crate::proto::tokens::Tokens;
 use crate::stats::Kind;
 use crate::watch::Events;
+use engine::{ClassId, ScanCursor};
 use std::sync::atomic::Ordering::Relaxed;
+
+/// memcached has this many classes; a number below is never an error.
+const SLAB_CLASSES_MAX: u32 = 64;
 
 /// Verbosity that memcached knows.
 const VERBOSITY_MAX: u32 = 3;
@@ -29,7 +33,7 @@ impl Conn {
         let answer = match tokens.get(0) {
             b"version" => return self.said(out, false, &format!("VERSION {VERSION}")),
             b"quit" => {
-                self.phase = Phase::Closing;
+                self.leave(CloseReason::Normal);
                 return Flow::On;
             }
             b"stats" => return self.stats(&tokens, core, out),
@@ -107,8 +111,10 @@ impl Conn {
                 _ => return self.said(out, false, "CLIENT_ERROR usage: stats detail on|off|dump"),
             },
             b"cachedump" => {
-                let answer = cachedump(tokens, core);
-                return self.said(out, false, answer);
+                return match cachedump(tokens, core) {
+                    Ok((format, from)) => self.dump(format, from, core, out),
+                    Err(answer) => self.said(out, false, answer),
+                };
             }
             _ => return self.said(out, false, "ERROR"),
         };
@@ -148,7 +154,7 @@ impl Conn {
         if let Some(hook) = core.shared.on_shutdown.get() {
             hook(mode);
         }
-        self.phase = Phase::Closing;
+        self.leave(CloseReason::Shutdown);
         Flow::On
     }
 
@@ -168,8 +174,9 @@ impl Conn {
             );
         }
         let bytes = u64::from(megabytes) << 20;
-        // The arena was reserved at start and cannot grow.
-        if bytes > core.shared.settings.memory_bytes_max {
+        // Address space for more than the limit was reserved at start, the same on
+        // every core; the limit cannot go beyond that.
+        if bytes / u64::from(core.cores) > core.shard.arena_bytes() as u64 {
             return self.said(
                 out,
                 quiet,
@@ -247,7 +254,7 @@ impl Conn {
                 }
                 let format =
                     if dump == b"metadump" { DumpFormat::Metadump } else { DumpFormat::Mgdump };
-                return self.dump(format, core, out);
+                return self.dump(format, ScanCursor::default(), core, out);
             }
             (b"tocrawl", 4) => match parse_u32(argument) {
                 Some(items) => {
@@ -335,19 +342,29 @@ fn classes(argument: &[u8]) -> bool {
             .all(|class| matches!(parse_u32(class), Some(1..=63)))
 }
 
-fn cachedump(tokens: &Tokens<'_>, core: &Core) -> &'static str {
+/// Which items `stats cachedump <class> <limit>` is to show, or what else it
+/// answers. The dump is bounded like memcached's; `lru_crawler metadump` is not.
+fn cachedump(tokens: &Tokens<'_>, core: &Core) -> Result<(DumpFormat, ScanCursor), &'static str> {
     if !core.shared.settings.dump {
-        return "CLIENT_ERROR stats cachedump not allowed";
+        return Err("CLIENT_ERROR stats cachedump not allowed");
     }
     if tokens.count() < 5 {
-        return "CLIENT_ERROR bad command line";
+        return Err("CLIENT_ERROR bad command line");
     }
-    match (parse_u32(tokens.get(2)), parse_u32(tokens.get(3))) {
-        (Some(class), Some(_)) if class >= 64 => "CLIENT_ERROR Illegal slab id",
-        // Deprecated in memcached, and bounded there to 2 MiB of whatever is
-        // newest. `lru_crawler metadump` shows everything.
-        (Some(_), Some(_)) => "END",
-        _ => BAD_FORMAT,
+    let (Some(class), Some(limit)) = (parse_u32(tokens.get(2)), parse_u32(tokens.get(3))) else {
+        return Err(BAD_FORMAT);
+    };
+    // Clients see classes counted from 1, as `stats items` shows them. libmemcached
+    // asks for one after the other until a class is illegal.
+    let classes = core.shard.class_stats().len() as u32;
+    match class {
+        class if (1..=classes).contains(&class) => {
+            let items_max = if limit == 0 { u32::MAX } else { limit };
+            let class = ClassId((class - 1) as u8);
+            Ok((DumpFormat::Cachedump { items_max }, ScanCursor::of_class(class)))
+        }
+        class if class < SLAB_CLASSES_MAX => Err("END"),
+        _ => Err("CLIENT_ERROR Illegal slab id"),
     }
 }
 

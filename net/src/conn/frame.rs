@@ -1,7 +1,7 @@
 //! Binary commands that are not about one key.
 
 use super::gather::{Then, write_stats};
-use super::{Conn, Flow, Next, Phase, Wait};
+use super::{CloseReason, Conn, Flow, Next, Wait};
 use crate::VERSION;
 use crate::control::ControlOp;
 use crate::core::Core;
@@ -28,7 +28,7 @@ impl Conn {
                 if !frame.quiet {
                     self.write(out, |out| put_header(out, frame, Status::Ok, 0, 0, 0, 0));
                 }
-                self.phase = Phase::Closing;
+                self.leave(CloseReason::Normal);
             }
             Command::Flush(frame, _) if !core.shared.settings.flush => {
                 self.write(out, |out| put_error(out, frame, Status::AuthError));

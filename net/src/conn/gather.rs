@@ -8,6 +8,7 @@ use crate::control::{ControlAnswer, ControlCall, ControlOp, CoreReport, DumpForm
 use crate::core::Core;
 use crate::detail::PrefixCounts;
 use crate::hop::Message;
+use crate::limits::CACHEDUMP_BYTES_MAX;
 use crate::proto::binary::{Frame, Status, put_error, put_header, put_message, put_stat};
 use crate::proto::number;
 use crate::stats::{self, Kind, Stat};
@@ -50,6 +51,10 @@ pub(super) enum Then {
 #[derive(Debug)]
 pub(super) struct Dump {
     format: DumpFormat,
+    /// Where every core begins.
+    from: ScanCursor,
+    /// Bytes of text that may still go out.
+    bytes_left: usize,
     peer: u32,
     cursor: Option<ScanCursor>,
     asked: bool,
@@ -118,12 +123,8 @@ impl Conn {
             }
             Phase::Dumping(dump) => {
                 dump.asked = false;
-                if let ControlAnswer::Dump(text, next) = call.answer {
-                    out.extend_from_slice(&text);
-                    if next.is_none() {
-                        dump.peer += 1;
-                    }
-                    dump.cursor = next;
+                if let ControlAnswer::Dump(text, items, next) = call.answer {
+                    dump.take(&text, items, next, out);
                 }
                 self.pump(core, out);
             }
@@ -191,18 +192,28 @@ impl Conn {
             Then::Invalidated(Some(frame)) => put_header(out, frame, Status::Ok, 0, 0, 0, 0),
             Then::Watch => {
                 out.extend_from_slice(b"OK\r\n");
-                self.phase = Phase::Watching;
+                self.phase = Phase::Watching { lost: 0 };
             }
         }
     }
 
     /// Starts a dump.
-    pub(super) fn dump(&mut self, format: DumpFormat, core: &mut Core, out: &mut Vec<u8>) -> Flow {
+    pub(super) fn dump(
+        &mut self,
+        format: DumpFormat,
+        from: ScanCursor,
+        core: &mut Core,
+        out: &mut Vec<u8>,
+    ) -> Flow {
         if !self.answers.is_empty() {
             self.wait = Wait::Empty;
             return Flow::Stop(Next::Blocked);
         }
-        let dump = Dump { format, peer: 0, cursor: None, asked: false };
+        let bytes_left = match format {
+            DumpFormat::Cachedump { .. } => CACHEDUMP_BYTES_MAX - b"END\r\n".len(),
+            DumpFormat::Metadump | DumpFormat::Mgdump => usize::MAX,
+        };
+        let dump = Dump { format, from, bytes_left, peer: 0, cursor: None, asked: false };
         self.phase = Phase::Dumping(Box::new(dump));
         self.pump(core, out);
         Flow::On
@@ -211,7 +222,7 @@ impl Conn {
     /// Asks for the next part of a dump when the last has gone out.
     pub(super) fn pump(&mut self, core: &mut Core, out: &mut Vec<u8>) {
         let Phase::Dumping(dump) = &mut self.phase else { return };
-        if dump.peer == core.cores {
+        if dump.peer >= core.cores {
             out.extend_from_slice(if dump.format == DumpFormat::Mgdump {
                 b"EN\r\n"
             } else {
@@ -221,7 +232,7 @@ impl Conn {
             self.wait = Wait::Go;
         } else if !dump.asked && out.len() < core.shared.settings.output_bytes_high_water / 2 {
             dump.asked = true;
-            let op = ControlOp::Dump(dump.format, dump.cursor.take().unwrap_or_default());
+            let op = ControlOp::Dump(dump.format, dump.cursor.take().unwrap_or(dump.from));
             let peer = dump.peer;
             self.ask(peer, op, core);
         }
@@ -239,6 +250,32 @@ impl Conn {
         for peer in 0..core.cores {
             self.ask(peer, ControlOp::Unwatch(core.id, self.token), core);
         }
+    }
+}
+
+impl Dump {
+    /// Passes a part on. Where the bound is reached the dump is over, between
+    /// two lines.
+    fn take(&mut self, text: &[u8], items: u32, next: Option<ScanCursor>, out: &mut Vec<u8>) {
+        let fits = text.len().min(self.bytes_left);
+        let whole = if fits == text.len() {
+            fits
+        } else {
+            memchr::memrchr(b'\n', &text[..fits]).map_or(0, |end| end + 1)
+        };
+        out.extend_from_slice(&text[..whole]);
+        self.bytes_left -= whole;
+        let mut over = whole < text.len();
+        if let DumpFormat::Cachedump { items_max } = &mut self.format {
+            *items_max = items_max.saturating_sub(items);
+            over |= *items_max == 0;
+        }
+        if over {
+            self.peer = u32::MAX;
+        } else if next.is_none() {
+            self.peer += 1;
+        }
+        self.cursor = next;
     }
 }
 

@@ -231,7 +231,7 @@ impl Conn {
         }
         let request = large.request();
         if large.owner == core.id {
-            core.watch.connection = self.token.index;
+            core.watch.serve(core.id, self.token.index);
             self.write(out, |out| {
                 exec::execute(&request, large.hash, Some(reservation), core, out);
             });

@@ -27,7 +27,8 @@ use crate::limits::PREFETCH_WINDOW;
 use crate::proto::binary::MAGIC_REQUEST;
 use crate::proto::meta::KeyBuffer;
 use crate::proto::text::Position;
-use crate::proto::{Context, Request, Step, binary, text};
+use crate::proto::{Context, Request, Step, binary, number, text};
+use crate::watch::LogChunk;
 use answers::Answers;
 use engine::{KEY_BYTES_MAX, KeyHash, Now};
 use gather::{Dump, Gather};
@@ -108,8 +109,9 @@ enum Phase {
     Gathering(Box<Gather>),
     /// Passing a dump through.
     Dumping(Box<Dump>),
-    /// A watcher: whatever it sends is ignored.
-    Watching,
+    /// A watcher: whatever it sends is ignored. So many of its lines were
+    /// lost since the last that it got.
+    Watching { lost: u64 },
     /// Nothing more is read; open answers are still sent.
     Closing,
 }
@@ -149,6 +151,8 @@ pub struct Conn {
     /// The same of the answers outstanding.
     crowded_answers: bool,
     last_command: Now,
+    /// Why it ends, once it does.
+    close_reason: CloseReason,
 }
 
 /// A request of the window.
@@ -193,6 +197,8 @@ impl Conn {
             crowded_output: false,
             crowded_answers: false,
             last_command: core.now,
+            // As in memcached: what nobody asked for is an error.
+            close_reason: CloseReason::Error,
         }
     }
 
@@ -238,7 +244,7 @@ impl Conn {
                     self.wait = Wait::Reply;
                     break Next::Blocked;
                 }
-                Phase::Watching => {
+                Phase::Watching { .. } => {
                     consumed = input.len();
                     break Next::Read { need: 1 };
                 }
@@ -270,22 +276,28 @@ impl Conn {
 
     /// `out` went out to the socket, in whole or in part; it holds what is left.
     pub fn on_drained(&mut self, core: &mut Core, out: &mut Vec<u8>) {
-        if matches!(self.phase, Phase::Dumping(_)) {
-            self.pump(core, out);
+        match &mut self.phase {
+            Phase::Dumping(_) => self.pump(core, out),
+            Phase::Watching { lost } if out.is_empty() => write_lost(lost, out),
+            _ => {}
         }
         self.drain(core, out);
     }
 
-    /// Log lines for a watcher. One who does not read loses them.
-    pub fn on_log(&mut self, lines: &[u8], core: &mut Core, out: &mut Vec<u8>) {
-        if !matches!(self.phase, Phase::Watching) {
-            return;
+    /// Log lines for a watcher. One who does not read loses them, and is told
+    /// how many before the next that he gets.
+    pub fn on_log(&mut self, chunk: &LogChunk, core: &mut Core, out: &mut Vec<u8>) {
+        let Phase::Watching { lost } = &mut self.phase else { return };
+        let room = core.shared.settings.watcher_log_bytes.max(chunk.bytes.len());
+        if out.len() + chunk.bytes.len() > room {
+            *lost += chunk.lines;
+            core.watch.stats.skipped += chunk.lines;
+        } else {
+            write_lost(lost, out);
+            out.extend_from_slice(&chunk.bytes);
+            core.watch.stats.sent += chunk.lines;
         }
-        if out.len() + lines.len() > core.shared.settings.watcher_log_bytes.max(lines.len()) {
-            core.watch.stats.skipped += 1;
-            return;
-        }
-        out.extend_from_slice(lines);
+        *lost += chunk.lost;
     }
 
     /// A control call that this connection sent comes back.
@@ -303,7 +315,7 @@ impl Conn {
             Phase::Reserving(large) | Phase::Waiting(large) | Phase::Filling(large) => {
                 large.give_back(core);
             }
-            Phase::Watching => self.stop_watching(core),
+            Phase::Watching { .. } => self.stop_watching(core),
             Phase::Gathering(gather) if gather.is_watch() => self.stop_watching(core),
             _ => {}
         }
@@ -359,6 +371,17 @@ impl Conn {
         self.last_command
     }
 
+    /// Why it ends, after [`Next::Close`].
+    pub fn close_reason(&self) -> CloseReason {
+        self.close_reason
+    }
+
+    /// The client asked for the end.
+    fn leave(&mut self, reason: CloseReason) {
+        self.close_reason = reason;
+        self.phase = Phase::Closing;
+    }
+
     /// State word of `stats conns`.
     pub fn state(&self) -> &'static str {
         match self.phase {
@@ -369,7 +392,7 @@ impl Conn {
             Phase::Reserving(_) | Phase::Waiting(_) | Phase::Filling(_) => "conn_nread",
             Phase::Gathering(_) => "conn_parse_cmd",
             Phase::Dumping(_) => "conn_mwrite",
-            Phase::Watching => "conn_watch",
+            Phase::Watching { .. } => "conn_watch",
             Phase::Closing => "conn_closing",
         }
     }
@@ -516,7 +539,7 @@ impl Conn {
             // way to that core: this one must not overtake it.
             if self.answers.is_empty() && core.shard.visit(&core.shared.shards, owner) {
                 core.stats.visits += 1;
-                core.watch.connection = self.token.index;
+                core.watch.serve(core.id, self.token.index);
                 let held = exec::execute(request, hash, None, core, out);
                 if !core.watch.is_idle() {
                     core.log_events();
@@ -527,7 +550,7 @@ impl Conn {
             return self.hop(request, hash, owner, core);
         }
         core.stats.local_requests += 1;
-        core.watch.connection = self.token.index;
+        core.watch.serve(core.id, self.token.index);
         if self.answers.is_empty() {
             let held = exec::execute(request, hash, None, core, out);
             return self.sent(held, core.id, core, out);
@@ -695,5 +718,14 @@ impl Conn {
             Step::Encoded => (used, Flow::On),
             step => self.special(used, step, input, context, core, out),
         }
+    }
+}
+
+/// Tells a watcher how many lines it lost, if it did.
+fn write_lost(lost: &mut u64, out: &mut Vec<u8>) {
+    if *lost > 0 {
+        out.extend_from_slice(b"skipped=");
+        number::put(out, std::mem::take(lost));
+        out.push(b'\n');
     }
 }

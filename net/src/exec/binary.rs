@@ -2,8 +2,8 @@
 //! sender could not assume: hits of a get, errors of everything else.
 
 use super::{
-    Held, Tail, copy_value, observe_delete, observe_get, observe_set, refusal, refuse,
-    write_classic,
+    Held, Tail, after_delete, before_delete, copy_value, observe_delete, observe_get, observe_set,
+    refusal, refuse, write_classic,
 };
 use crate::core::Core;
 use crate::proto::binary::{Frame, Status, put_error, put_header, put_message};
@@ -97,7 +97,7 @@ pub(super) fn store(
     let outcome = write_classic(request, hash, store, &tag_buffer[..tag_count], reserved, core);
     let joins = matches!(store.mode, WriteMode::Append | WriteMode::Prepend);
     let status = match outcome {
-        Ok(WriteOutcome::Stored { cas }) => {
+        Ok(WriteOutcome::Stored { cas, .. }) => {
             if !frame.quiet {
                 put_header(out, frame, Status::Ok, 0, 0, 0, cas);
             }
@@ -131,7 +131,12 @@ pub(super) fn delete(
 ) {
     observe_delete(core, key);
     let options = Delete { compare, ..Delete::default() };
-    match core.shard.delete(key, hash, core.now, &options) {
+    let seen = before_delete(core, key, hash);
+    let outcome = core.shard.delete(key, hash, core.now, &options);
+    if outcome == DeleteOutcome::Deleted {
+        after_delete(core, key, "delete", seen);
+    }
+    match outcome {
         DeleteOutcome::Deleted if frame.quiet => {}
         DeleteOutcome::Deleted => put_header(out, frame, Status::Ok, 0, 0, 0, 0),
         DeleteOutcome::Exists => put_error(out, frame, Status::Exists),

@@ -2,7 +2,8 @@
 //! they were asked.
 
 use super::{
-    Held, Tail, copy_value, line, observe_get, observe_set, observe_store, refusal, refuse, value,
+    Held, Tail, after_delete, before_delete, copy_value, line, observe_get, observe_set,
+    observe_store, refusal, refuse, value,
 };
 use crate::core::Core;
 use crate::proto::meta::{Options, argument, store_mode, tag_names, tags, words};
@@ -112,7 +113,10 @@ pub(super) fn get(
     };
     let start = out.len();
     let item = &read.item;
-    if options.value {
+    // Who has the item with this CAS already does not get its value again.
+    let same = item.cas != 0 && options.compare == Some(item.cas);
+    let shows_value = options.value && !same;
+    if shows_value {
         out.extend_from_slice(b"VA ");
         number::put(out, u64::from(item.value_bytes));
     } else {
@@ -146,7 +150,7 @@ pub(super) fn get(
     }
     out.extend_from_slice(b"\r\n");
     let seen = Some((item.class, item.value_bytes));
-    let whole = !options.value || copy_value(item, copy_bytes_max, out);
+    let whole = !shows_value || copy_value(item, copy_bytes_max, out);
     observe_get(core, request.key, seen);
     if !whole {
         match core.shard.pin_read(request.key, hash) {
@@ -157,7 +161,7 @@ pub(super) fn get(
                 nominal_flags(request, options.binary_key, out);
             }
         }
-    } else if options.value {
+    } else if shows_value {
         out.extend_from_slice(b"\r\n");
     }
     None
@@ -192,7 +196,8 @@ pub(super) fn store(
         expiry: options.touch.unwrap_or(Expiry::NEVER),
         compare,
         invalidate_older: options.stale && mode == WriteMode::Set && compare.is_some(),
-        new_cas: options.new_cas,
+        // Of a store alone, memcached takes `E0` for no wish at all.
+        new_cas: options.new_cas.filter(|cas| *cas != 0),
         vivify: options.vivify.filter(|_| joins),
         tags: &tag_buffer[..tag_count],
         binary_key: options.binary_key,
@@ -200,11 +205,12 @@ pub(super) fn store(
     let outcome = core.shard.write(write, core.now);
     let expiry = options.touch.unwrap_or(Expiry::NEVER);
     observe_store(core, request.key, hash, &outcome, mode, compare.is_some(), value_bytes, expiry);
-    let mut stored_cas = 0;
+    // What was not stored has the length that was sent, and no CAS.
+    let (mut stored_cas, mut shown_bytes) = (0, value_bytes);
     let code = match outcome {
         Ok(WriteOutcome::Stored { .. }) if options.quiet => return,
-        Ok(WriteOutcome::Stored { cas }) => {
-            stored_cas = cas;
+        Ok(WriteOutcome::Stored { cas, value_bytes }) => {
+            (stored_cas, shown_bytes) = (cas, value_bytes);
             "HD"
         }
         Ok(WriteOutcome::NotStored) => "NS",
@@ -223,6 +229,7 @@ pub(super) fn store(
             b'O' => opaque_flag(out, word),
             b'k' => key_flag(out, request.key, options.binary_key),
             b'c' => number_flag(out, b'c', stored_cas),
+            b's' => number_flag(out, b's', shown_bytes as u64),
             _ => {}
         }
     }
@@ -242,8 +249,15 @@ pub(super) fn delete(
         expiry: options.touch,
         new_cas: options.new_cas,
         drop_value: options.drop_value,
+        client_flags: options.client_flags,
     };
-    let code = match core.shard.delete(request.key, hash, core.now, &deleting) {
+    let seen = before_delete(core, request.key, hash);
+    let outcome = core.shard.delete(request.key, hash, core.now, &deleting);
+    // What is only marked stale is still there.
+    if outcome == DeleteOutcome::Deleted && !options.stale {
+        after_delete(core, request.key, "md", seen);
+    }
+    let code = match outcome {
         DeleteOutcome::Deleted if options.quiet => return,
         DeleteOutcome::Deleted => "HD",
         DeleteOutcome::Exists => "EX",

@@ -331,6 +331,24 @@ fn observe_delete(core: &mut Core, key: &[u8]) {
     }
 }
 
+/// Size class and length of the item that a delete is about to remove, if
+/// somebody watches deletes.
+#[inline]
+fn before_delete(core: &mut Core, key: &[u8], hash: KeyHash) -> Option<(ClassId, u32)> {
+    if !core.watch.deletions() {
+        return None;
+    }
+    core.shard.peek(key, hash, core.now).map(|item| (item.class, item.value_bytes))
+}
+
+/// Tells the watchers of the item that was deleted.
+#[inline]
+fn after_delete(core: &mut Core, key: &[u8], command: &str, seen: Option<(ClassId, u32)>) {
+    if let Some((class, value_bytes)) = seen {
+        core.watch.item_deleted(core.now, key, command, class, value_bytes);
+    }
+}
+
 /// Tells the watchers how a write ended.
 #[inline]
 fn observe_store(

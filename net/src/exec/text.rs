@@ -1,8 +1,8 @@
 //! Answers of the classic text protocol.
 
 use super::{
-    Held, Tail, copy_value, line, observe_delete, observe_get, observe_set, refusal, refuse,
-    write_classic,
+    Held, Tail, after_delete, before_delete, copy_value, line, observe_delete, observe_get,
+    observe_set, refusal, refuse, write_classic,
 };
 use crate::core::Core;
 use crate::proto::number::{self, Decimal};
@@ -108,7 +108,9 @@ pub(super) fn store(
 
 pub(super) fn delete(key: &[u8], hash: KeyHash, quiet: bool, core: &mut Core, out: &mut Vec<u8>) {
     observe_delete(core, key);
+    let seen = before_delete(core, key, hash);
     let outcome = core.shard.delete(key, hash, core.now, &Delete::default());
+    after_delete(core, key, "delete", seen);
     if !quiet {
         line(out, if outcome == DeleteOutcome::Deleted { "DELETED" } else { "NOT_FOUND" });
     }

@@ -280,11 +280,12 @@ impl Peers {
     }
 
     fn run(&mut self, place: Place, parked: &mut Parked, op: Op, core: &mut Core) {
+        let from = parked.batch.from;
         let Batch { requests, bytes, answer_bytes, .. } = &mut *parked.batch;
         let hop = requests[place.1 as usize];
         let request = hop.request(op, bytes);
         core.stats.hops_served += 1;
-        core.watch.connection = hop.conn.index;
+        core.watch.serve(from, hop.conn.index);
         let start = answer_bytes.len();
         let before = core.shard.changes();
         let pending = self.peering.is_pending(hop.hash);

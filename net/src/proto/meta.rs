@@ -2,8 +2,8 @@
 //!
 //! A request keeps its flags as they stood in the line, since the answer
 //! repeats some of them in their order; [`Options`] holds what they mean.
-//! Accepted beyond memcached 1.6.18: `E`, `x` and `N` of `ms` (1.6.2x), `G`
-//! (tags) and times in milliseconds (`T250ms`).
+//! The flags are those of memcached 1.6.45; beyond it there are `G` (tags) and
+//! times in milliseconds (`T250ms`).
 
 use super::number::{parse_i32, parse_u32, parse_u64};
 use super::text::{body_of, never_zero};

@@ -154,7 +154,8 @@ impl<B: Backend> Reactor<B> {
         if self.core.watch.connections() {
             let (ip, port, transport) = self.remote(token.index, listener);
             let now = self.core.now;
-            self.core.watch.connection_opened(now, &ip, port, transport, token.index);
+            let number = self.core.watch.connection_number(self.core.id, token.index);
+            self.core.watch.connection_opened(now, &ip, port, transport, number);
         }
     }
 

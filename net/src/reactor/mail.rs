@@ -15,6 +15,7 @@ use crate::listener::ListenAddress;
 use crate::mesh::{Life, NodeCall, Parcel};
 use crate::reactor::ListenerInfo;
 use crate::sys::{Backend, Slot, socket};
+use crate::watch::connection_number;
 
 /// Parcels taken from one peer in one turn; the rest waits for the next.
 const PARCELS_PER_TURN: usize = 16;
@@ -72,7 +73,7 @@ impl<B: Backend> Reactor<B> {
                 let token = chunk.conn;
                 if let Some(connection) = self.table.by_token(token) {
                     connection.prepare_out(&mut self.buffers);
-                    connection.conn.on_log(&chunk.bytes, &mut self.core, &mut connection.out);
+                    connection.conn.on_log(&chunk, &mut self.core, &mut connection.out);
                     self.settle(token.index);
                 }
             }
@@ -138,7 +139,9 @@ impl<B: Backend> Reactor<B> {
             listeners: &self.listeners,
             core: self.core.id,
             cores: self.core.cores,
+            first_connection: self.core.watch.first_connection,
             now: self.core.now,
+            started: self.core.shared.started,
             descriptor: &|slot| self.backend.descriptor(slot),
         };
         control::execute(op, &mut self.core, &view)
@@ -199,12 +202,44 @@ struct View<'a> {
     listeners: &'a [ListenerInfo],
     core: u32,
     cores: u32,
+    first_connection: u64,
     now: engine::Now,
+    started: engine::Now,
     descriptor: &'a dyn Fn(Slot) -> Option<RawFd>,
+}
+
+impl View<'_> {
+    /// The listeners have the first numbers, and the first core shows them.
+    fn each_listener(&self, each: &mut dyn FnMut(ConnSummary<'_>)) {
+        for (number, listener) in self.listeners.iter().enumerate() {
+            let address = match &listener.address {
+                ListenAddress::Unix { path, .. } => format!("unix:{}", path.display()),
+                ListenAddress::Tcp(address) => shown(*address),
+            };
+            each(ConnSummary {
+                number: number as u64,
+                address: &address,
+                listen_address: None,
+                state: "conn_listening",
+                last_command: self.started,
+            });
+        }
+    }
+}
+
+/// A TCP address as `stats conns` writes it.
+fn shown(address: std::net::SocketAddr) -> String {
+    match address {
+        std::net::SocketAddr::V4(address) => format!("tcp:{address}"),
+        std::net::SocketAddr::V6(address) => format!("tcp6:{address}"),
+    }
 }
 
 impl Connections for View<'_> {
     fn each(&self, each: &mut dyn FnMut(ConnSummary<'_>)) {
+        if self.core == 0 {
+            self.each_listener(each);
+        }
         for (slot, connection) in self.table.iter() {
             if !connection.conn.is_client() {
                 continue;
@@ -217,25 +252,16 @@ impl Connections for View<'_> {
                 }
                 _ => {
                     let descriptor = (self.descriptor)(slot).unwrap_or(-1);
-                    let shown = |address: std::io::Result<std::net::SocketAddr>| {
-                        address.map_or_else(
-                            |_| "<gone>".into(),
-                            |address| match address {
-                                std::net::SocketAddr::V4(address) => format!("tcp:{address}"),
-                                std::net::SocketAddr::V6(address) => format!("tcp6:{address}"),
-                            },
-                        )
+                    let text = |address: std::io::Result<std::net::SocketAddr>| {
+                        address.map_or_else(|_| "<gone>".into(), shown)
                     };
-                    (
-                        shown(socket::peer_address(descriptor)),
-                        shown(socket::own_address(descriptor)),
-                    )
+                    (text(socket::peer_address(descriptor)), text(socket::own_address(descriptor)))
                 }
             };
             each(ConnSummary {
-                number: u64::from(slot) * u64::from(self.cores) + u64::from(self.core),
+                number: connection_number(self.first_connection, self.cores, self.core, slot),
                 address: &address,
-                listen_address: &listen_address,
+                listen_address: Some(&listen_address),
                 state: connection.conn.state(),
                 last_command: connection.conn.last_command(self.now),
             });

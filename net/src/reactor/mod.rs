@@ -132,7 +132,7 @@ pub struct Reactor<B: Backend> {
 impl<B: Backend> Reactor<B> {
     /// A loop around its parts.
     pub fn new(
-        core: Core,
+        mut core: Core,
         mut backend: B,
         post: Post,
         clock: Clock,
@@ -142,6 +142,7 @@ impl<B: Backend> Reactor<B> {
         memory: Arc<Mapping>,
     ) -> std::io::Result<Reactor<B>> {
         backend.watch_wake(post.wake_fd())?;
+        core.watch.first_connection = listeners.len() as u64;
         // A buffer that grew far beyond what one turn puts out is not kept.
         let buffer_bytes_max = 2 * core.shared.settings.output_bytes_high_water;
         Ok(Reactor {
@@ -364,7 +365,10 @@ impl<B: Backend> Reactor<B> {
                 }
             }
             Next::Later => connection.blocked = true,
-            Next::Close => connection.begin_close(CloseReason::Normal, self.core.now),
+            Next::Close => {
+                let reason = connection.conn.close_reason();
+                connection.begin_close(reason, self.core.now);
+            }
         }
         self.note_patience(slot);
         self.note_output(slot);
@@ -549,7 +553,8 @@ impl<B: Backend> Reactor<B> {
             let (ip, port, transport) = self.remote(slot, connection.listener);
             let reason = connection.closing.map_or(CloseReason::Normal, |(reason, _)| reason);
             let now = self.core.now;
-            self.core.watch.connection_closed(now, &ip, port, transport, reason, slot);
+            let number = self.core.watch.connection_number(self.core.id, slot);
+            self.core.watch.connection_closed(now, &ip, port, transport, reason, number);
         }
         connection.backlog.clear(&mut self.buffers);
         self.buffers.put(std::mem::take(&mut connection.out));

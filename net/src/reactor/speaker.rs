@@ -1,10 +1,11 @@
 //! Who speaks on a connection: a client, or another node.
 
-use crate::conn::{Conn, Progress};
+use crate::conn::{CloseReason, Conn, Progress};
 use crate::control::ControlCall;
 use crate::core::Core;
 use crate::hop::{self, Answer};
 use crate::peering::link::Link;
+use crate::watch::LogChunk;
 use engine::Now;
 
 /// The state machine behind a socket.
@@ -38,9 +39,9 @@ impl Speaker {
         }
     }
 
-    pub fn on_log(&mut self, lines: &[u8], core: &mut Core, out: &mut Vec<u8>) {
+    pub fn on_log(&mut self, chunk: &LogChunk, core: &mut Core, out: &mut Vec<u8>) {
         if let Speaker::Client(conn) = self {
-            conn.on_log(lines, core, out);
+            conn.on_log(chunk, core, out);
         }
     }
 
@@ -102,6 +103,14 @@ impl Speaker {
     pub fn seal(&mut self, out: &mut Vec<u8>) {
         if let Speaker::Node(link) = self {
             link.seal(out);
+        }
+    }
+
+    /// Why it ends, if it wants to.
+    pub fn close_reason(&self) -> CloseReason {
+        match self {
+            Speaker::Client(conn) => conn.close_reason(),
+            Speaker::Node(_) => CloseReason::Normal,
         }
     }
 

@@ -4,7 +4,7 @@
 //! started with `-m 65536` uses what its items use. Transparent huge pages are
 //! asked for (`MADV_HUGEPAGE`): without them a pipelined get costs 1.3 to 1.5
 //! times the CPU, for the TLB. With `-L` explicit huge pages are taken from the
-//! system's pool instead; if it has too few, the error says how many are needed.
+//! system's pool instead; with too few there, the caller takes others.
 
 use std::io;
 use std::ptr::NonNull;

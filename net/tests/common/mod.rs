@@ -42,7 +42,7 @@ impl Connections for Table<'_> {
             each(ConnSummary {
                 number: index as u64,
                 address: "tcp:127.0.0.1:1",
-                listen_address: "tcp:127.0.0.1:2",
+                listen_address: Some("tcp:127.0.0.1:2"),
                 state: client.conn.state(),
                 last_command: client.conn.last_command(),
             });
@@ -181,7 +181,7 @@ impl Node {
             Message::Log(chunk) => {
                 let client = &mut self.clients[chunk.conn.index as usize];
                 if !client.closed {
-                    client.conn.on_log(&chunk.bytes, &mut self.cores[to], &mut client.out);
+                    client.conn.on_log(&chunk, &mut self.cores[to], &mut client.out);
                 }
             }
         }

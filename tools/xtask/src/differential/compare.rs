@@ -24,6 +24,8 @@ enum How {
     Base64,
     /// memcached's wrapped below zero where ours is 0.
     PastIsZero,
+    /// Versions of one word each, of digits and dots, behind equal words.
+    Release,
     /// Anything.
     Any,
 }
@@ -58,6 +60,7 @@ impl Allowed {
                             "base64" => How::Base64,
                             "clock" => How::Clock,
                             "past is 0" => How::PastIsZero,
+                            "release" => How::Release,
                             other => bail!("`{other}` is no way to differ"),
                         };
                         allowed.fields.push((text("name")?, how));
@@ -79,6 +82,18 @@ impl Allowed {
             None => name == pattern,
         };
         self.fields.iter().filter(move |(pattern, _)| matches(pattern)).map(|(_, how)| how)
+    }
+
+    /// Whether a statistic may differ so. `stats.general.*` has every name, so
+    /// the strictest way counts.
+    fn stat(&self, name: &str, theirs: &[u8], ours: &[u8]) -> bool {
+        let mut ways = self.ways(name).peekable();
+        match ways.peek() {
+            None => false,
+            Some(_) => {
+                ways.all(|how| *how != How::Release || is_release(theirs) && is_release(ours))
+            }
+        }
     }
 
     fn line(&self, memcached: &[u8], ours: &[u8]) -> bool {
@@ -197,6 +212,7 @@ fn same(allowed: &Allowed, a: &Field<'_>, b: &Field<'_>, context: &mut Meanwhile
         let seconds = (number(&a.bytes), number(&b.bytes));
         match (how, seconds, (integer(&a.bytes), integer(&b.bytes))) {
             (How::Any, ..) => true,
+            (How::Release, ..) => is_release(&a.bytes) && is_release(&b.bytes),
             (How::Base64, ..) => {
                 let encoded = super::meta::base64(&a.bytes).into_bytes();
                 *b.bytes == *encoded || *b.bytes == *[&encoded[..], b" b"].concat()
@@ -230,7 +246,8 @@ fn stats_difference(allowed: &Allowed, theirs: &[Field<'_>], mine: &[Field<'_>])
         match mine.get(&field.name[5..]) {
             None if allowed.stats_missing.contains(&name) => {}
             None => return Some(format!("{name} is missing")),
-            Some(ours) if *ours == &*field.bytes || allowed.ways(&name).next().is_some() => {}
+            Some(ours) if *ours == &*field.bytes => {}
+            Some(ours) if allowed.stat(&name, &field.bytes, ours) => {}
             Some(ours) => {
                 return Some(format!(
                     "{name}: memcached `{}`, ours `{}`",
@@ -241,6 +258,15 @@ fn stats_difference(allowed: &Allowed, theirs: &[Field<'_>], mine: &[Field<'_>])
         }
     }
     None
+}
+
+/// `VERSION 1.6.45`, or the number alone.
+fn is_release(line: &[u8]) -> bool {
+    let line = line.trim_ascii_end();
+    let word = line.strip_prefix(b"VERSION ").unwrap_or(line);
+    let mut parts = word.split(|byte| *byte == b'.');
+    let digits = |part: &[u8]| !part.is_empty() && part.iter().all(u8::is_ascii_digit);
+    parts.clone().count() == 3 && parts.all(digits)
 }
 
 fn number(bytes: &[u8]) -> Option<f64> {
@@ -298,6 +324,13 @@ mod tests {
         assert!(!differ(b"HD c1\r\nHD c2\r\nHD c1\r\n", b"HD c70\r\nHD c90\r\nHD c70\r\n"));
         assert!(differ(b"HD c1\r\nHD c2\r\nHD c1\r\n", b"HD c70\r\nHD c90\r\nHD c90\r\n"));
         assert!(differ(b"HD c1\r\nHD c1\r\n", b"HD c70\r\nHD c90\r\n"));
+    }
+
+    #[test]
+    fn a_version_is_one_word() {
+        assert!(!differ(b"VERSION 1.6.18\r\n", b"VERSION 1.6.45\r\n"));
+        assert!(differ(b"VERSION 1.6.18\r\n", b"VERSION 1.6.18 seawall-0.1.0\r\n"));
+        assert!(differ(b"VERSION 1.6.18\r\n", b"VERSION 1.6\r\n"));
     }
 
     #[test]

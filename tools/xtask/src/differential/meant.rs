@@ -32,7 +32,8 @@ fn is_meant(step: &Step) -> bool {
         command.len() == 2
             && (has(b'E')
                 || match letter {
-                    b's' => has(b'G') || has(b'N'),
+                    b'g' => flags.iter().any(|f| f[0] == b'C' && is_number(&f[1..])),
+                    b's' => has(b'G') || has(b'N') || flags.contains(&&b"s"[..]),
                     b'd' => has(b'x'),
                     // Only what cannot make the number longer.
                     b'a' => {
@@ -44,17 +45,30 @@ fn is_meant(step: &Step) -> bool {
     })
 }
 
+fn is_number(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && bytes.iter().all(u8::is_ascii_digit)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn only_what_differs_on_purpose_is_left_out() {
-        for line in ["mg a v E7\r\n", "ms a 1 N30\r\nx\r\n", " md a x\r\n", "ma a T30\r\n"] {
+        for line in [
+            "mg a v E7\r\n",
+            "mg a v C7\r\n",
+            "ms a 1 N30\r\nx\r\n",
+            "ms a 1 s\r\nx\r\n",
+            " md a x\r\n",
+            "ma a T30\r\n",
+        ] {
             assert!(is_meant(&Step::raw(line)), "{line}");
         }
         for line in [
             "mg a N30\r\n",
+            "mg a s C\r\n",
+            "ms s 1 C7\r\nx\r\n",
             "ms E 1 T0\r\nx\r\n",
             "ma a N0\r\n",
             "ma a T30 MD\r\n",
