@@ -1,11 +1,13 @@
 //! The daemon as a Unix process: background, user, limits, PID file, service manager.
 
 use anyhow::{Context, Result, bail};
+use net::listener::ListenAddress;
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{ForkResult, Uid, User, fork, initgroups, pipe, setgid, setsid, setuid};
 use std::fs::File;
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 /// Number of mimalloc's option `purge_delay`.
@@ -113,6 +115,24 @@ pub fn become_user(name: &str) -> Result<()> {
     initgroups(&c_name, user.gid).with_context(|| format!("cannot take the groups of {name}"))?;
     setgid(user.gid).with_context(|| format!("cannot take the group of {name}"))?;
     setuid(user.uid).with_context(|| format!("cannot become {name}"))
+}
+
+/// Writes the TCP ports in memcached's form, for whoever started the node with
+/// `-p -1`: whole or not at all.
+pub fn write_ports(path: &Path, addresses: &[ListenAddress]) -> Result<()> {
+    let text: String = addresses
+        .iter()
+        .filter_map(|address| match address {
+            ListenAddress::Tcp(SocketAddr::V4(v4)) => Some(format!("TCP INET: {}\n", v4.port())),
+            ListenAddress::Tcp(SocketAddr::V6(v6)) => Some(format!("TCP INET6: {}\n", v6.port())),
+            ListenAddress::Unix { .. } => None,
+        })
+        .collect();
+    let mut partial = path.as_os_str().to_owned();
+    partial.push(".lck");
+    std::fs::write(&partial, text).and_then(|()| std::fs::rename(&partial, path)).with_context(
+        || format!("cannot write the ports to {} (MEMCACHED_PORT_FILENAME)", path.display()),
+    )
 }
 
 /// A PID file that goes away with its owner.

@@ -118,7 +118,10 @@ impl Server {
             process::become_user(user)?;
         }
         if config.lock_memory {
-            process::lock_memory()?;
+            // As memcached does: loudly, but it starts.
+            if let Err(error) = process::lock_memory() {
+                say(&format!("WARNING: {error:#}"));
+            }
         }
         node.shared().verbosity.store(config.verbosity, Ordering::Relaxed);
         let shutdown = Arc::new(Notify::new());
@@ -167,6 +170,11 @@ impl Server {
         self.start_cluster().await?;
         self.node.open();
         self.loading.store(false, Ordering::Release);
+        if let Some(path) = std::env::var_os("MEMCACHED_PORT_FILENAME")
+            && let Err(error) = process::write_ports(Path::new(&path), self.node.addresses())
+        {
+            say(&format!("WARNING: {error:#}"));
+        }
         say("ready");
         process::notify("READY=1");
         if let Some(background) = background {
@@ -320,6 +328,9 @@ impl Server {
             value::bytes_text(config.value_bytes_max),
             config.eviction.as_deref().unwrap_or("off"),
         ));
+        if let Some(warning) = huge_pages_missing(config, cores) {
+            say(&warning);
+        }
         if let Some(Mode::Plain(why)) = self.storage.as_ref().map(Storage::mode) {
             say(&format!("storage: ordinary files, because direct I/O cannot start here: {why}"));
         }
@@ -702,6 +713,21 @@ fn read_users(config: &Config) -> Result<Users> {
 
 fn path_text(path: impl AsRef<Path>) -> String {
     path.as_ref().display().to_string()
+}
+
+/// What to say if `-L` found too few huge pages in the system's pool.
+fn huge_pages_missing(config: &Config, cores: &[net::node::CoreInfo]) -> Option<String> {
+    use net::sys::memory::{HUGE_PAGE_BYTES, Pages};
+    let without = cores.iter().filter(|core| core.pages != Pages::Explicit).count();
+    if !config.large_pages || without == 0 {
+        return None;
+    }
+    let count = cores.len() as u64;
+    let pages = (config.memory_bytes / count).div_ceil(HUGE_PAGE_BYTES as u64) * count;
+    Some(format!(
+        "WARNING: -L asks for explicit huge pages, and the system has too few of them: \
+         {without} of {count} cores go without\n  to reserve them:  sysctl vm.nr_hugepages={pages}"
+    ))
 }
 
 /// The node's part of the configuration.

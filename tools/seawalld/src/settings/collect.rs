@@ -192,17 +192,17 @@ fn one_flag(
         };
         return given.push(Given { setting, text, place: Source::Flag(dashed) });
     }
-    let other = |rows: &'static [(Option<char>, &'static str, bool, &'static str)]| {
-        rows.iter().find(|row| is_named(row.0, row.1, name))
-    };
-    if let Some(&(_, _, takes_value, why)) = other(ACCEPTED) {
-        if takes_value && parser.value().is_err() {
-            return problem("needs a value".into());
+    if let Some(&(_, _, argument, why)) = ACCEPTED.iter().find(|row| is_named(row.0, row.1, name)) {
+        let text = parser.value().unwrap_or_default();
+        if let Some(complaint) = argument.complaint(&text.to_string_lossy()) {
+            return problem(complaint);
         }
         out.notes.push(format!("{dashed} has no effect: {why}"));
         return;
     }
-    if let Some(&(_, _, takes_value, instead)) = other(REFUSED) {
+    if let Some(&(_, _, takes_value, instead)) =
+        REFUSED.iter().find(|row| is_named(row.0, row.1, name))
+    {
         if takes_value {
             let _ = parser.value();
         }
@@ -231,9 +231,12 @@ fn extended(options: &str, given: &mut Vec<Given>, out: &mut Collected) {
                 let text = if fixed.is_empty() { text } else { fixed };
                 given.push(Given { setting, text: text.into(), place: Source::Flag(place) });
             }
-            Some(Extended::Accepted) => {
-                out.notes.push(format!("{place} has no effect: Seawall tunes this by itself"))
-            }
+            Some(Extended::Accepted(argument)) => match argument.complaint(text) {
+                Some(text) => out.problems.push(Problem { place, text }),
+                None => {
+                    out.notes.push(format!("{place} has no effect: Seawall tunes this by itself"))
+                }
+            },
             Some(Extended::Refused(instead)) => {
                 out.problems.push(Problem { place, text: format!("is not supported; {instead}") });
             }
@@ -453,6 +456,64 @@ mod tests {
         assert!(found.problems[0].place.starts_with("s.toml:2:"), "{:?}", found.problems);
     }
 
+    /// What stands as problem for these options of `-o`.
+    fn of_extended(options: &str) -> Vec<String> {
+        run(&["-o", options], &[], "").problems.into_iter().map(|problem| problem.text).collect()
+    }
+
+    #[test]
+    fn extended_options_are_taken_and_refused_as_memcached_does() {
+        for options in [
+            "no_inline_ascii_resp,inline_ascii_resp,no_chunked_items,no_modern,resp_obj_mem_limit",
+            "hashpower=20,hash_algorithm=murmur3,slab_automove_ratio=0.5,slab_automove=1",
+            "lru_crawler_tocrawl=0,hot_max_factor=0.2,temporary_ttl=61,no_drop_privileges",
+        ] {
+            assert_eq!(of_extended(options), [""; 0], "{options}");
+        }
+        for option in [
+            "inline_ascii_response",
+            "no_inline_ascii_response",
+            "hashpower",
+            "hashpower=x",
+            "hashpower=1",
+            "hash_algorithm=md5",
+            "slab_automove_ratio=2",
+            "slab_automove_window=1",
+            "tail_repair_time",
+            "read_buf_mem_limit",
+            "no_track_sizes",
+            "nonsense",
+        ] {
+            assert_eq!(of_extended(option).len(), 1, "{option}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_done_says_why_and_what_to_do() {
+        for (options, words) in [
+            ("ext_path=/x:1G,ext_item_size=100", "leave all ext_* options out"),
+            ("ssl_ca_cert=/x,ssl_min_version=2,ssl_kernel_tls", "put a TLS proxy before the node"),
+            ("proxy_config=/x", "run the proxy"),
+        ] {
+            let texts = of_extended(options);
+            assert_eq!(texts.len(), options.split(',').count());
+            assert!(texts.iter().all(|text| text.contains(words)), "{texts:?}");
+        }
+    }
+
+    #[test]
+    fn flags_without_effect_want_what_memcached_wants() {
+        for args in [["-f", "1.25"], ["-n", "48"], ["-N", "4"]] {
+            assert_eq!(run(&args, &[], "").problems, [], "{args:?}");
+        }
+        for args in
+            [["-f", "1"], ["-f", "x"], ["-n", "0"], ["-N", "0"], ["-p", "70000"], ["-p", "-2"]]
+        {
+            assert_eq!(run(&args, &[], "").problems.len(), 1, "{args:?}");
+        }
+        assert_eq!(shown(&run(&["-p", "-1"], &[], ""), "listen.port").0, "-1");
+    }
+
     #[test]
     fn extended_options_point_into_the_table() {
         for (name, meaning) in EXTENDED {
@@ -470,9 +531,10 @@ mod tests {
             names.push(setting.key.to_owned());
             names.extend(setting.short.map(String::from));
         }
-        for row in ACCEPTED.iter().chain(REFUSED) {
-            names.push(row.1.to_owned());
-            names.extend(row.0.map(String::from));
+        let accepted = ACCEPTED.iter().map(|row| (row.0, row.1));
+        for (short, long) in accepted.chain(REFUSED.iter().map(|row| (row.0, row.1))) {
+            names.push(long.to_owned());
+            names.extend(short.map(String::from));
         }
         let all = names.len();
         names.sort();

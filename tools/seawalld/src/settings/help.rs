@@ -142,7 +142,7 @@ fn markdown() -> String {
         let text = match meaning {
             super::table::Extended::Sets(key, "") => format!("sets `{key}`"),
             super::table::Extended::Sets(key, value) => format!("sets `{key}` to {value}"),
-            super::table::Extended::Accepted => "accepted without effect".into(),
+            super::table::Extended::Accepted(_) => "accepted without effect".into(),
             super::table::Extended::Refused(instead) => format!("refused: {instead}"),
         };
         out.push_str(&format!("- `{name}`: {text}\n"));

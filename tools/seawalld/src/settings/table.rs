@@ -10,6 +10,8 @@ pub enum Kind {
     Switch,
     /// A whole number from `.0` to `.1`.
     Count(u64, u64),
+    /// A TCP port; -1 stands for [`EPHEMERAL_PORT`].
+    Port,
     /// Bytes from `.0` to `.1`; a bare number counts units of `.2` bytes, `k`, `m`, `g` say otherwise.
     Bytes(u64, u64, u64),
     /// An octal number, as in `chmod`.
@@ -25,6 +27,9 @@ pub enum Kind {
     /// Words or addresses, separated by commas; the flag may be repeated.
     List,
 }
+
+/// What `-p -1` becomes: any port that is free, as in memcached.
+pub const EPHEMERAL_PORT: u64 = 1 << 16;
 
 /// One row.
 #[derive(Debug)]
@@ -62,13 +67,13 @@ const TIB: u64 = 1 << 40;
 /// Every setting, by section.
 #[rustfmt::skip]
 pub const SETTINGS: &[Setting] = &[
-    row("listen.port", Some('p'), "port", Kind::Count(0, 65_535), "11211", "TCP port; 0 turns TCP off"),
-    row("listen.address", Some('l'), "listen", Kind::List, "", "addresses to listen on, with or without a port; empty: every IPv4 and IPv6 address"),
+    row("listen.port", Some('p'), "port", Kind::Port, "11211", "TCP port; 0 turns TCP off, -1 takes a free one (MEMCACHED_PORT_FILENAME names a file for its number)"),
+    row("listen.address", Some('l'), "listen", Kind::List, "", "addresses to listen on, with or without a port; empty or *: every IPv4 and IPv6 address"),
     row("listen.unix_socket", Some('s'), "unix-socket", Kind::Path, "", "Unix socket to listen on instead of TCP"),
     row("listen.unix_mask", Some('a'), "unix-mask", Kind::Octal, "700", "access mode of the Unix socket"),
     row("listen.backlog", Some('b'), "listen-backlog", Kind::Count(1, 65_535), "1024", "connections that may wait to be accepted"),
     row("listen.core_ports", None, "core-ports", Kind::Count(0, 65_535), "0", "core i also listens on this port + i, for clients that pick the owning core; 0: off"),
-    row("listen.udp_port", Some('U'), "udp-port", Kind::Count(0, 0), "0", "accepted for memcached's sake; UDP stays off"),
+    row("listen.udp_port", Some('U'), "udp-port", Kind::Count(0, 65_535), "0", "there is no UDP; 0 is accepted for memcached's sake"),
 
     row("memory.limit", Some('m'), "memory-limit", Kind::Bytes(2 * MIB, 32 * TIB, MIB), "64", "memory for items and their index, in MiB unless k, m, g or t is given"),
     row("memory.value_max", Some('I'), "max-item-size", Kind::Bytes(KIB, GIB, 1), "1m", "largest value"),
@@ -76,8 +81,8 @@ pub const SETTINGS: &[Setting] = &[
     row("memory.arriving_wait_ms", None, "arriving-wait-ms", Kind::Count(0, 3_600_000), "1000", "milliseconds that a value waits for that memory before it is refused"),
     row("memory.eviction", None, "eviction", Kind::Choice(&["clock-pro", "lru", "lfu", "s3-fifo"]), "clock-pro", "which items leave when memory is full"),
     row("memory.no_eviction", Some('M'), "disable-evictions", Kind::Switch, "false", "answer an error when memory is full instead of evicting"),
-    row("memory.large_pages", Some('L'), "enable-largepages", Kind::Switch, "false", "reserve explicit huge pages; transparent ones are asked for in any case"),
-    row("memory.lock", Some('k'), "lock-memory", Kind::Switch, "false", "lock all memory into RAM"),
+    row("memory.large_pages", Some('L'), "enable-largepages", Kind::Switch, "false", "take explicit huge pages where the system has reserved enough, else warn; transparent ones are asked for in any case"),
+    row("memory.lock", Some('k'), "lock-memory", Kind::Switch, "false", "lock all memory into RAM; a warning if the system refuses"),
     row("memory.access_times", None, "access-times", Kind::Switch, "false", "keep every item's last access (4 bytes each) for meta `l` and `la=` of metadump"),
     row("memory.track_sizes", None, "track-sizes", Kind::Switch, "false", "count items by size from the start, for `stats sizes`"),
     row("memory.hash_seed", None, "hash-seed", Kind::Count(0, u64::MAX), "0", "seed of the key hash; 0: a random one at each start"),
@@ -163,58 +168,151 @@ pub const SETTINGS: &[Setting] = &[
     row("process.verbosity", Some('v'), "verbose", Kind::Count(0, 3), "0", "log more; -vv and -vvv log even more"),
 ];
 
+/// What the value of a memcached option without effect must be, so that what
+/// memcached refuses is refused here too.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Argument {
+    /// None is needed; one that is there is not looked at.
+    None,
+    /// Anything but nothing.
+    Some,
+    /// A whole number from `.0` to `.1`.
+    Whole(u64, u64),
+    /// A number above `.0`, up to `.1`.
+    Real(f64, f64),
+    /// One of these words.
+    Word(&'static [&'static str]),
+}
+
 /// memcached's flags that have no effect here, with the reason (they are accepted).
-pub const ACCEPTED: &[(Option<char>, &str, bool, &str)] = &[
-    (Some('f'), "slab-growth-factor", true, "size classes are fine-grained by themselves"),
-    (Some('n'), "slab-min-size", true, "size classes are fine-grained by themselves"),
-    (Some('N'), "napi_ids", true, "cores choose their connections themselves"),
+pub const ACCEPTED: &[(Option<char>, &str, Argument, &str)] = &[
+    (
+        Some('f'),
+        "slab-growth-factor",
+        Argument::Real(1.0, f64::MAX),
+        "size classes are fine-grained by themselves",
+    ),
+    (
+        Some('n'),
+        "slab-min-size",
+        Argument::Whole(1, 1 << 20),
+        "size classes are fine-grained by themselves",
+    ),
+    (
+        Some('N'),
+        "napi_ids",
+        Argument::Whole(1, 1 << 20),
+        "cores choose their connections themselves",
+    ),
 ];
 
 /// memcached's flags that would promise what Seawall does not do, with what to do instead.
 pub const REFUSED: &[(Option<char>, &str, bool, &str)] = &[
     (Some('e'), "memory-file", true, "use --snapshot FILE for a warm restart"),
-    (Some('Z'), "enable-ssl", false, "TLS is not supported yet; put a TLS proxy before the node"),
+    (Some('Z'), "enable-ssl", false, NO_TLS),
 ];
 
+const NO_TLS: &str = "TLS is not supported yet; put a TLS proxy before the node";
+const NO_EXTSTORE: &str = "items are kept in memory only, there is no external storage; \
+    leave all ext_* options out, and give the memory with -m";
+const NO_PROXY: &str = "memcached's proxy is not part of Seawall; leave it out, or run the proxy \
+    as a process of its own before the nodes";
+
 /// What an option of memcached's `-o` means here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Extended {
     /// Sets the row `.0` to `.1`, or to the option's value when `.1` is empty.
     Sets(&'static str, &'static str),
     /// Accepted without effect.
-    Accepted,
-    /// Refused, with what to do instead.
+    Accepted(Argument),
+    /// Refused, with why and what to do instead.
     Refused(&'static str),
 }
 
-/// memcached's `-o` options.
+/// memcached's `-o` options: every word that 1.6.18 to 1.6.45 know. Those that
+/// set nothing here want the values that they want there.
 #[rustfmt::skip]
 pub const EXTENDED: &[(&str, Extended)] = &[
     ("maxconns_fast", Extended::Sets("connections.refuse_fast", "yes")),
     ("no_maxconns_fast", Extended::Sets("connections.refuse_fast", "no")),
     ("idle_timeout", Extended::Sets("connections.idle_timeout", "")),
-    ("hashpower", Extended::Accepted), ("hash_algorithm", Extended::Accepted),
-    ("no_hashexpand", Extended::Accepted), ("tail_repair_time", Extended::Accepted),
-    ("lru_crawler", Extended::Accepted), ("no_lru_crawler", Extended::Accepted),
-    ("lru_crawler_sleep", Extended::Accepted), ("lru_crawler_tocrawl", Extended::Accepted),
-    ("lru_maintainer", Extended::Accepted), ("no_lru_maintainer", Extended::Accepted),
-    ("read_buf_mem_limit", Extended::Accepted), ("resp_obj_mem_limit", Extended::Accepted),
-    ("hot_lru_pct", Extended::Accepted), ("warm_lru_pct", Extended::Accepted),
-    ("hot_max_factor", Extended::Accepted), ("warm_max_factor", Extended::Accepted),
-    ("temporary_ttl", Extended::Accepted), ("slab_reassign", Extended::Accepted),
-    ("no_slab_reassign", Extended::Accepted), ("slab_automove", Extended::Accepted),
-    ("no_slab_automove", Extended::Accepted), ("slab_automove_ratio", Extended::Accepted),
-    ("slab_automove_window", Extended::Accepted), ("slab_automove_freeratio", Extended::Accepted),
-    ("slab_sizes", Extended::Accepted), ("slab_chunk_max", Extended::Accepted),
-    ("watcher_logbuf_size", Extended::Accepted), ("worker_logbuf_size", Extended::Accepted),
-    ("track_sizes", Extended::Sets("memory.track_sizes", "true")), ("modern", Extended::Accepted),
-    ("no_modern", Extended::Accepted), ("sock_cookie_id", Extended::Accepted),
-    ("inline_ascii_response", Extended::Accepted), ("no_inline_ascii_response", Extended::Accepted),
-    ("no_drop_privileges", Extended::Accepted), ("drop_privileges", Extended::Accepted),
-    ("ext_path", Extended::Refused("Seawall keeps items in memory only; leave external storage out")),
-    ("ssl_chain_cert", Extended::Refused("TLS is not supported yet; put a TLS proxy before the node")),
-    ("ssl_key", Extended::Refused("TLS is not supported yet; put a TLS proxy before the node")),
+    ("track_sizes", Extended::Sets("memory.track_sizes", "true")),
+    ("hashpower", Extended::Accepted(Argument::Whole(12, 32))),
+    ("no_hashexpand", Extended::Accepted(Argument::None)),
+    ("hash_algorithm", Extended::Accepted(Argument::Word(&["jenkins", "murmur3", "xxh3"]))),
+    ("tail_repair_time", Extended::Accepted(Argument::Whole(10, u32::MAX as u64))),
+    ("lru_crawler", Extended::Accepted(Argument::None)),
+    ("no_lru_crawler", Extended::Accepted(Argument::None)),
+    ("lru_crawler_sleep", Extended::Accepted(Argument::Some)),
+    ("lru_crawler_tocrawl", Extended::Accepted(Argument::Whole(0, u32::MAX as u64))),
+    ("lru_maintainer", Extended::Accepted(Argument::None)),
+    ("no_lru_maintainer", Extended::Accepted(Argument::None)),
+    ("read_buf_mem_limit", Extended::Accepted(Argument::Whole(0, u32::MAX as u64))),
+    ("resp_obj_mem_limit", Extended::Accepted(Argument::None)),
+    ("hot_lru_pct", Extended::Accepted(Argument::Whole(1, 80))),
+    ("warm_lru_pct", Extended::Accepted(Argument::Whole(1, 80))),
+    ("hot_max_factor", Extended::Accepted(Argument::Real(0.0, f64::MAX))),
+    ("warm_max_factor", Extended::Accepted(Argument::Real(0.0, f64::MAX))),
+    ("temporary_ttl", Extended::Accepted(Argument::Some)),
+    ("slab_reassign", Extended::Accepted(Argument::None)),
+    ("no_slab_reassign", Extended::Accepted(Argument::None)),
+    ("slab_automove", Extended::Accepted(Argument::None)),
+    ("no_slab_automove", Extended::Accepted(Argument::None)),
+    ("slab_automove_ratio", Extended::Accepted(Argument::Real(0.0, 1.0))),
+    ("slab_automove_window", Extended::Accepted(Argument::Whole(3, u32::MAX as u64))),
+    ("slab_automove_freeratio", Extended::Accepted(Argument::Real(0.0, f64::MAX))),
+    ("slab_sizes", Extended::Accepted(Argument::Some)),
+    ("slab_chunk_max", Extended::Accepted(Argument::Whole(1, u32::MAX as u64))),
+    ("watcher_logbuf_size", Extended::Accepted(Argument::Whole(1, u32::MAX as u64))),
+    ("worker_logbuf_size", Extended::Accepted(Argument::Whole(1, u32::MAX as u64))),
+    ("modern", Extended::Accepted(Argument::None)),
+    ("no_modern", Extended::Accepted(Argument::None)),
+    ("no_chunked_items", Extended::Accepted(Argument::None)),
+    ("sock_cookie_id", Extended::Accepted(Argument::Some)),
+    ("inline_ascii_resp", Extended::Accepted(Argument::None)),
+    ("no_inline_ascii_resp", Extended::Accepted(Argument::None)),
+    ("no_drop_privileges", Extended::Accepted(Argument::None)),
+    ("drop_privileges", Extended::Accepted(Argument::None)),
+    ("ext_path", Extended::Refused(NO_EXTSTORE)), ("ext_page_size", Extended::Refused(NO_EXTSTORE)),
+    ("ext_wbuf_size", Extended::Refused(NO_EXTSTORE)), ("ext_threads", Extended::Refused(NO_EXTSTORE)),
+    ("ext_io_depth", Extended::Refused(NO_EXTSTORE)), ("ext_item_size", Extended::Refused(NO_EXTSTORE)),
+    ("ext_item_age", Extended::Refused(NO_EXTSTORE)), ("ext_low_ttl", Extended::Refused(NO_EXTSTORE)),
+    ("ext_recache_rate", Extended::Refused(NO_EXTSTORE)), ("ext_compact_under", Extended::Refused(NO_EXTSTORE)),
+    ("ext_drop_under", Extended::Refused(NO_EXTSTORE)), ("ext_max_sleep", Extended::Refused(NO_EXTSTORE)),
+    ("ext_max_frag", Extended::Refused(NO_EXTSTORE)), ("ext_drop_unread", Extended::Refused(NO_EXTSTORE)),
+    ("ssl_chain_cert", Extended::Refused(NO_TLS)), ("ssl_key", Extended::Refused(NO_TLS)),
+    ("ssl_keyformat", Extended::Refused(NO_TLS)), ("ssl_verify_mode", Extended::Refused(NO_TLS)),
+    ("ssl_ciphers", Extended::Refused(NO_TLS)), ("ssl_ca_cert", Extended::Refused(NO_TLS)),
+    ("ssl_wbuf_size", Extended::Refused(NO_TLS)), ("ssl_session_cache", Extended::Refused(NO_TLS)),
+    ("ssl_kernel_tls", Extended::Refused(NO_TLS)), ("ssl_min_version", Extended::Refused(NO_TLS)),
+    ("proxy_config", Extended::Refused(NO_PROXY)), ("proxy_arg", Extended::Refused(NO_PROXY)),
+    ("proxy_uring", Extended::Refused(NO_PROXY)), ("proxy_memory_limit", Extended::Refused(NO_PROXY)),
 ];
+
+impl Argument {
+    /// What is wrong with this value, if anything. An empty one stands for none.
+    pub fn complaint(self, text: &str) -> Option<String> {
+        let (fits, wanted) = match self {
+            Argument::None => (true, String::new()),
+            Argument::Some => (!text.is_empty(), "a value".to_owned()),
+            Argument::Whole(least, most) => (
+                text.parse().is_ok_and(|number: u64| (least..=most).contains(&number)),
+                format!("a whole number from {least} to {most}"),
+            ),
+            Argument::Real(above, most) => (
+                text.parse().is_ok_and(|number: f64| number > above && number <= most),
+                format!("a number above {above}"),
+            ),
+            Argument::Word(words) => {
+                (words.contains(&text), format!("one of {}", words.join(", ")))
+            }
+        };
+        (!fits).then(|| match text {
+            "" => format!("needs {wanted}"),
+            text => format!("{text:?} is not {wanted}"),
+        })
+    }
+}
 
 /// The row with this TOML key.
 pub fn by_key(key: &str) -> Option<&'static Setting> {
@@ -235,6 +333,7 @@ impl Setting {
                 format!("a whole number of at least {least}")
             }
             Kind::Count(least, most) => format!("a whole number from {least} to {most}"),
+            Kind::Port => "a port from 0 to 65535, or -1".into(),
             Kind::Bytes(least, most, _) => {
                 format!(
                     "a size from {} to {}",
@@ -255,7 +354,7 @@ impl Setting {
     pub fn placeholder(&self) -> &'static str {
         match self.kind {
             Kind::Switch => "",
-            Kind::Count(..) => "<num>",
+            Kind::Count(..) | Kind::Port => "<num>",
             Kind::Bytes(..) => "<size>",
             Kind::Octal => "<mode>",
             Kind::Text => "<text>",

@@ -3,6 +3,7 @@
 
 use super::cluster::ClusterConfig;
 use super::collect::Problem;
+use super::table::EPHEMERAL_PORT;
 use super::value::Value;
 use super::{Effective, Source};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -343,14 +344,22 @@ fn logins(rows: &Effective, has_sasl_users: bool, problems: &mut Vec<Problem>) {
 /// `-l` and `-p` together, with memcached's rules: an address may carry its own
 /// port; a Unix socket turns TCP off unless an address is asked for.
 fn tcp_addresses(rows: &Effective, problems: &mut Vec<Problem>) -> (Vec<SocketAddr>, bool) {
-    let port = rows.number("listen.port") as u16;
+    let port = rows.number("listen.port");
+    let off = port == 0;
+    // Port 0 of an address lets the kernel choose.
+    let port = if port == EPHEMERAL_PORT { 0 } else { port as u16 };
+    if rows.number("listen.udp_port") != 0 {
+        problems.push(rows.problem(
+            "listen.udp_port",
+            "there is no UDP here; leave it out or say 0, and let clients use TCP".into(),
+        ));
+    }
     let asked = rows.list("listen.address");
     if asked.is_empty() {
-        if port == 0 || rows.path("listen.unix_socket").is_some() {
+        if off || rows.path("listen.unix_socket").is_some() {
             return (Vec::new(), false);
         }
-        let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
-        return (any.map(|ip| SocketAddr::new(ip, port)).to_vec(), true);
+        return (every_address(port), true);
     }
     let mut addresses = Vec::new();
     for text in asked {
@@ -359,7 +368,14 @@ fn tcp_addresses(rows: &Effective, problems: &mut Vec<Problem>) -> (Vec<SocketAd
             Err(why) => problems.push(rows.problem("listen.address", format!("{text:?} {why}"))),
         }
     }
-    (addresses, false)
+    let any = addresses.iter().all(|address| address.ip().is_unspecified());
+    (addresses, any && asked.iter().any(|text| text.starts_with('*')))
+}
+
+/// What stands for all interfaces, of both families.
+fn every_address(port: u16) -> Vec<SocketAddr> {
+    let any: [IpAddr; 2] = [Ipv4Addr::UNSPECIFIED.into(), Ipv6Addr::UNSPECIFIED.into()];
+    any.map(|ip| SocketAddr::new(ip, port)).to_vec()
 }
 
 fn address(text: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
@@ -371,15 +387,15 @@ fn address(text: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
     if let Ok(ip) = bare.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
-    if text == "*" {
-        return Ok(vec![SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port)]);
-    }
     let (host, port) = match text.rsplit_once(':') {
         Some((host, digits)) => {
             (host, digits.parse().map_err(|_| format!("has no valid port after {host}:"))?)
         }
         None => (text, port),
     };
+    if host == "*" {
+        return Ok(every_address(port));
+    }
     let found: Vec<_> = (host, port)
         .to_socket_addrs()
         .map_err(|error| format!("is no address of this machine and cannot be looked up: {error}"))?
@@ -407,6 +423,20 @@ mod tests {
         assert!(unix.tcp.is_empty());
         assert_eq!(unix.unix, Some(("/tmp/x.sock".into(), 0o755)));
         assert!(config(&["-p", "0"]).is_err());
+        let every = ["0.0.0.0:11400".parse().unwrap(), "[::]:11400".parse().unwrap()];
+        assert_eq!(config(&["-l", "*", "-p", "11400"]).unwrap().tcp, every);
+        assert_eq!(config(&["-l", "*:11400"]).unwrap().tcp, every);
+        let free = config(&["-p", "-1", "-l", "127.0.0.1"]).unwrap().tcp;
+        assert_eq!(free, ["127.0.0.1:0".parse().unwrap()]);
+        assert_eq!(config(&["-p", "-1"]).unwrap().tcp.len(), 2);
+    }
+
+    #[test]
+    fn udp_is_refused_in_words() {
+        assert!(config(&["-U", "0"]).is_ok());
+        let problems = config(&["-U", "11211"]).unwrap_err();
+        assert_eq!(problems[0].place, "listen.udp_port (-U)");
+        assert!(problems[0].text.contains("there is no UDP here"), "{problems:?}");
     }
 
     #[test]

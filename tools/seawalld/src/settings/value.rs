@@ -1,6 +1,6 @@
 //! Values of settings: from a user's text, and back.
 
-use super::table::{Kind, Setting};
+use super::table::{EPHEMERAL_PORT, Kind, Setting};
 
 /// A checked value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +27,11 @@ pub fn parse(setting: &Setting, text: &str) -> Result<Value, String> {
         },
         Kind::Count(least, most) => match text.parse::<u64>() {
             Ok(number) if (least..=most).contains(&number) => Ok(Value::Number(number)),
+            _ => wrong(),
+        },
+        Kind::Port => match text.parse::<i64>() {
+            Ok(-1) => Ok(Value::Number(EPHEMERAL_PORT)),
+            Ok(port @ 0..=65_535) => Ok(Value::Number(port as u64)),
             _ => wrong(),
         },
         Kind::Bytes(least, most, unit) => match bytes(text, unit) {
@@ -93,6 +98,7 @@ pub fn text(setting: &Setting, value: &Value) -> String {
     match (value, setting.kind) {
         (Value::Switch(on), _) => on.to_string(),
         (Value::Number(number), Kind::Bytes(..)) => bytes_text(*number),
+        (Value::Number(EPHEMERAL_PORT), Kind::Port) => "-1".into(),
         (Value::Number(number), Kind::Octal) => format!("{number:o}"),
         (Value::Number(number), _) => number.to_string(),
         (Value::Text(text), _) => text.clone(),
