@@ -18,7 +18,7 @@
 
 use crate::item::View;
 use crate::slab::Slab;
-use crate::{ChunkRef, ClassId, Expiry};
+use crate::{CasForm, ChunkRef, ClassId, Expiry};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
@@ -157,7 +157,7 @@ impl fmt::Debug for Item<'_> {
 
 impl<'a> Item<'a> {
     #[inline]
-    pub(crate) fn of(slab: &'a Slab, view: &View, class: ClassId, versions: bool) -> Item<'a> {
+    pub(crate) fn of(slab: &'a Slab, view: &View, class: ClassId, form: CasForm) -> Item<'a> {
         let rest = view.is_chained().then(|| {
             let mut parts = Parts::of(slab, view);
             parts.first = None;
@@ -170,7 +170,7 @@ impl<'a> Item<'a> {
             rest,
             client_flags: view.client_flags(slab),
             expiry: view.expiry(slab),
-            cas: view.cas(slab, versions),
+            cas: view.cas(slab, form),
             binary_key: view.binary_key(),
             class,
             total_bytes: view.bytes() as u32,
@@ -353,12 +353,12 @@ impl fmt::Debug for Pin {
 }
 
 impl Pin {
-    pub(crate) fn new(slab: &Slab, head: ChunkRef, view: &View, versions: bool) -> Pin {
+    pub(crate) fn new(slab: &Slab, head: ChunkRef, view: &View, form: CasForm) -> Pin {
         Pin {
             head,
             value_bytes: view.value_bytes,
             client_flags: view.client_flags(slab),
-            cas: view.cas(slab, versions),
+            cas: view.cas(slab, form),
             next: view.next,
             addresses: Addresses::new(slab, Parts::of(slab, view)),
         }

@@ -29,7 +29,7 @@
 
 use crate::slab::Slab;
 use crate::slab::class::WIDE_CHUNK_BYTES;
-use crate::{ChunkRef, Expiry, KEY_BYTES_MAX, Now, TAGS_MAX, Tag, Version};
+use crate::{CasForm, ChunkRef, Expiry, KEY_BYTES_MAX, Now, TAGS_MAX, Tag, Version};
 use core::num::NonZeroU64;
 
 pub(crate) const TTL: u8 = 1;
@@ -462,12 +462,8 @@ impl View {
 
     /// What clients see as the CAS unique.
     #[inline]
-    pub fn cas(&self, slab: &Slab, versions: bool) -> u64 {
-        match self.explicit_cas(slab) {
-            Some(cas) => cas,
-            None if versions => self.version(slab).map_or(0, |version| version.0),
-            None => 0,
-        }
+    pub fn cas(&self, slab: &Slab, form: CasForm) -> u64 {
+        self.explicit_cas(slab).unwrap_or_else(|| form.unique(self.version(slab)))
     }
 
     fn access_offset(&self, extended: u8) -> usize {

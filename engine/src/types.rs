@@ -93,6 +93,49 @@ impl Version {
     }
 }
 
+/// What clients see as the CAS unique of an item that they set none on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CasForm {
+    /// Nothing: 0.
+    None,
+    /// The item's version, 64 bits.
+    #[default]
+    Version,
+    /// 32 bits made of the version, for clients that cannot read more.
+    ///
+    /// Two versions have the same with a chance of 1 in 2^32, however long
+    /// apart they are. A compare looks at the item as it is now alone, so that
+    /// is the chance that a write which came in between goes unnoticed.
+    Short,
+}
+
+impl CasForm {
+    /// The CAS unique of an item of this version; never 0 unless there is none.
+    #[inline]
+    pub fn unique(self, version: Option<Version>) -> u64 {
+        match (self, version) {
+            (CasForm::None, _) | (_, None) => 0,
+            (CasForm::Version, Some(version)) => version.0,
+            (CasForm::Short, Some(version)) => u64::from(short(version.0).max(1)),
+        }
+    }
+
+    /// Whether `older` was the CAS unique of an item before `newer`, given that they
+    /// differ. Short ones have no order, but what a client holds was read earlier.
+    pub fn is_older(self, older: u64, newer: u64) -> bool {
+        self == CasForm::Short || older < newer
+    }
+}
+
+/// 32 bits in which each bit of the version counts. The last bits alone would
+/// be the same for two writes that are 4,096 milliseconds apart.
+#[inline]
+fn short(version: u64) -> u32 {
+    let mixed = (version ^ version >> 33).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let mixed = (mixed ^ mixed >> 33).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    (mixed >> 32) as u32
+}
+
 /// A label that a writer attaches to an item: the 64-bit hash of its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tag(pub NonZeroU64);
@@ -141,5 +184,33 @@ impl ClassId {
     #[inline]
     pub const fn index(self) -> usize {
         self.0 as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::collections::BTreeSet;
+
+    #[test]
+    fn short_cas_uniques_differ_whatever_the_distance_of_the_writes() {
+        let version = |ms: u64, counter: u64| Version(ms << 20 | counter << 4);
+        let unique = |version| CasForm::Short.unique(Some(version));
+        let start = 1_800_000_000_000;
+        let mut seen = BTreeSet::new();
+        // The same counter in milliseconds that are powers of two apart, and many
+        // writes within one.
+        let versions = (0..4096)
+            .map(|step| version(start + step * 4096, 0))
+            .chain((1..4096).map(|counter| version(start, counter)))
+            .chain((0..40).map(|shift| version(start + (1 << shift) + 1, 0)));
+        for version in versions {
+            let unique = unique(version);
+            assert!(unique != 0 && unique <= u64::from(u32::MAX));
+            assert!(seen.insert(unique), "{version:?}");
+        }
+        assert_eq!(CasForm::Short.unique(None), 0);
+        assert_eq!(CasForm::None.unique(Some(Version(5))), 0);
+        assert_eq!(CasForm::Version.unique(Some(Version(5))), 5);
     }
 }

@@ -2,7 +2,7 @@
 //! comes out.
 
 use crate::chain::{Item, Reservation};
-use crate::{Expiry, HashSeed, KeyHash, Tag};
+use crate::{CasForm, Expiry, HashSeed, KeyHash, Tag};
 use alloc::{string::String, vec::Vec};
 
 /// Which items leave when memory is full.
@@ -36,6 +36,8 @@ pub struct ShardConfig {
     pub eviction: Eviction,
     /// Keep a version per item (off with `-C`).
     pub versions: bool,
+    /// Show CAS uniques of 32 bits.
+    pub short_cas: bool,
     /// Keep the time of the last access per item, for meta `l` and `la=`.
     pub access_times: bool,
     /// Names of the configured namespaces.
@@ -52,6 +54,16 @@ pub struct ShardConfig {
 }
 
 impl ShardConfig {
+    /// How CAS uniques look.
+    #[inline]
+    pub fn cas_form(&self) -> CasForm {
+        match (self.versions, self.short_cas) {
+            (false, _) => CasForm::None,
+            (true, false) => CasForm::Version,
+            (true, true) => CasForm::Short,
+        }
+    }
+
     /// What a daemon's core has by default, in so many bytes.
     pub fn new(seed: HashSeed, memory_bytes_max: usize) -> ShardConfig {
         ShardConfig {
@@ -61,6 +73,7 @@ impl ShardConfig {
             items_max: None,
             eviction: Eviction::ClockPro,
             versions: true,
+            short_cas: false,
             access_times: false,
             namespaces: Vec::new(),
             namespace_delimiter: b':',

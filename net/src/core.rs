@@ -139,6 +139,8 @@ pub struct Settings {
     pub requests_per_turn: u32,
     /// Items have a CAS (`-C` switches it off).
     pub cas: bool,
+    /// Bits of CAS uniques, for `stats settings`.
+    pub cas_bits: u32,
     /// Listen backlog (`-b`).
     pub backlog: u32,
     /// Protocol (`-B`).
@@ -198,6 +200,7 @@ impl Default for Settings {
             detail: false,
             requests_per_turn: limits::REQUESTS_PER_TURN_MAX,
             cas: true,
+            cas_bits: 64,
             backlog: 1024,
             binding: Binding::Auto,
             sasl: false,

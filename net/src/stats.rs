@@ -379,6 +379,7 @@ fn settings(totals: &Totals, cores: u32, shared: &Shared) -> Vec<Stat> {
     lines.put("read_buf_mem_limit", 0);
     lines.put("track_sizes", yes(shared.track_sizes.load(Relaxed)));
     lines.put("inline_ascii_response", "no");
+    lines.put("seawall_cas_bits", if settings.cas { settings.cas_bits } else { 0 });
     lines.put("eviction_policy", &settings.eviction_policy);
     lines.put("io_backend", &settings.io_backend);
     lines.0

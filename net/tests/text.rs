@@ -529,6 +529,29 @@ fn deletes_are_watched_as_memcached_shows_them() {
 }
 
 #[test]
+fn short_cas_uniques_fit_32_bits_and_compare_alike() {
+    let mut node = Node::with(2, Settings::default(), |config| config.short_cas = true);
+    let client = node.connect(0);
+    for index in 0..50 {
+        node.ask(client, format!("set k{index} 0 0 1\r\nx\r\n").as_bytes());
+        let answer = node.ask(client, format!("gets k{index}\r\n").as_bytes());
+        let first: u64 =
+            answer.lines().next().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+        assert!(first > 0 && first < 1 << 32, "{first}");
+        let meta = node.ask(client, format!("mg k{index} c\r\n").as_bytes());
+        assert_eq!(meta, format!("HD c{first}\n"));
+        let cas = format!("cas k{index} 0 0 1 {first}\r\ny\r\n");
+        assert_eq!(node.ask(client, cas.as_bytes()), "STORED\n");
+        // Somebody else has written since.
+        assert_eq!(node.ask(client, cas.as_bytes()), "EXISTS\n");
+        assert_eq!(node.ask(client, format!("md k{index} C{first}\r\n").as_bytes()), "EX\n");
+        // Who refills with a token that is no longer true leaves a stale item.
+        let refill = format!("ms k{index} 1 I C{first}\r\nz\r\nmg k{index} v\r\n");
+        assert_eq!(node.ask(client, refill.as_bytes()), "HD\nVA 1 X W\nz\n");
+    }
+}
+
+#[test]
 fn watchers_see_all_cores() {
     let mut node = Node::new(2);
     let watcher = node.connect(1);

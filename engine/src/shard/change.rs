@@ -29,7 +29,7 @@ impl Shard {
         };
         if options
             .compare
-            .is_some_and(|cas| cas != view.cas(&self.store.slab, self.config.versions))
+            .is_some_and(|cas| cas != view.cas(&self.store.slab, self.config.cas_form()))
         {
             self.counters.delete_misses += 1;
             return DeleteOutcome::Exists;
@@ -92,7 +92,7 @@ impl Shard {
         if view.value_bytes == 0 || view.value_bytes > CHUNKED_BYTES_MIN {
             return Ok(ArithmeticOutcome::NotNumeric);
         }
-        let cas = view.cas(&self.store.slab, self.config.versions);
+        let cas = view.cas(&self.store.slab, self.config.cas_form());
         if options.compare.is_some_and(|compare| compare != 0 && compare != cas) {
             return Ok(ArithmeticOutcome::Exists);
         }

@@ -165,7 +165,7 @@ impl Shard {
     #[inline]
     pub(super) fn item(&self, at: ChunkRef, view: &View) -> Item<'_> {
         let class = self.store.slab.class_of(at);
-        Item::of(&self.store.slab, view, class, self.config.versions)
+        Item::of(&self.store.slab, view, class, self.config.cas_form())
     }
 
     /// Seconds since the item was last read, or written.
@@ -233,7 +233,7 @@ impl Shard {
         let at = self.index.find(hash, |at| crate::item::has_key(slab, at, key))?;
         let view = View::of(&self.store.slab, at);
         self.store.pins.pin(at);
-        Some(Pin::new(&self.store.slab, at, &view, self.config.versions))
+        Some(Pin::new(&self.store.slab, at, &view, self.config.cas_form()))
     }
 
     /// Lets a pinned value go.

@@ -130,11 +130,7 @@ impl Shard {
 
     /// The CAS that clients will see of an item with these fields.
     pub(super) fn cas_of(&self, fields: &Fields<'_>) -> u64 {
-        match (fields.cas, fields.version) {
-            (Some(cas), _) => cas,
-            (None, Some(version)) if self.config.versions => version.0,
-            (None, _) => 0,
-        }
+        fields.cas.unwrap_or_else(|| self.config.cas_form().unique(fields.version))
     }
 
     pub(super) fn access_second(&self) -> Option<u32> {
@@ -157,7 +153,7 @@ impl Shard {
                 (WriteMode::Replace, None) => Decision::Refuse(WriteOutcome::NotStored),
             };
         };
-        let cas = view.cas(&self.store.slab, self.config.versions);
+        let cas = view.cas(&self.store.slab, self.config.cas_form());
         match (write.mode, write.compare) {
             (WriteMode::Add, _) => {
                 // A refused add still counts as interest in the item.
@@ -171,7 +167,10 @@ impl Shard {
                     self.counters.cas_hits += 1;
                     self.class_mut(*at).cas_hits += 1;
                     plain
-                } else if compare != 0 && compare < cas && write.invalidate_older {
+                } else if compare != 0
+                    && write.invalidate_older
+                    && self.config.cas_form().is_older(compare, cas)
+                {
                     // The value is replaced, but stays stale: whoever holds the
                     // right to refill keeps it, and the expiry stays.
                     self.counters.cas_hits += 1;

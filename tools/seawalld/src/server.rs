@@ -757,6 +757,7 @@ fn node_config(config: &Config, seed: &HashSeed, users: Users) -> NodeConfig {
             detail: config.detail,
             requests_per_turn: config.requests_per_turn,
             cas: !config.disable_cas,
+            cas_bits: if config.short_cas { 32 } else { 64 },
             backlog: config.backlog,
             binding: match config.protocol.as_str() {
                 "ascii" => Binding::Ascii,
@@ -815,6 +816,7 @@ fn node_config(config: &Config, seed: &HashSeed, users: Users) -> NodeConfig {
                 Some(_) => Eviction::ClockPro,
             },
             versions: !config.disable_cas,
+            short_cas: config.short_cas,
             access_times: config.access_times,
             namespaces: config.namespaces.clone(),
             namespace_delimiter: config.delimiter,

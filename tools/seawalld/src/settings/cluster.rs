@@ -272,6 +272,8 @@ fn common(rows: &Effective) -> Common {
         ("cluster.lease_ms", number("cluster.lease_ms")),
         ("cluster.down_after_ms", number("cluster.down_after_ms")),
         ("memory.value_max", number("memory.value_max")),
+        ("protocol.cas_bits", rows.text("protocol.cas_bits").to_owned()),
+        ("protocol.disable_cas", rows.switch("protocol.disable_cas").to_string()),
         ("namespace.delimiter", rows.text("namespace.delimiter").to_owned()),
         ("namespace.names", namespaces.join(",")),
     ];

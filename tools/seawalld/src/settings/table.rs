@@ -106,6 +106,7 @@ pub const SETTINGS: &[Setting] = &[
 
     row("protocol.only", Some('B'), "protocol", Kind::Choice(&["auto", "auto-negotiate", "ascii", "binary"]), "auto", "protocol to accept; auto: by the first byte of each connection"),
     row("protocol.disable_cas", Some('C'), "disable-cas", Kind::Switch, "false", "keep no version per item (8 bytes less each, no CAS)"),
+    row("protocol.cas_bits", None, "cas-bits", Kind::Choice(&["64", "32"]), "64", "bits of CAS uniques; 32 for clients that cannot read 64 (meta-memcache from 2.0 on): one in 4 billion conflicts then goes unnoticed; the same on all nodes"),
     row("protocol.disable_flush_all", Some('F'), "disable-flush-all", Kind::Switch, "false", "refuse flush_all"),
     row("protocol.disable_dump", Some('X'), "disable-dumping", Kind::Switch, "false", "refuse stats cachedump and lru_crawler metadump"),
     row("protocol.disable_watch", Some('W'), "disable-watch", Kind::Switch, "false", "refuse watch"),

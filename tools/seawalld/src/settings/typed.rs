@@ -74,6 +74,8 @@ pub struct Config {
     pub protocol: String,
     /// `-C`.
     pub disable_cas: bool,
+    /// `--cas-bits 32`.
+    pub short_cas: bool,
     /// `-F`.
     pub disable_flush_all: bool,
     /// `-X`.
@@ -273,6 +275,7 @@ impl Config {
             hops_max: rows.number("connections.hops_max") as u32,
             protocol: rows.text("protocol.only").to_owned(),
             disable_cas: rows.switch("protocol.disable_cas"),
+            short_cas: rows.text("protocol.cas_bits") == "32",
             disable_flush_all: rows.switch("protocol.disable_flush_all"),
             disable_dump: rows.switch("protocol.disable_dump"),
             disable_watch: rows.switch("protocol.disable_watch"),
