@@ -150,6 +150,8 @@ counters! {
         out_of_memory,
         /// Bytes that items of this class asked for.
         mem_requested,
+        /// Chunks of dead items that were freed ahead, and no new item has taken.
+        swept_free,
     }
 }
 

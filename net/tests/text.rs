@@ -487,6 +487,21 @@ fn an_overwritten_dead_item_is_reclaimed() {
 }
 
 #[test]
+fn memory_of_an_expired_item_that_is_written_anew_is_reclaimed() {
+    let mut node = Node::new(1);
+    let client = node.connect(0);
+    node.ask(client, b"set a 0 2 1\r\nx\r\n");
+    // Freed ahead of the write, which is not what makes it reclaimed.
+    for _ in 0..10 {
+        node.advance(1000);
+    }
+    let stats = node.ask(client, b"stats\r\n");
+    assert!(stats.contains("STAT crawler_reclaimed 1\n") && stats.contains("STAT reclaimed 0\n"));
+    node.ask(client, b"set a 0 2 1\r\ny\r\nset b 0 0 1\r\ny\r\n");
+    assert!(node.ask(client, b"stats\r\n").contains("STAT reclaimed 1\n"));
+}
+
+#[test]
 fn a_watcher_who_does_not_read_is_told_what_it_lost() {
     let mut node = Node::new(2);
     let (watcher, client) = (node.connect(1), node.connect(0));

@@ -84,8 +84,11 @@ impl Shard {
     pub fn reset_stats(&mut self) {
         self.counters = Counters::default();
         for class in &mut self.class_counters {
-            *class =
-                ClassCounters { mem_requested: class.mem_requested, ..ClassCounters::default() };
+            *class = ClassCounters {
+                mem_requested: class.mem_requested,
+                swept_free: class.swept_free,
+                ..ClassCounters::default()
+            };
         }
     }
 

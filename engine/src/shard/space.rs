@@ -193,6 +193,7 @@ impl Shard {
     pub(super) fn sweep_dead(&mut self, at: ChunkRef, dead: Liveness) {
         let view = View::of(&self.store.slab, at);
         self.counters.swept += 1;
+        self.class_mut(at).swept_free += 1;
         self.count_dead(at, dead, u64::from(view.flags & FETCHED == 0));
         let hash = KeyHash::of(view.key(&self.store.slab), &self.config.seed);
         self.unlink(at, hash);

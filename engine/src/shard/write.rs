@@ -124,7 +124,14 @@ impl Shard {
             }
         };
         self.counters.total_items += 1;
-        self.class_mut(at).cmd_set += 1;
+        let class = self.class_mut(at);
+        class.cmd_set += 1;
+        if old.is_none() && class.swept_free > 0 {
+            // Its chunk may be another free one, but memory is memory.
+            class.swept_free -= 1;
+            class.reclaimed += 1;
+            self.counters.reclaimed += 1;
+        }
         Ok(WriteOutcome::Stored { cas, value_bytes })
     }
 
