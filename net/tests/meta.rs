@@ -160,6 +160,7 @@ fn deletes_and_counters() {
         ("ma n D5 MD v\r\n", "VA 1\n6\n"),
         ("ma n MD D100\r\nmg n v\r\n", "HD\nVA 2\n0 \n"),
         ("ma n q\r\nmn\r\n", "MN\n"),
+        ("ma new N0 J7 q v\r\nmn\r\nma new v\r\n", "MN\nVA 1\n8\n"),
         ("ma n Mx\r\n", "CLIENT_ERROR invalid mode for ma M token\n"),
         ("ma n C5\r\n", "EX\n"),
         (

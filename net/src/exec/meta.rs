@@ -292,7 +292,7 @@ pub(super) fn arithmetic(
         None
     };
     match core.shard.arithmetic(request.key, hash, now, &counting) {
-        Ok(ArithmeticOutcome::Number { created: false, .. }) if options.quiet => {}
+        Ok(ArithmeticOutcome::Number { .. }) if options.quiet => {}
         Ok(ArithmeticOutcome::Number { value, cas, expiry, created }) => {
             let digits = Decimal::new(value);
             if options.value {

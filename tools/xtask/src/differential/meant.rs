@@ -35,10 +35,12 @@ fn is_meant(step: &Step) -> bool {
                     b'g' => flags.iter().any(|f| f[0] == b'C' && is_number(&f[1..])),
                     b's' => has(b'G') || has(b'N') || flags.contains(&&b"s"[..]),
                     b'd' => has(b'x'),
-                    // Only what cannot make the number longer.
                     b'a' => {
-                        has(b'T')
-                            && !flags.iter().any(|f| matches!(*f, b"MD" | b"Md" | b"M-" | b"D0"))
+                        // 1.6.18 answers a quiet one that creates its number.
+                        let creates = has(b'N') && flags.contains(&&b"q"[..]);
+                        // With T only what cannot make the number longer.
+                        let down = |f: &&[u8]| matches!(*f, b"MD" | b"Md" | b"M-" | b"D0");
+                        creates || has(b'T') && !flags.iter().any(down)
                     }
                     _ => false,
                 })
@@ -62,6 +64,7 @@ mod tests {
             "ms a 1 s\r\nx\r\n",
             " md a x\r\n",
             "ma a T30\r\n",
+            "ma a q N0\r\n",
         ] {
             assert!(is_meant(&Step::raw(line)), "{line}");
         }
