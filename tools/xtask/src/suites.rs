@@ -1,6 +1,7 @@
-//! Tests that we did not write: memccapable, and client libraries in three languages,
+//! Tests that we did not write: memccapable, and client libraries in four languages,
 //! over the classic, the meta and the binary protocol.
 
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -8,14 +9,14 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::report::Done;
-use crate::server::{Program, Setup};
+use crate::server::{Program, Server, Setup};
 use crate::{install, paths, process};
 
 const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The ways in which a node can run that a client must not notice.
 pub const VARIANTS: &[&[&str]] =
-    &[&["-t", "2"], &["-t", "1"], &["-t", "2", "--io-backend", "epoll"]];
+    &[&["-t", "2"], &["-t", "1", "--cas-bits", "32"], &["-t", "2", "--io-backend", "epoll"]];
 
 /// libmemcached's conformance suites, text and binary.
 pub fn memccapable(seawalld: &Path) -> Result<Done> {
@@ -48,7 +49,10 @@ pub fn clients(seawalld: &Path) -> Result<Done> {
     let clients = Clients { python: python()? };
     node()?;
     install::apt(&["php-cli", "php-memcached"], &["php", "/usr/share/doc/php-memcached"])?;
+    let perl = "libcache-memcached-fast-perl";
+    install::apt(&["perl", perl], &["perl", &format!("/usr/share/doc/{perl}")])?;
     install::apt(&["memcached"], &["memcached"])?;
+    install::apt(&["libmemcached-tools"], &["memcdump"])?;
     let reference = Setup::new(&Program::Memcached, &["-t", "1"]);
     let mut servers = vec![reference];
     let program = Program::Seawall(seawalld.to_owned());
@@ -69,7 +73,9 @@ impl Clients {
     fn drive(&self, setup: &Setup) -> Result<u64> {
         let server = setup.start()?;
         let (host, port) = ("127.0.0.1", server.address.port().to_string());
-        let mut checks = 0;
+        // While there is nothing else: a dump is bounded.
+        dump(&server)?;
+        let mut checks = 1;
         for mut command in self.commands()? {
             command.args([host, &port]);
             let (good, text) = process::capture(&mut command, PATIENCE)?;
@@ -86,9 +92,14 @@ impl Clients {
     fn commands(&self) -> Result<Vec<Command>> {
         let folder = paths::xtask().join("clients");
         let mut commands = Vec::new();
-        for script in
-            ["pymemcache_text", "pylibmc_binary", "bmemcached_binary", "meta_memcache_meta"]
-        {
+        for script in [
+            "pymemcache_text",
+            "pylibmc_binary",
+            "bmemcached_binary",
+            "meta_memcache_meta",
+            "meta_socket_cas",
+            "async_text",
+        ] {
             let mut command = Command::new(&self.python);
             command.arg(folder.join("python").join(format!("{script}.py")));
             commands.push(command);
@@ -98,11 +109,28 @@ impl Clients {
             command.current_dir(node_folder()).arg(script);
             commands.push(command);
         }
-        let mut command = Command::new("php");
-        command.arg(folder.join("php/memcached.php"));
-        commands.push(command);
+        for (interpreter, script) in [("php", "php/memcached.php"), ("perl", "perl/fast.pl")] {
+            let mut command = Command::new(interpreter);
+            command.arg(folder.join(script));
+            commands.push(command);
+        }
         Ok(commands)
     }
+}
+
+/// libmemcached's memcdump finds a key by `stats cachedump`.
+fn dump(server: &Server) -> Result<()> {
+    let mut stream = std::net::TcpStream::connect(server.address)?;
+    stream.write_all(b"set dumped 0 0 1\r\nx\r\n")?;
+    let mut answer = [0; b"STORED\r\n".len()];
+    stream.read_exact(&mut answer)?;
+    let mut command = Command::new("memcdump");
+    command.arg(format!("--servers={}", server.address));
+    let (good, text) = process::capture(&mut command, PATIENCE)?;
+    if !good || !text.lines().any(|key| key == "dumped") {
+        bail!("memcdump against `{}` does not find the key:\n{text}", server.command);
+    }
+    Ok(())
 }
 
 /// A Python with the client libraries.

@@ -1,7 +1,7 @@
 """meta-memcache: the meta protocol, with leases, stale marks and noreply.
 
-The last release in Python alone. Those from 2.0 on read CAS uniques as 32 bits
-in an extension, and hand out none that is larger: those of Seawall all are.
+The last release in Python alone. meta_socket_cas.py tries the extension that
+those from 2.0 on use.
 """
 
 import logging
