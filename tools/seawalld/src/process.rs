@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result, bail};
 use net::listener::ListenAddress;
-use nix::sys::mman::{MlockAllFlags, mlockall};
+use nix::errno::Errno;
+use nix::libc;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::{ForkResult, Uid, User, fork, initgroups, pipe, setgid, setsid, setuid};
 use std::fs::File;
@@ -97,9 +98,14 @@ pub fn raise_limits(connections: u32, core_dumps: bool) -> Result<()> {
     Ok(())
 }
 
-/// Locks all present and future memory (`-k`).
+/// Locks all memory, present and future, as it comes into use (`-k`). Without
+/// `MCL_ONFAULT` the kernel would take the whole address space that the cores
+/// reserved, a gigabyte each and more, whatever `-m` says.
 pub fn lock_memory() -> Result<()> {
-    mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)
+    let flags = libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT;
+    // SAFETY: it takes flags alone, and changes no contents.
+    Errno::result(unsafe { libc::mlockall(flags) })
+        .map(drop)
         .context("cannot lock memory (-k); raise the limit with ulimit -l or LimitMEMLOCK=infinity")
 }
 

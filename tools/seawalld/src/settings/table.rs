@@ -79,7 +79,7 @@ pub const SETTINGS: &[Setting] = &[
     row("memory.value_max", Some('I'), "max-item-size", Kind::Bytes(KIB, GIB, 1), "1m", "largest value"),
     row("memory.arriving_max", None, "arriving-max", Kind::Bytes(0, 32 * TIB, 1), "0", "memory that values may hold while clients still send them (those above 16 KiB); 0: a quarter of the limit"),
     row("memory.arriving_wait_ms", None, "arriving-wait-ms", Kind::Count(0, 3_600_000), "1000", "milliseconds that a value waits for that memory before it is refused"),
-    row("memory.eviction", None, "eviction", Kind::Choice(&["clock-pro", "lru", "lfu", "s3-fifo"]), "clock-pro", "which items leave when memory is full"),
+    row("memory.eviction", None, "eviction", Kind::Choice(&["clock-pro", "lru", "lfu", "s3-fifo"]), "clock-pro", "which items leave when memory is full; clock-pro and s3-fifo keep what is read again and little of the newest, lru keeps the newest"),
     row("memory.no_eviction", Some('M'), "disable-evictions", Kind::Switch, "false", "answer an error when memory is full instead of evicting"),
     row("memory.large_pages", Some('L'), "enable-largepages", Kind::Switch, "false", "take explicit huge pages where the system has reserved enough, else warn; transparent ones are asked for in any case"),
     row("memory.lock", Some('k'), "lock-memory", Kind::Switch, "false", "lock all memory into RAM; a warning if the system refuses"),
