@@ -454,6 +454,13 @@ fn cachedump_shows_the_items_of_a_class_in_bounds() {
     assert!(dump.ends_with("END\n"));
     let dump = node.ask(client, format!("stats cachedump {long} 0\r\n").as_bytes());
     assert_eq!(dump, "ITEM long [2000 b; 1800000100 s]\nEND\n");
+    // The other dump takes classes too, by the same numbers.
+    let dump = node.ask(client, format!("lru_crawler metadump {long}\r\n").as_bytes());
+    assert!(dump.starts_with("key=long exp=1800000100 ") && dump.matches("key=").count() == 1);
+    let dump = node.ask(client, format!("lru_crawler metadump {long},{short}\r\n").as_bytes());
+    assert_eq!(dump.matches("key=").count(), 1001);
+    let answer = node.ask(client, b"lru_crawler metadump 0\r\nlru_crawler metadump 1,x\r\n");
+    assert_eq!(answer, "BADCLASS invalid class id\nBADCLASS invalid class id\n");
 }
 
 #[test]

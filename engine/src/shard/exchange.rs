@@ -25,15 +25,30 @@ pub struct ScanCursor {
     slot: u32,
     pages: u32,
     done: bool,
-    /// Only items of this size class.
-    class: Option<ClassId>,
+    /// Only items of these size classes.
+    only: Option<ClassSet>,
+}
+
+/// Some size classes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ClassSet([u64; 4]);
+
+impl ClassSet {
+    /// Adds one.
+    pub fn add(&mut self, ClassId(class): ClassId) {
+        self.0[usize::from(class) / 64] |= 1 << (class % 64);
+    }
+
+    fn contains(&self, ClassId(class): ClassId) -> bool {
+        self.0[usize::from(class) / 64] >> (class % 64) & 1 != 0
+    }
 }
 
 impl ScanCursor {
-    /// A walk over the items of one size class. It passes the pages of others
+    /// A walk over the items of some size classes. It passes the pages of others
     /// without a look at their chunks.
-    pub fn of_class(class: ClassId) -> ScanCursor {
-        ScanCursor { class: Some(class), ..ScanCursor::default() }
+    pub fn of_classes(classes: ClassSet) -> ScanCursor {
+        ScanCursor { only: Some(classes), ..ScanCursor::default() }
     }
 
     /// Whether everything was shown.
@@ -169,7 +184,7 @@ impl Shard {
         let mut looks = limits.items.max(1) * LOOKS_PER_ITEM;
         while cursor.page < cursor.pages {
             let class = slab.page_class(cursor.page);
-            if class.is_some() && cursor.class.is_none_or(|only| class == Some(only)) {
+            if class.is_some_and(|class| cursor.only.is_none_or(|only| only.contains(class))) {
                 while let Some(at) = slab.next_in_page(cursor.page, cursor.slot, Map::Live) {
                     if items >= limits.items.max(1) || bytes >= limits.bytes.max(1) || looks == 0 {
                         return;

@@ -18,7 +18,7 @@ mod space;
 mod upkeep;
 mod write;
 
-pub use exchange::{ScanCursor, ScanItem, ScanLimits, namespace_id};
+pub use exchange::{ClassSet, ScanCursor, ScanItem, ScanLimits, namespace_id};
 pub use read::{Glance, Inspection};
 
 use crate::clock::HybridClock;

@@ -12,7 +12,7 @@ use crate::proto::number::{parse_f64, parse_i32, parse_u32};
 use crate::proto::tokens::Tokens;
 use crate::stats::Kind;
 use crate::watch::Events;
-use engine::{ClassId, ScanCursor};
+use engine::{ClassId, ClassSet, ScanCursor};
 use std::sync::atomic::Ordering::Relaxed;
 
 /// memcached has this many classes; a number below is never an error.
@@ -241,20 +241,20 @@ impl Conn {
                 "CLIENT_ERROR lru crawler disabled"
             }
             // Expired items are swept all the time; there is nothing to start.
-            (b"crawl", 4) => match classes(argument) {
-                true => "OK",
-                false => "BADCLASS invalid class id",
+            (b"crawl", 4) => match dump_from(argument, core) {
+                Some(_) if argument != b"hash" => "OK",
+                _ => "BADCLASS invalid class id",
             },
             (b"metadump" | b"mgdump", 4) if !core.shared.settings.dump => {
                 "ERROR metadump not allowed"
             }
             (dump @ (b"metadump" | b"mgdump"), 4) => {
-                if argument != b"hash" && !classes(argument) {
+                let Some(from) = dump_from(argument, core) else {
                     return self.said(out, false, "BADCLASS invalid class id");
-                }
+                };
                 let format =
                     if dump == b"metadump" { DumpFormat::Metadump } else { DumpFormat::Mgdump };
-                return self.dump(format, ScanCursor::default(), core, out);
+                return self.dump(format, from, core, out);
             }
             (b"tocrawl", 4) => match parse_u32(argument) {
                 Some(items) => {
@@ -334,12 +334,19 @@ fn starts_known(command: &[u8]) -> bool {
         || matches!(command, [b'm', _])
 }
 
-/// A list of slab classes, or `all`.
-fn classes(argument: &[u8]) -> bool {
-    argument == b"all"
-        || argument
-            .split(|byte| *byte == b',')
-            .all(|class| matches!(parse_u32(class), Some(1..=63)))
+/// Where a dump of these classes begins: a list of numbers, `all`, or `hash` for
+/// all in memcached's other order.
+fn dump_from(argument: &[u8], core: &Core) -> Option<ScanCursor> {
+    if matches!(argument, b"all" | b"hash") {
+        return Some(ScanCursor::default());
+    }
+    let classes_max = (core.shard.class_stats().len() as u32).max(SLAB_CLASSES_MAX - 1);
+    let mut only = ClassSet::default();
+    for word in argument.split(|byte| *byte == b',') {
+        let class = parse_u32(word).filter(|class| (1..=classes_max).contains(class))?;
+        only.add(ClassId((class - 1) as u8));
+    }
+    Some(ScanCursor::of_classes(only))
 }
 
 /// Which items `stats cachedump <class> <limit>` is to show, or what else it
@@ -360,8 +367,9 @@ fn cachedump(tokens: &Tokens<'_>, core: &Core) -> Result<(DumpFormat, ScanCursor
     match class {
         class if (1..=classes).contains(&class) => {
             let items_max = if limit == 0 { u32::MAX } else { limit };
-            let class = ClassId((class - 1) as u8);
-            Ok((DumpFormat::Cachedump { items_max }, ScanCursor::of_class(class)))
+            let mut only = ClassSet::default();
+            only.add(ClassId((class - 1) as u8));
+            Ok((DumpFormat::Cachedump { items_max }, ScanCursor::of_classes(only)))
         }
         class if class < SLAB_CLASSES_MAX => Err("END"),
         _ => Err("CLIENT_ERROR Illegal slab id"),

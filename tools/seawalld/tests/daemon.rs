@@ -70,6 +70,45 @@ fn the_banner_tells_what_runs() {
 }
 
 #[test]
+fn a_free_port_is_taken_and_written_down() {
+    let folder = Folder::new("free-port");
+    let file = folder.path("port");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_seawalld"))
+        .args(["-l", "127.0.0.1", "-p", "-1", "-t", "1", "--admin-listen", "off"])
+        .env("MEMCACHED_PORT_FILENAME", &file)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let began = std::time::Instant::now();
+    while !file.exists() {
+        assert!(began.elapsed().as_secs() < 60);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let written = std::fs::read_to_string(&file).unwrap();
+    let port = written.strip_prefix("TCP INET: ").unwrap().trim_end();
+    let mut stream = std::net::TcpStream::connect(format!("127.0.0.1:{port}")).unwrap();
+    use std::io::{BufRead, Write};
+    stream.write_all(b"stats settings\r\n").unwrap();
+    let shown = BufReader::new(stream)
+        .lines()
+        .map_while(Result::ok)
+        .find_map(|line| line.strip_prefix("STAT tcpport ").map(str::to_owned));
+    let _ = child.kill();
+    let _ = child.wait();
+    assert_eq!(shown.as_deref(), Some(port));
+}
+
+#[test]
+fn too_few_huge_pages_are_a_warning() {
+    // No machine that runs tests has so many of them set aside.
+    let daemon = Daemon::start(&["-L", "-m", "65536"]);
+    let log = daemon.log();
+    assert!(log.contains("WARNING: -L asks for explicit huge pages"), "{log}");
+    assert!(log.contains("sysctl vm.nr_hugepages=32768"), "{log}");
+    daemon.stop();
+}
+
+#[test]
 fn a_taken_port_is_explained() {
     let daemon = Daemon::start(&[]);
     let port = daemon.port.to_string();
