@@ -4,6 +4,7 @@ mod common;
 
 use common::Node;
 use engine::{KeyHash, Now, Shard, Value, Write};
+use seawall_net::hop::ConnToken;
 use seawall_net::peering::{PeerId, Peering, PeeringLimits, Peers, Route};
 use std::any::Any;
 use std::sync::Arc;
@@ -21,15 +22,23 @@ enum Stand {
     Primary { changed: usize, waiting: usize },
     /// The same for as long as its lease runs, by the clock as it was last read.
     Leased { clock: Arc<AtomicU64>, read: u64, until: u64 },
+    /// This one is primary, but for keys that nobody takes.
+    Refusing(Vec<KeyHash>),
+    /// This one is primary, and a change of every key is on its way to a replica of
+    /// which nobody will know whether it lasts.
+    Uncertain { told: bool },
 }
-use Stand::{Holder, Leased, Primary, Replica};
+use Stand::{Holder, Leased, Primary, Refusing, Replica, Uncertain};
+
+const NOBODY: &str = "no node takes this key now";
 
 const PRIMARY: PeerId = PeerId { node: 1, core: 0 };
 
 impl Peering for Stand {
-    fn route(&self, _: KeyHash, changes: bool) -> Route {
+    fn route(&self, hash: KeyHash, changes: bool) -> Route {
         match self {
-            Primary { .. } => Route::Here,
+            Refusing(keys) if keys.contains(&hash) => Route::Refuse(NOBODY),
+            Primary { .. } | Refusing(_) | Uncertain { .. } => Route::Here,
             Leased { read, until, .. } if read < until => Route::Here,
             Leased { .. } => Route::Wait,
             Replica if !changes => Route::Here,
@@ -45,7 +54,7 @@ impl Peering for Stand {
     }
 
     fn is_pending(&self, _: KeyHash) -> bool {
-        false
+        matches!(self, Uncertain { told: false })
     }
     fn has_copy(&mut self, key: &[u8], hash: KeyHash, _: u32, shard: &mut Shard, now: Now) -> bool {
         matches!(self, Holder) && shard.peek(key, hash, now).is_some()
@@ -56,17 +65,26 @@ impl Peering for Stand {
             Primary { changed, waiting } => {
                 (*changed, *waiting) = (*changed + 1, *waiting + 1);
             }
-            Leased { .. } => {}
+            Leased { .. } | Refusing(_) | Uncertain { .. } => {}
             Replica | Holder => panic!("a replica takes no writes of clients"),
         }
     }
     fn reads(&mut self, _: KeyHash, _: u32) {}
     fn close_batch(&mut self) -> Option<u64> {
-        let Primary { waiting, .. } = self else { return None };
-        (std::mem::take(waiting) > 0).then_some(7)
+        match self {
+            Primary { waiting, .. } => (std::mem::take(waiting) > 0).then_some(7),
+            Uncertain { told } => (!*told).then_some(7),
+            _ => None,
+        }
     }
     fn completed(&mut self) -> Option<(u64, Vec<u32>)> {
-        None
+        match self {
+            Uncertain { told } if !*told => {
+                *told = true;
+                Some((7, vec![0]))
+            }
+            _ => None,
+        }
     }
     fn begin_turn(&mut self) {
         self.read_clock();
@@ -232,4 +250,172 @@ fn what_came_while_the_process_slept_is_not_executed_under_the_lease_of_before()
     clock.store(100, Ordering::Relaxed);
     assert_eq!(node.ask(client, b"set k 0 0 1\r\ny\r\n"), "");
     assert_eq!(waiting(&node), 1);
+}
+
+/// Keys beginning with `f` are taken by nobody.
+fn refusing() -> (Node, usize) {
+    let (mut node, client) = node_of(1, b"set a1 0 0 1\r\nx\r\nset a2 0 0 1\r\ny\r\n", Holder);
+    let keys = ["f0", "f3"].map(|key| hash(&node, key)).to_vec();
+    let peers = Peers::new(Box::new(Refusing(keys)), PeeringLimits::default());
+    node.cores[0].peers = Some(Box::new(peers));
+    (node, client)
+}
+
+#[test]
+fn a_get_of_several_keys_has_one_end_whichever_of_them_fails() {
+    let (mut node, client) = refusing();
+    let error = "SERVER_ERROR no node takes this key now\n";
+    let (one, two) = ("VALUE a1 0 1\nx\n", "VALUE a2 0 1\ny\n");
+    let both = format!("{one}{two}END\n");
+    let one = format!("{one}END\n");
+    for (ask, answer) in [
+        ("get a1 f0", one.as_str()),
+        ("get f0 a1", &one),
+        ("get  f0 a1 ", &one),
+        ("get f0 f3", "END\n"),
+        ("get f0 ", "END\n"),
+        ("get a1 f0 a2", &both),
+        ("get f0 a1 a2 f3", &both),
+        ("gat 10 a1 f0 a2", &both),
+        ("gat 10 f0 a1 a2", &both),
+        // One key, one line.
+        ("get f0", error),
+        (" get f0", error),
+        ("gets f0", error),
+        ("gat 10 f0", error),
+        ("gats 10 f0", error),
+        ("mg f0 v", error),
+        ("mg a1 v\r\nmg f0 v\r\nmg a2 v", &format!("VA 1\nx\n{error}VA 1\ny\n")),
+        ("mg a1 v q\r\nmg f0 v q O7\r\nmg a2 v q\r\nmn", "VA 1\nx\nVA 1\ny\nMN\n"),
+        ("delete f0", error),
+        ("set f0 0 0 1\r\nx", error),
+    ] {
+        let got = node.ask(client, format!("{ask}\r\n").as_bytes());
+        assert_eq!(got, answer, "{ask}");
+        assert_eq!(node.ask(client, b"get a1\r\n"), one, "in step after {ask}");
+    }
+    // With the number of the item's version.
+    let got = node.ask(client, b"gets f0 a1\r\n");
+    assert!(got.starts_with("VALUE a1 0 1 ") && got.ends_with("\nx\nEND\n"), "{got}");
+    assert_eq!(got.lines().count(), 3);
+}
+
+#[test]
+fn a_quiet_binary_get_that_fails_says_nothing() {
+    const GET: u8 = 0;
+    const GETQ: u8 = 9;
+    const NOOP: u8 = 10;
+    const GETK: u8 = 12;
+    const GETKQ: u8 = 13;
+    fn frame(opcode: u8, opaque: u8, key: &str) -> Vec<u8> {
+        let mut frame =
+            vec![0x80, opcode, 0, key.len() as u8, 0, 0, 0, 0, 0, 0, 0, key.len() as u8];
+        frame.extend([0, 0, 0, opaque, 0, 0, 0, 0, 0, 0, 0, 0]);
+        frame.extend(key.as_bytes());
+        frame
+    }
+    /// Opcode, status and opaque of each answer.
+    fn heads(mut bytes: &[u8]) -> Vec<(u8, u16, u8)> {
+        let mut heads = Vec::new();
+        while !bytes.is_empty() {
+            let body = u32::from_be_bytes(bytes[8..12].try_into().unwrap()) as usize;
+            heads.push((bytes[1], u16::from_be_bytes([bytes[6], bytes[7]]), bytes[15]));
+            bytes = &bytes[24 + body..];
+        }
+        heads
+    }
+    let (mut node, _) = refusing();
+    let client = node.connect(0);
+    let ask = [
+        frame(GETKQ, 1, "f0"),
+        frame(GETKQ, 2, "a1"),
+        frame(GETQ, 3, "f3"),
+        frame(GETK, 4, "f3"),
+        frame(GET, 5, "a2"),
+        frame(NOOP, 6, ""),
+    ];
+    node.send(client, &ask.concat());
+    let got = node.receive(client);
+    let temporary = 0x86;
+    let expected = [(GETKQ, 0, 2), (GETK, temporary, 4), (GET, 0, 5), (NOOP, 0, 6)];
+    assert_eq!(heads(&got), expected);
+}
+
+/// The other node is primary of every key, and its link is there.
+fn linked(content: &[u8]) -> (Node, usize) {
+    let (mut node, client) = node_of(1, content, Holder);
+    let link = ConnToken { index: 999, generation: 1 };
+    node.cores[0].peers.as_mut().unwrap().connected(PRIMARY, link, &mut Vec::new());
+    (node, client)
+}
+
+/// The other node dies. `stand`: who is what then.
+fn lose_the_primary(node: &mut Node, stand: Stand) {
+    let now = node.cores[0].now;
+    let peers = node.cores[0].peers.as_mut().unwrap();
+    *peers.peering.as_any().downcast_mut::<Stand>().unwrap() = stand;
+    peers.disconnected(PRIMARY, now);
+    node.serve_peers();
+}
+
+#[test]
+fn a_read_whose_node_was_lost_is_asked_again_at_another_copy() {
+    let unknown = "SERVER_ERROR the outcome is unknown: the node that took it was lost\n";
+    let value = "VALUE k 0 3\nabc\nEND\n";
+    for (ask, answer) in [
+        ("get k", value),
+        ("get k nothing", value),
+        ("mg k v", "VA 3\nabc\n"),
+        ("mg k s v t O1", "VA 3 s3 t-1 O1\nabc\n"),
+        // Only the primary knows when it was read before, but to ask does no harm.
+        ("mg k v l", "VA 3 l0\nabc\n"),
+        ("me nothing", "EN\n"),
+        // These may have been done.
+        ("gat 10 k", unknown),
+        ("mg k v T10", unknown),
+        ("mg k v N10", unknown),
+        ("set k 0 0 1\r\nx", unknown),
+        ("delete k", unknown),
+        ("incr k 1", unknown),
+    ] {
+        let (mut node, client) = linked(b"");
+        assert_eq!(node.ask(client, format!("{ask}\r\n").as_bytes()), "", "{ask}");
+        assert!(node.cores[0].peers.as_ref().unwrap().away() > 0, "{ask}");
+        // It dies, and this node takes its place.
+        let hash = hash(&node, "k");
+        let core = &mut node.cores[0];
+        core.shard.write(Write::set(b"k", hash, Value::Bytes(b"abc")), core.now).unwrap();
+        lose_the_primary(&mut node, Primary { changed: 0, waiting: 0 });
+        let got = node.receive(client).escape_ascii().to_string().replace("\\r\\n", "\n");
+        assert_eq!(got, answer, "{ask}");
+    }
+}
+
+#[test]
+fn a_replica_answers_what_the_lost_primary_was_asked() {
+    let (mut node, client) = linked(b"");
+    assert_eq!(node.ask(client, b"get k\r\n"), "");
+    let hash = hash(&node, "k");
+    let core = &mut node.cores[0];
+    core.shard.write(Write::set(b"k", hash, Value::Bytes(b"abc")), core.now).unwrap();
+    // Nobody is primary yet.
+    lose_the_primary(&mut node, Replica);
+    assert_eq!(node.receive(client), b"VALUE k 0 3\r\nabc\r\nEND\r\n");
+}
+
+#[test]
+fn a_read_of_what_may_not_last_is_asked_again() {
+    let unknown = "SERVER_ERROR the outcome is unknown: the node that took it was lost\n";
+    for (ask, answer) in [
+        ("get k", "VALUE k 0 3\nabc\nEND\n"),
+        ("mg k v", "VA 3\nabc\n"),
+        ("set k 0 0 1\r\nx", unknown),
+        ("gat 10 k", unknown),
+    ] {
+        let (mut node, client) = node_of(1, b"set k 0 0 3\r\nabc\r\n", Uncertain { told: false });
+        assert_eq!(node.ask(client, format!("{ask}\r\n").as_bytes()), "", "{ask}");
+        node.serve_peers();
+        let got = node.receive(client).escape_ascii().to_string().replace("\\r\\n", "\n");
+        assert_eq!(got, answer, "{ask}");
+    }
 }

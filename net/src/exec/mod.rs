@@ -8,7 +8,7 @@ mod meta;
 mod text;
 
 use crate::core::Core;
-use crate::proto::{Dialect, NO_MEMORY, Op, Refusal, Request, Store, TOO_LARGE};
+use crate::proto::{Dialect, NO_MEMORY, Op, Part, Refusal, Request, Store, TOO_LARGE};
 use crate::watch::{Found, StoreCommand, StoreStatus};
 use engine::{
     ClassId, Expiry, Item, KeyHash, Now, Pin, Reservation, StoreError, Tag, Value, Write,
@@ -60,8 +60,8 @@ pub fn execute(
     out: &mut Vec<u8>,
 ) -> Option<Held> {
     match &request.op {
-        Op::Get { cas, touch, last } => {
-            return text::get(request.key, hash, *cas, *touch, *last, core, out);
+        Op::Get { cas, touch, part } => {
+            return text::get(request.key, hash, *cas, *touch, part.ends(), core, out);
         }
         Op::MetaGet(options) => return meta::get(request, hash, options, core, out),
         Op::BinaryGet { frame, touch, with_key, with_value } => {
@@ -176,9 +176,19 @@ fn is_crowded(core: &Core, value_bytes: usize) -> bool {
 }
 
 /// The answer to a request that was not executed, or whose outcome is unknown.
+///
+/// A key that is one of several in a `get`, and a read that asked not to hear
+/// of misses, count as missing. An error line among values is no end of the
+/// answer for some clients and an end for others (pylibmc, python-memcached and
+/// Node's memcached lose the connection by it), and an error in answer to a
+/// quiet binary get leaves python-binary-memcached out of step.
 pub fn fail(op: &Op, why: &str, out: &mut Vec<u8>) {
     use crate::proto::binary::{Status, put_message};
     let quiet = match op {
+        Op::Get { part: Part::Within, .. } => return,
+        Op::Get { part: Part::Last, .. } => return line(out, "END"),
+        Op::MetaGet(options) if options.quiet => return,
+        Op::BinaryGet { frame, .. } if frame.quiet => return,
         Op::BinaryGet { frame, .. }
         | Op::BinaryStore { frame, .. }
         | Op::BinaryDelete { frame, .. }
@@ -191,7 +201,7 @@ pub fn fail(op: &Op, why: &str, out: &mut Vec<u8>) {
         | Op::Touch { quiet, .. }
         | Op::Arithmetic { quiet, .. }
         | Op::Refused { quiet, .. } => *quiet,
-        // Errors are shown to quiet meta commands, too.
+        // Errors are shown to other quiet meta commands, too.
         _ => false,
     };
     if !quiet {

@@ -4,6 +4,7 @@ use super::wire::{self, Status};
 use crate::exec::{self, Tail};
 use crate::hop::{Batch, ConnToken, HopAnswer, Kind, Lent};
 use crate::proto::Op;
+use engine::Now;
 use std::time::Instant;
 
 /// Who gets a batch back.
@@ -39,6 +40,8 @@ pub struct Parked {
     pub slots: Vec<Slot>,
     /// Requests without an answer, or with one that is not to be told yet.
     pub missing: usize,
+    /// How long its requests may wait for a node that executes them.
+    pub until: Now,
     /// When one of its requests first found nobody to take it.
     pub stuck_at: Option<Instant>,
 }
@@ -56,10 +59,10 @@ pub struct Finished {
 
 impl Parked {
     /// A batch none of whose requests is answered.
-    pub fn new(batch: Box<Batch>, home: Home) -> Parked {
+    pub fn new(batch: Box<Batch>, home: Home, until: Now) -> Parked {
         let missing = batch.len();
         let slots = (0..missing).map(|_| Slot::Missing).collect();
-        Parked { batch, home, slots, missing, stuck_at: None }
+        Parked { batch, home, slots, missing, until, stuck_at: None }
     }
 
     /// A request has found nobody to take it.

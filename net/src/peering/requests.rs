@@ -28,12 +28,35 @@ const NOBODY: &str = "no node takes this key now";
 /// One request of a parked batch.
 type Place = (u64, u32);
 
+/// Which time a request is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attempt {
+    /// The first.
+    First,
+    /// A later one. A replica that was asked and could not answer is not asked
+    /// again: only the primary may execute it now.
+    AtPrimary,
+    /// A later one of a read whose node was lost: any copy may answer.
+    AtAnyCopy,
+}
+
+impl Attempt {
+    /// The one after this, of a request that has waited.
+    fn next(self) -> Attempt {
+        match self {
+            Attempt::First | Attempt::AtPrimary => Attempt::AtPrimary,
+            Attempt::AtAnyCopy => Attempt::AtAnyCopy,
+        }
+    }
+}
+
 /// A request that waits for a route.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     place: Place,
     hash: KeyHash,
     until: Now,
+    next: Attempt,
 }
 
 /// A request at another node.
@@ -42,6 +65,8 @@ struct Away {
     peer: PeerId,
     hash: KeyHash,
     needs: Needs,
+    /// It may be asked again if its answer is lost.
+    may_be_repeated: bool,
     until: Now,
 }
 
@@ -189,11 +214,12 @@ impl Peers {
         let id = self.next_batch;
         self.next_batch += 1;
         let count = batch.len();
-        let mut parked = Parked::new(batch, home);
+        let until = Now(core.now.0 + self.limits.patience_ms);
+        let mut parked = Parked::new(batch, home, until);
         core.copy_bytes_max =
             if matches!(home, Home::Link(_)) { usize::MAX } else { PIN_VALUE_BYTES_MIN };
         for index in 0..count {
-            self.step((id, index as u32), &mut parked, None, core);
+            self.step((id, index as u32), &mut parked, Attempt::First, core);
         }
         core.copy_bytes_max = PIN_VALUE_BYTES_MIN;
         self.keep(id, parked);
@@ -217,9 +243,8 @@ impl Peers {
         true
     }
 
-    /// One request: executes it, passes it on, or lets it wait. `until`: it has
-    /// waited, and does so at most until then.
-    fn step(&mut self, place: Place, parked: &mut Parked, until: Option<Now>, core: &mut Core) {
+    /// One request: executes it, passes it on, or lets it wait.
+    fn step(&mut self, place: Place, parked: &mut Parked, attempt: Attempt, core: &mut Core) {
         let hop = parked.batch.requests[place.1 as usize];
         let op = match hop.kind {
             Kind::Execute(op) => op,
@@ -243,11 +268,12 @@ impl Peers {
             Needs::Unmarked => core.shard.glance(request.key, hop.hash, core.now).is_marked(),
             Needs::Primary => true,
         };
-        let again = until.is_some();
-        // A replica that was asked and could not answer is not asked again.
-        let at_primary = changes || again || self.peering.is_read_at_primary(request.key);
+        let again = attempt != Attempt::First;
+        let at_primary = changes
+            || attempt == Attempt::AtPrimary
+            || self.peering.is_read_at_primary(request.key);
         let out_of_date = self.peering.is_out_of_date(hop.hash, request.key);
-        let until = until.unwrap_or(Now(core.now.0 + self.limits.patience_ms));
+        let until = parked.until;
         let behind = out_of_date
             || !again && self.waiting_hashes.contains_key(&hop.hash)
             || self.away_hashes.contains_key(&hop.hash);
@@ -264,16 +290,16 @@ impl Peers {
                     }
                     self.peering.passed_on(request.key, hop.hash);
                 }
-                if !self.pass_on(place, peer, hop.hash, needs, &request, until) {
+                if !self.pass_on(place, peer, hop.hash, &request, until) {
                     parked.note_stuck();
-                    self.wait(place, hop.hash, until);
+                    self.wait(place, hop.hash, until, attempt.next());
                 }
             }
             Route::Wait => {
                 if !behind {
                     parked.note_stuck();
                 }
-                self.wait(place, hop.hash, until);
+                self.wait(place, hop.hash, until, attempt.next());
             }
             Route::Refuse(why) => parked.fail(place.1, &op, why),
         }
@@ -312,8 +338,8 @@ impl Peers {
         }
     }
 
-    fn wait(&mut self, place: Place, hash: KeyHash, until: Now) {
-        self.waiting.push_back(Waiting { place, hash, until });
+    fn wait(&mut self, place: Place, hash: KeyHash, until: Now, next: Attempt) {
+        self.waiting.push_back(Waiting { place, hash, until, next });
         *self.waiting_hashes.entry(hash).or_default() += 1;
     }
 
@@ -323,7 +349,6 @@ impl Peers {
         place: Place,
         peer: PeerId,
         hash: KeyHash,
-        needs: Needs,
         request: &Request<'_>,
         until: Now,
     ) -> bool {
@@ -336,7 +361,8 @@ impl Peers {
         let id = place.0 << 16 | u64::from(place.1);
         wire::put_request(id, hash, request, &mut outgoing.queue);
         self.passed_on += 1;
-        self.away.insert(id, Away { peer, hash, needs, until });
+        let (needs, may_be_repeated) = (request.needs(), request.may_be_repeated());
+        self.away.insert(id, Away { peer, hash, needs, may_be_repeated, until });
         if needs == Needs::Primary {
             *self.away_hashes.entry(hash).or_default() += 1;
         }
@@ -392,21 +418,46 @@ impl Peers {
     /// Tickets that are through.
     pub fn complete(&mut self, core: &mut Core) {
         while let Some((ticket, unknown)) = self.peering.completed() {
-            let Some(places) = self.tickets.remove(&ticket) else { continue };
-            for number in unknown {
-                let Some(place) = places.get(number as usize) else { continue };
-                if let Some(parked) = self.parked.get_mut(&place.0) {
-                    // A long value that a reader is not told of was held for it.
-                    if let Slot::Done { lent: Some(Lent::Pin(pin)), .. } =
-                        std::mem::replace(&mut parked.slots[place.1 as usize], Slot::Missing)
-                    {
-                        core.shard.unpin(pin);
-                    }
-                    parked.put_error_at(place.1, UNKNOWN);
-                }
-            }
+            let Some(mut places) = self.tickets.remove(&ticket) else { continue };
+            let asked_again: Vec<Place> = unknown
+                .into_iter()
+                .filter_map(|number| places.get(number as usize).copied())
+                .filter(|place| self.take_back(*place, core))
+                .collect();
+            places.retain(|place| !asked_again.contains(place));
             places.into_iter().for_each(|place| self.answered(place));
         }
+    }
+
+    /// Nobody knows whether what a request changed or read will last, so its answer
+    /// is not told. True: it is a read, and waits to be asked again.
+    fn take_back(&mut self, place: Place, core: &mut Core) -> bool {
+        let Some(parked) = self.parked.get_mut(&place.0) else { return false };
+        // A long value that a reader is not told of was held for it.
+        if let Slot::Done { lent: Some(Lent::Pin(pin)), .. } =
+            std::mem::replace(&mut parked.slots[place.1 as usize], Slot::Missing)
+        {
+            core.shard.unpin(pin);
+        }
+        let hop = parked.batch.requests[place.1 as usize];
+        let may_be_repeated = match hop.kind {
+            Kind::Execute(op) => hop.request(op, &parked.batch.bytes).may_be_repeated(),
+            _ => false,
+        };
+        let until = parked.until;
+        if !may_be_repeated {
+            parked.put_error_at(place.1, UNKNOWN);
+        } else if matches!(parked.home, Home::Link(_)) {
+            // The node that asks knows who may be asked instead.
+            parked.slots[place.1 as usize] = Slot::Elsewhere;
+        } else if core.now < until {
+            parked.note_stuck();
+            self.wait(place, hop.hash, until, Attempt::AtPrimary);
+            return true;
+        } else {
+            parked.put_error_at(place.1, NOBODY);
+        }
+        false
     }
 
     /// Tries those again that wait for a route, and gives up on those that have
@@ -427,7 +478,7 @@ impl Peers {
                     parked.missing -= 1;
                 } else {
                     let behind = self.waiting.len();
-                    self.step(entry.place, &mut parked, Some(entry.until), core);
+                    self.step(entry.place, &mut parked, entry.next, core);
                     if self.waiting.len() > behind {
                         blocked.insert(entry.hash);
                     }
@@ -454,24 +505,22 @@ impl Peers {
     }
 
     /// A request was away, and nobody took it.
-    fn came_back(&mut self, place: Place, away: Away) {
+    fn came_back(&mut self, place: Place, away: Away, next: Attempt) {
         if let Some(parked) = self.parked.get_mut(&place.0) {
             parked.note_stuck();
         }
-        self.wait(place, away.hash, away.until);
+        self.wait(place, away.hash, away.until, next);
     }
 
     /// No answer will come for a request that is away.
     fn lost(&mut self, id: u64, now: Now) {
         let Some(away) = self.returned(id) else { return };
         let place = (id >> 16, (id & 0xffff) as u32);
-        // There it may have won the right to refill.
-        let changes = away.needs != Needs::Copy;
-        if !changes && now < away.until {
-            return self.came_back(place, away);
+        if away.may_be_repeated && now < away.until {
+            return self.came_back(place, away, Attempt::AtAnyCopy);
         }
         if let Some(parked) = self.parked.get_mut(&place.0) {
-            parked.put_error_at(place.1, if changes { UNKNOWN } else { NOBODY });
+            parked.put_error_at(place.1, if away.may_be_repeated { NOBODY } else { UNKNOWN });
             self.answered(place);
         }
     }
@@ -558,7 +607,7 @@ impl Peers {
             let Some(away) = self.returned(id) else { continue };
             let place = (id >> 16, (id & 0xffff) as u32);
             match status {
-                Status::Elsewhere => self.came_back(place, away),
+                Status::Elsewhere => self.came_back(place, away, Attempt::AtPrimary),
                 Status::Done => {
                     if let Some(parked) = self.parked.get_mut(&place.0) {
                         parked.answer(place.1, bytes);

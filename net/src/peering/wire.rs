@@ -16,7 +16,7 @@ use engine::KeyHash;
 use serde::{Deserialize, Serialize};
 
 /// Version of all of this; both ends must have the same.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// Frame of requests.
 pub const REQUESTS: u8 = 1;

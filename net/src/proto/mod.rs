@@ -82,8 +82,8 @@ pub enum Op {
         cas: bool,
         /// New expiry.
         touch: Option<Expiry>,
-        /// The last key of its line: `END` follows.
-        last: bool,
+        /// Which key of its line it is.
+        part: Part,
     },
     /// `set`, `add`, `replace`, `append`, `prepend`, `cas`.
     Store(Store),
@@ -169,6 +169,25 @@ pub enum Op {
     },
 }
 
+/// Which key of a text `get` this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Part {
+    /// The only one of its line: `END` follows.
+    Only,
+    /// More of the line follows.
+    Within,
+    /// The last of several: `END` follows.
+    Last,
+}
+
+impl Part {
+    /// Whether the command ends with this key.
+    #[inline]
+    pub fn ends(self) -> bool {
+        self != Part::Within
+    }
+}
+
 /// Where in a cluster a request may execute.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Needs {
@@ -183,6 +202,23 @@ pub enum Needs {
 }
 
 impl Request<'_> {
+    /// Whether it may be asked again at another copy when its answer was lost.
+    /// What it may leave behind is at most that the item counts as read, or as
+    /// being refilled by somebody whose node is gone.
+    pub fn may_be_repeated(&self) -> bool {
+        match &self.op {
+            Op::Get { touch, .. } | Op::BinaryGet { touch, .. } => touch.is_none(),
+            Op::MetaGet(options) => {
+                options.touch.is_none()
+                    && options.vivify.is_none()
+                    && options.recache.is_none()
+                    && options.new_cas.is_none()
+            }
+            Op::MetaDebug => true,
+            _ => false,
+        }
+    }
+
     /// Where it may execute.
     #[inline]
     pub fn needs(&self) -> Needs {

@@ -7,7 +7,9 @@
 
 use super::number::{parse_i32, parse_u32, parse_u64};
 use super::tokens::{Tokens, until_nul, word_end};
-use super::{BAD_CHUNK, BAD_FORMAT, Context, Dialect, Op, Refusal, Request, Step, Store, meta};
+use super::{
+    BAD_CHUNK, BAD_FORMAT, Context, Dialect, Op, Part, Refusal, Request, Step, Store, meta,
+};
 use crate::limits::{INLINE_VALUE_BYTES_MAX, LINE_BYTES_MAX, MULTIGET_LINE_BYTES_MAX};
 use engine::{Expiry, KEY_BYTES_MAX, WriteMode};
 use memchr::{memchr, memrchr};
@@ -24,6 +26,8 @@ pub enum Position {
         cas: bool,
         /// `gat`.
         touch: Option<Expiry>,
+        /// A key of the line was read already.
+        several: bool,
     },
     /// In a line that was answered already.
     Rest,
@@ -34,7 +38,7 @@ pub enum Position {
 pub fn next<'a>(position: &mut Position, input: &'a [u8], context: &Context) -> (usize, Step<'a>) {
     match *position {
         Position::Line => line(position, input, context),
-        Position::Keys { cas, touch } => key(position, input, cas, touch),
+        Position::Keys { cas, touch, several } => key(position, input, cas, touch, several),
         Position::Rest => match memchr(b'\n', input) {
             Some(end) => {
                 *position = Position::Line;
@@ -112,7 +116,7 @@ fn without_newline<'a>(position: &mut Position, input: &'a [u8]) -> (usize, Step
         return (0, Step::Incomplete { need: 1 });
     }
     // Answered while it arrives. An error in it will stand behind values then.
-    *position = Position::Keys { cas, touch: None };
+    *position = Position::Keys { cas, touch: None, several: false };
     let consumed = spaces + if cas { 5 } else { 4 };
     (consumed, Step::line(""))
 }
@@ -137,24 +141,24 @@ fn get<'a>(
         [b' ', ..] => 0,
         _ => return None,
     };
-    let get = |last| {
+    let get = |part| {
         Step::Request(Request {
-            op: Op::Get { cas, touch: None, last },
+            op: Op::Get { cas, touch: None, part },
             key,
             value: &[],
             flags: &[],
         })
     };
     if line_end > 0 {
-        return Some((end + line_end, get(true)));
+        return Some((end + line_end, get(Part::Only)));
     }
     // Several keys: the line must be complete, and none of them too long.
     let newline = end + memchr(b'\n', &input[end..])?;
     if !keys_fit(&input[at..newline]) {
         return None;
     }
-    *position = Position::Keys { cas, touch: None };
-    Some((end, get(false)))
+    *position = Position::Keys { cas, touch: None, several: true };
+    Some((end, get(Part::Within)))
 }
 
 /// Whether no word of the line is longer than a key may be. Looks at one byte
@@ -177,7 +181,9 @@ fn key<'a>(
     input: &'a [u8],
     cas: bool,
     touch: Option<Expiry>,
+    several: bool,
 ) -> (usize, Step<'a>) {
+    let last_part = if several { Part::Last } else { Part::Only };
     let mut start = 0;
     while input.get(start) == Some(&b' ') {
         start += 1;
@@ -193,7 +199,7 @@ fn key<'a>(
                 // A NUL ends the line, what follows in it is not looked at.
                 *position = Position::Rest;
                 if end > start && end - start <= KEY_BYTES_MAX {
-                    let op = Op::Get { cas, touch, last: true };
+                    let op = Op::Get { cas, touch, part: last_part };
                     return (
                         end,
                         Step::Request(Request {
@@ -227,7 +233,10 @@ fn key<'a>(
         if end == start {
             return (end + line_end, Step::End);
         }
-        let op = Op::Get { cas, touch, last };
+        if !last && !several {
+            *position = Position::Keys { cas, touch, several: true };
+        }
+        let op = Op::Get { cas, touch, part: if last { last_part } else { Part::Within } };
         return (
             end + line_end,
             Step::Request(Request { op, key: &input[start..end], value: &[], flags: &[] }),
@@ -373,7 +382,7 @@ fn keys<'a>(
     {
         return (None, Step::line(BAD_FORMAT));
     }
-    *position = Position::Keys { cas, touch };
+    *position = Position::Keys { cas, touch, several: false };
     (Some(start), Step::line(""))
 }
 

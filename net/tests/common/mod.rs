@@ -134,6 +134,19 @@ impl Node {
         }
     }
 
+    /// What the first core does for its peers in a turn.
+    pub fn serve_peers(&mut self) {
+        let Some(mut peers) = self.cores[0].peers.take() else { return };
+        peers.retry(&mut self.cores[0]);
+        peers.complete(&mut self.cores[0]);
+        peers.retry(&mut self.cores[0]);
+        let finished = peers.finished();
+        self.cores[0].peers = Some(peers);
+        for finished in finished {
+            self.deliver(finished.batch.from as usize, Message::Answers(finished.batch));
+        }
+    }
+
     fn deliver(&mut self, to: usize, message: Message) {
         match message {
             Message::Requests(batch) if self.cores[to].peers.is_some() => {
