@@ -1,5 +1,6 @@
 //! What a data core owns, and the little that all cores share.
 
+use crate::allowance::{Allowance, Crowding};
 use crate::auth::Users;
 use crate::control::ControlCall;
 use crate::detail::Detail;
@@ -43,6 +44,12 @@ pub struct Core {
     pub peers: Option<Box<Peers>>,
     /// Values read that are longer are pinned instead of copied.
     pub copy_bytes_max: usize,
+    /// What each connection may take now.
+    pub allowance: Allowance,
+    /// Output and requests of this turn so far.
+    turn_output_bytes: usize,
+    turn_requests: u32,
+    turn_is_long: bool,
 }
 
 impl Core {
@@ -57,6 +64,7 @@ impl Core {
             Arc::clone(&shared.log_sequence),
             cores,
         );
+        let allowance = Allowance::new(&shared.settings, Crowding::Calm, usize::MAX);
         Core {
             id,
             cores,
@@ -71,7 +79,44 @@ impl Core {
             patient: 0,
             peers: None,
             copy_bytes_max: limits::PIN_VALUE_BYTES_MIN,
+            allowance,
+            turn_output_bytes: 0,
+            turn_requests: 0,
+            turn_is_long: false,
         }
+    }
+
+    /// A turn begins, while connections hold so much of their bound.
+    pub fn begin_turn(&mut self, crowding: Crowding, connection_bytes_max: usize) {
+        self.turn_output_bytes = 0;
+        self.turn_requests = 0;
+        self.turn_is_long = false;
+        self.allow(Allowance::new(&self.shared.settings, crowding, connection_bytes_max));
+    }
+
+    fn allow(&mut self, allowance: Allowance) {
+        self.allowance = allowance;
+        self.copy_bytes_max = allowance.copied_value_bytes_max;
+        self.outbox.copying = allowance.copying;
+    }
+
+    /// A connection has put out so much, and executed so many requests.
+    #[inline]
+    pub fn note_work(&mut self, output_bytes: usize, requests: u32) {
+        self.turn_output_bytes += output_bytes;
+        self.turn_requests += requests;
+        if !self.turn_is_long
+            && self.allowance.is_long_turn(self.turn_output_bytes, self.turn_requests)
+        {
+            self.turn_is_long = true;
+            self.allow(self.allowance.shortened());
+        }
+    }
+
+    /// Whether this turn has done enough: what can wait is for the next.
+    #[inline]
+    pub fn is_long_turn(&self) -> bool {
+        self.turn_is_long
     }
 
     /// Sends what this turn has for the watchers on its way.

@@ -15,6 +15,7 @@
 //! is too far behind ([`Outbox::is_full`]); what gives memory back (an unpin,
 //! an abort) always finds room, its number being bounded by what was lent.
 
+use crate::allowance::Copying;
 use crate::control::ControlCall;
 use crate::core::Core;
 use crate::exec::{self, Asked, Tail};
@@ -71,6 +72,8 @@ pub struct Batch {
     pub(crate) lent: VecDeque<Lent>,
     pub(crate) answers: Vec<HopAnswer>,
     pub(crate) answer_bytes: Vec<u8>,
+    /// Which values are copied into the answers.
+    pub(crate) copying: Copying,
     taken: usize,
 }
 
@@ -237,11 +240,42 @@ impl Batch {
 /// Requests prefetched ahead while a batch is executed.
 const PREFETCH_DISTANCE: usize = 6;
 
-/// Above this many bytes of answers, values are pinned rather than copied.
-const ANSWER_BYTES_COPIED_MAX: usize = 512 * 1024;
+/// Decides which values are copied into a batch's answers and which are pinned.
+#[derive(Debug)]
+pub(crate) struct Copier {
+    copying: Copying,
+    asker: ConnToken,
+    /// Where the answers for that connection begin.
+    start: usize,
+}
+
+impl Copier {
+    pub fn new(copying: Copying) -> Copier {
+        Copier { copying, asker: ConnToken::default(), start: 0 }
+    }
+
+    /// The longest value that is copied for the next request, which is of `asker`,
+    /// when there are so many bytes of answers. Requests of one connection mostly
+    /// follow each other.
+    #[inline]
+    pub fn value_bytes_max(&mut self, asker: ConnToken, answer_bytes: usize) -> usize {
+        if asker != self.asker {
+            (self.asker, self.start) = (asker, answer_bytes);
+        }
+        let copying = &self.copying;
+        if answer_bytes < copying.batch_bytes_max
+            && answer_bytes - self.start < copying.connection_bytes_max
+        {
+            limits::PIN_VALUE_BYTES_MIN
+        } else {
+            limits::PIN_VALUE_BYTES_MIN_CROWDED
+        }
+    }
+}
 
 /// Executes all requests of `batch` on this core and leaves the answers in it.
 pub fn execute_batch(batch: &mut Batch, core: &mut Core) {
+    let mut copier = Copier::new(batch.copying);
     let Batch { from, requests, bytes, lent, answers, answer_bytes, .. } = batch;
     let from = *from;
     for request in requests.iter().take(2 * PREFETCH_DISTANCE) {
@@ -260,12 +294,8 @@ pub fn execute_batch(batch: &mut Batch, core: &mut Core) {
         }
         core.stats.hops_served += 1;
         core.watch.serve(from, hop.conn.index);
-        core.copy_bytes_max = if answer_bytes.len() < ANSWER_BYTES_COPIED_MAX {
-            limits::PIN_VALUE_BYTES_MIN
-        } else {
-            limits::PIN_VALUE_BYTES_MIN_CROWDED
-        };
         let start = answer_bytes.len();
+        core.copy_bytes_max = copier.value_bytes_max(hop.conn, start);
         let mut goes_back = None;
         let mut tail = Tail::Nothing;
         match hop.kind {
@@ -312,7 +342,7 @@ pub fn execute_batch(batch: &mut Batch, core: &mut Core) {
         });
         lent.extend(goes_back);
     }
-    core.copy_bytes_max = limits::PIN_VALUE_BYTES_MIN;
+    core.copy_bytes_max = core.allowance.copied_value_bytes_max;
 }
 
 /// Puts away an answer whose connection is gone: chunks and pins go back to
@@ -348,6 +378,8 @@ pub(crate) fn give_back_reservation(reservation: Reservation, owner: u32, core: 
 #[derive(Debug)]
 pub struct Outbox {
     id: u32,
+    /// For the batches that are begun now.
+    pub(crate) copying: Copying,
     peers: Vec<Peer>,
     // Boxes, because they travel as such.
     #[allow(clippy::vec_box)]
@@ -365,7 +397,12 @@ struct Peer {
 impl Outbox {
     /// An empty outbox of core `id` among `cores`.
     pub fn new(id: u32, cores: u32) -> Outbox {
-        Outbox { id, peers: (0..cores).map(|_| Peer::default()).collect(), spare: Vec::new() }
+        Outbox {
+            id,
+            copying: Copying::default(),
+            peers: (0..cores).map(|_| Peer::default()).collect(),
+            spare: Vec::new(),
+        }
     }
 
     /// The next message for `peer`, oldest first; closes the batch being
@@ -433,14 +470,15 @@ impl Outbox {
         if peer.filling.as_ref().is_some_and(|batch| batch.is_filled()) {
             peer.close();
         }
-        peer.filling.get_or_insert_with(|| match self.spare.pop() {
-            Some(mut batch) => {
-                batch.from = self.id;
-                batch.to = to;
-                batch
-            }
-            None => Box::new(Batch::new(self.id, to)),
-        })
+        let batch = peer.filling.get_or_insert_with(|| {
+            let mut batch = self.spare.pop().unwrap_or_default();
+            batch.from = self.id;
+            batch.to = to;
+            batch
+        });
+        // What holds now: it may have changed since the batch was begun.
+        batch.copying = self.copying;
+        batch
     }
 
     /// A request to be executed by `owner`.

@@ -7,6 +7,7 @@
 //! owner in a batch ([`hop`]) and its answer takes its place in the order of
 //! the requests.
 
+pub mod allowance;
 pub mod auth;
 pub mod clock;
 pub mod conn;

@@ -29,6 +29,16 @@ pub const PIN_VALUE_BYTES_MIN: usize = 64 * 1024;
 /// The same in a batch whose answers take much room already.
 pub const PIN_VALUE_BYTES_MIN_CROWDED: usize = 2 * 1024;
 
+/// Bytes of values of one connection that are copied into a batch; beyond them
+/// its longer values are pinned. A window of small ones.
+pub const COPIED_BYTES_PER_CONNECTION: usize = 16 * 1024;
+
+/// The same while a core's connections hold much.
+pub const COPIED_BYTES_PER_CONNECTION_CROWDED: usize = 4 * 1024;
+
+/// The same of all connections.
+pub const COPIED_BYTES_PER_BATCH: usize = 128 * 1024;
+
 /// A piece of a pinned value that is copied into the output at once.
 pub const PIECE_BYTES_MAX: usize = 64 * 1024;
 
@@ -55,6 +65,28 @@ pub const OPAQUE_BYTES_MAX: usize = 32;
 /// executing: four send calls' worth of a usual socket buffer.
 pub const OUTPUT_BYTES_HIGH_WATER: usize = 256 * 1024;
 
+/// The same while a core's connections hold an eighth of their bound ...
+pub const CROWDED_OUTPUT_BYTES: usize = 32 * 1024;
+
+/// ... and a quarter. A client that does not read then costs a page or two, of
+/// which the default bound has room for thousands.
+pub const TIGHT_OUTPUT_BYTES: usize = 4 * 1024;
+
+/// Output of one turn, of all connections together, after which it counts as
+/// long. To copy and send it takes some tenths of a millisecond, and a request for
+/// another core's key waits for three turns.
+pub const TURN_OUTPUT_BYTES_MAX: usize = 256 * 1024;
+
+/// Requests of one turn after which it counts as long.
+pub const TURN_REQUESTS_MAX: u32 = 2048;
+
+/// What each further connection may put out in a long turn, if it has asked only in
+/// this one: enough for whoever asks for little. The others wait for the next turn.
+pub const LONG_TURN_OUTPUT_BYTES: usize = 4 * 1024;
+
+/// Requests that each further connection may execute in a long turn.
+pub const LONG_TURN_REQUESTS: u32 = 32;
+
 /// Receives in a row that a connection takes without anything left over before
 /// it is received from by multishot. One multishot receive may bring 32
 /// buffers at once, so a connection that cannot go on would pile them up.
@@ -64,6 +96,16 @@ pub const CALM_RECEIVES_MIN: u8 = 16;
 /// cores. Enough to fill a batch for every peer, and small enough that 10,000
 /// greedy connections stay within a few hundred megabytes of answers.
 pub const HOPS_IN_FLIGHT_MAX: usize = 1024;
+
+/// The same while a core's connections hold an eighth of their bound ...
+pub const CROWDED_HOPS_MAX: usize = 64;
+
+/// ... and a quarter.
+pub const TIGHT_HOPS_MAX: usize = 8;
+
+/// What an answer from another core is expected to be long before the first has
+/// come. Later it is told from those that came.
+pub const ANSWER_BYTES_EXPECTED: usize = 1024;
 
 /// Default of the requests of one connection executed in one loop turn before
 /// the others get theirs (memcached's `-R`, which defaults to 20 because there

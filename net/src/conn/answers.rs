@@ -8,7 +8,7 @@
 use crate::core::Core;
 use crate::exec::Tail;
 use crate::hop::give_back_pin;
-use crate::limits::PIECE_BYTES_MAX;
+use crate::limits::{ANSWER_BYTES_EXPECTED, PIECE_BYTES_MAX};
 use engine::Pin;
 use std::collections::VecDeque;
 
@@ -21,6 +21,12 @@ pub(super) struct Sending {
     tail: Tail,
 }
 
+impl Sending {
+    fn new((pin, owner, tail): (Pin, u32, Tail)) -> Box<Sending> {
+        Box::new(Sending { pin, owner, offset: 0, tail })
+    }
+}
+
 #[derive(Debug)]
 enum Slot {
     /// A hole: the answer is still to come.
@@ -30,16 +36,39 @@ enum Slot {
 }
 
 /// The queue.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Answers {
     slots: VecDeque<Slot>,
     /// Number of the first slot.
     head: u32,
     held: Vec<u8>,
+    /// Slots that are holes.
+    holes: usize,
+    /// Bytes of the values that wait to be sent from where they lie.
+    pinned_bytes: usize,
+    /// What an answer to come is expected to be long.
+    expected_bytes: usize,
 }
 
-/// A shared buffer that grew beyond this is given back when it empties.
-const HELD_BYTES_KEPT: usize = 64 * 1024;
+/// Buffers that grew beyond this are given back when the queue empties: most
+/// connections are silent most of the time.
+const HELD_BYTES_KEPT: usize = 4 * 1024;
+const SLOTS_KEPT: usize = 64;
+/// A shared buffer that never empties is compacted from this length on.
+const COMPACT_BYTES_MIN: usize = 64 * 1024;
+
+impl Default for Answers {
+    fn default() -> Answers {
+        Answers {
+            slots: VecDeque::new(),
+            head: 0,
+            held: Vec::new(),
+            holes: 0,
+            pinned_bytes: 0,
+            expected_bytes: ANSWER_BYTES_EXPECTED,
+        }
+    }
+}
 
 impl Answers {
     pub(super) fn is_empty(&self) -> bool {
@@ -57,7 +86,15 @@ impl Answers {
         self.held.len()
     }
 
+    /// Bytes that wait behind holes, be it in place, and those that the holes are
+    /// expected to bring.
+    #[inline]
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.held.len() + self.pinned_bytes + self.holes * self.expected_bytes
+    }
+
     /// Bytes of memory in use.
+    #[inline]
     pub(super) fn buffer_bytes(&self) -> usize {
         self.held.capacity() + self.slots.capacity() * size_of::<Slot>()
     }
@@ -67,6 +104,7 @@ impl Answers {
     pub(super) fn hole(&mut self) -> u32 {
         let seq = self.head.wrapping_add(self.slots.len() as u32);
         self.slots.push_back(Slot::Waiting);
+        self.holes += 1;
         seq
     }
 
@@ -96,16 +134,19 @@ impl Answers {
 
     /// The same with a value behind it.
     pub(super) fn written_with_value(&mut self, start: usize, pin: Pin, owner: u32, tail: Tail) {
-        let value = Some(Box::new(Sending { pin, owner, offset: 0, tail }));
+        self.pinned_bytes += pin.value_bytes();
+        let value = Some(Sending::new((pin, owner, tail)));
         self.slots.push_back(Slot::Ready { start, end: self.held.len(), value });
     }
 
-    /// Fills the hole `seq`. Bytes go straight to `out` if it is the first.
+    /// Fills the hole `seq`. Bytes go straight to `out` if it is the first, unless
+    /// `out` holds `out_bytes_max` already.
     pub(super) fn fill(
         &mut self,
         seq: u32,
         bytes: &[u8],
         pin: Option<(Pin, u32, Tail)>,
+        out_bytes_max: usize,
         out: &mut Vec<u8>,
     ) {
         let index = seq.wrapping_sub(self.head) as usize;
@@ -113,13 +154,19 @@ impl Answers {
             matches!(self.slots.get(index), Some(Slot::Waiting)),
             "answer {seq} has no hole"
         );
+        let value_bytes = pin.as_ref().map_or(0, |(pin, ..)| pin.value_bytes());
+        self.holes -= 1;
+        self.pinned_bytes += value_bytes;
+        // A longer answer is believed at once, shorter ones by and by.
+        let length = bytes.len() + value_bytes;
+        self.expected_bytes = length.max(self.expected_bytes - self.expected_bytes / 8);
         let start = self.held.len();
-        if index == 0 {
+        if index == 0 && out.len() < out_bytes_max {
             out.extend_from_slice(bytes);
         } else {
             self.held.extend_from_slice(bytes);
         }
-        let value = pin.map(|(pin, owner, tail)| Box::new(Sending { pin, owner, offset: 0, tail }));
+        let value = pin.map(Sending::new);
         if let Some(slot) = self.slots.get_mut(index) {
             *slot = Slot::Ready { start, end: self.held.len(), value };
         }
@@ -129,17 +176,23 @@ impl Answers {
     /// holds `out_bytes_max`.
     pub(super) fn drain(&mut self, out_bytes_max: usize, core: &mut Core, out: &mut Vec<u8>) {
         while let Some(Slot::Ready { start, end, value }) = self.slots.front_mut() {
-            out.extend_from_slice(&self.held[*start..*end]);
-            *start = *end;
+            let bytes = (*end - *start).min(out_bytes_max.saturating_sub(out.len()));
+            out.extend_from_slice(&self.held[*start..*start + bytes]);
+            *start += bytes;
+            if *start < *end {
+                break;
+            }
             if let Some(sending) = value {
                 let length = sending.pin.value_bytes();
                 while sending.offset < length && out.len() < out_bytes_max {
-                    let piece = PIECE_BYTES_MAX.min(length - sending.offset);
+                    let room = PIECE_BYTES_MAX.min(out_bytes_max - out.len());
+                    let piece = room.min(length - sending.offset);
                     sending.pin.copy_to(sending.offset, piece, out);
                     sending.offset += piece;
+                    self.pinned_bytes -= piece;
                 }
                 if sending.offset < length {
-                    return;
+                    break;
                 }
                 out.extend_from_slice(sending.tail.bytes());
                 if let Some(sending) = value.take() {
@@ -154,7 +207,7 @@ impl Answers {
             if self.held.capacity() > HELD_BYTES_KEPT {
                 self.held = Vec::new();
             }
-            if self.slots.capacity() > 1024 {
+            if self.slots.capacity() > SLOTS_KEPT {
                 self.slots = VecDeque::new();
             }
         } else {
@@ -165,7 +218,7 @@ impl Answers {
     /// A connection that never falls silent would never empty the buffer: what
     /// was sent is cut off when it is the larger part.
     fn compact(&mut self) {
-        if self.held.len() < HELD_BYTES_KEPT {
+        if self.held.len() < COMPACT_BYTES_MIN {
             return;
         }
         // Answers that fill holes are appended: the lowest start need not be
@@ -195,5 +248,7 @@ impl Answers {
             }
         }
         self.held = Vec::new();
+        self.holes = 0;
+        self.pinned_bytes = 0;
     }
 }

@@ -230,7 +230,7 @@ impl Conn {
             });
             self.phase = Phase::Requests;
             self.wait = Wait::Go;
-        } else if !dump.asked && out.len() < core.shared.settings.output_bytes_high_water / 2 {
+        } else if !dump.asked && out.len() < core.allowance.output_bytes_max / 2 {
             dump.asked = true;
             let op = ControlOp::Dump(dump.format, dump.cursor.take().unwrap_or(dump.from));
             let peer = dump.peer;

@@ -156,8 +156,9 @@ impl Conn {
         let Phase::Reserving(large) = std::mem::replace(&mut self.phase, Phase::Requests) else {
             return;
         };
-        self.answers.fill(answer.seq, answer.bytes, None, out);
-        self.answers.drain(core.shared.settings.output_bytes_high_water, core, out);
+        let out_bytes_max = core.allowance.output_bytes_max;
+        self.answers.fill(answer.seq, answer.bytes, None, out_bytes_max, out);
+        self.answers.drain(out_bytes_max, core, out);
         let asked = match answer.reservation {
             Some(reservation) => Asked::Chunks(reservation),
             None if answer.later => Asked::Later,

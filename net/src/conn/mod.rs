@@ -23,7 +23,7 @@ use crate::control::ControlCall;
 use crate::core::{Binding, Core};
 use crate::exec::{self, Held};
 use crate::hop::{self, Answer, ConnToken};
-use crate::limits::PREFETCH_WINDOW;
+use crate::limits::{PIN_VALUE_BYTES_MIN_CROWDED, PREFETCH_WINDOW};
 use crate::proto::binary::MAGIC_REQUEST;
 use crate::proto::meta::KeyBuffer;
 use crate::proto::text::Position;
@@ -209,7 +209,9 @@ impl Conn {
             self.ask_again(core, out);
         }
         let mut consumed = 0;
-        let mut budget = core.shared.settings.requests_per_turn.max(1);
+        let before = out.len() + self.answers.held_bytes();
+        let budget_before = core.allowance.requests_max;
+        let mut budget = budget_before;
         let next = loop {
             let rest = &input[consumed..];
             match &mut self.phase {
@@ -256,6 +258,8 @@ impl Conn {
                 }
             }
         };
+        let put_out = (out.len() + self.answers.held_bytes()).saturating_sub(before);
+        core.note_work(put_out, budget_before - budget);
         self.measure(core, out);
         Progress { consumed, next }
     }
@@ -266,7 +270,9 @@ impl Conn {
             self.reserved(answer, core, out);
         } else {
             let pin = answer.pin.map(|pin| (pin, answer.from, answer.tail));
-            self.answers.fill(answer.seq, answer.bytes, pin, out);
+            let out_bytes_max = core.allowance.output_bytes_max;
+            self.answers.fill(answer.seq, answer.bytes, pin, out_bytes_max, out);
+            core.note_work(answer.bytes.len(), 0);
             if let Some(reservation) = answer.reservation {
                 hop::give_back_reservation(reservation, answer.from, core);
             }
@@ -346,13 +352,8 @@ impl Conn {
             )
     }
 
-    /// Bytes of answers that wait behind others.
-    #[inline]
-    pub fn held_bytes(&self) -> usize {
-        self.answers.held_bytes()
-    }
-
     /// Bytes of its own buffers.
+    #[inline]
     pub fn buffer_bytes(&self) -> usize {
         let arriving = match &self.phase {
             Phase::Filling(large) => large.buffer_bytes(),
@@ -399,18 +400,19 @@ impl Conn {
 
     fn drain(&mut self, core: &mut Core, out: &mut Vec<u8>) {
         if !self.answers.is_empty() {
-            self.answers.drain(core.shared.settings.output_bytes_high_water, core, out);
+            let before = out.len();
+            self.answers.drain(core.allowance.output_bytes_max, core, out);
+            core.note_work(out.len() - before, 0);
         }
         self.measure(core, out);
     }
 
     #[inline]
     fn measure(&mut self, core: &Core, out: &[u8]) {
-        let settings = &core.shared.settings;
-        let bytes_low = settings.output_bytes_high_water / 2;
+        let bytes_low = core.allowance.output_bytes_max / 2;
         self.crowded_output = out.len() > bytes_low;
-        self.crowded_answers = self.answers.len() > settings.hops_in_flight_max / 2
-            || self.answers.held_bytes() > bytes_low;
+        self.crowded_answers = self.answers.len() > core.allowance.hops_max / 2
+            || self.answers.waiting_bytes() > bytes_low;
     }
 
     /// Requests from the input, until something stops it.
@@ -557,7 +559,13 @@ impl Conn {
         }
         let held = self.answers.held();
         let start = held.len();
-        match exec::execute(request, hash, None, core, held) {
+        // It waits behind an answer that is still to come: much of it waits in place.
+        if start >= core.allowance.copying.connection_bytes_max {
+            core.copy_bytes_max = core.copy_bytes_max.min(PIN_VALUE_BYTES_MIN_CROWDED);
+        }
+        let value = exec::execute(request, hash, None, core, held);
+        core.copy_bytes_max = core.allowance.copied_value_bytes_max;
+        match value {
             Some(Held { pin, tail }) => self.answers.written_with_value(start, pin, owner, tail),
             None => self.answers.written(start),
         }
@@ -589,13 +597,13 @@ impl Conn {
     /// Why no request may be executed now, if so.
     #[inline]
     fn congested(&mut self, core: &Core, out: &[u8]) -> Option<Flow> {
-        let settings = &core.shared.settings;
-        if out.len() >= settings.output_bytes_high_water {
+        let allowance = &core.allowance;
+        if out.len() >= allowance.output_bytes_max {
             self.wait = Wait::Output;
             return Some(Flow::Stop(Next::Blocked));
         }
-        if self.answers.len() >= settings.hops_in_flight_max
-            || self.answers.held_bytes() >= settings.output_bytes_high_water
+        if self.answers.len() >= allowance.hops_max
+            || self.answers.waiting_bytes() >= allowance.output_bytes_max
         {
             self.wait = Wait::Room;
             return Some(Flow::Stop(Next::Blocked));

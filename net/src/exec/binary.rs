@@ -2,8 +2,8 @@
 //! sender could not assume: hits of a get, errors of everything else.
 
 use super::{
-    Held, Tail, after_delete, before_delete, copy_value, observe_delete, observe_get, observe_set,
-    refusal, refuse, write_classic,
+    Held, Tail, after_delete, before_delete, copied_bytes, copy_value, observe_delete,
+    observe_get, observe_set, refusal, refuse, write_classic,
 };
 use crate::core::Core;
 use crate::proto::binary::{Frame, Status, put_error, put_header, put_message};
@@ -41,7 +41,7 @@ pub(super) fn get(
     if let Some(item) = item {
         let key_bytes = if with_key { key.len() } else { 0 };
         let shown_bytes = if with_value { item.value_bytes as usize } else { 0 };
-        out.reserve(shown_bytes.min(1 << 16) + key_bytes + 28);
+        out.reserve(shown_bytes.min(copied_bytes(&item, copy_bytes_max)) + key_bytes + 28);
         put_header(
             out,
             frame,

@@ -266,6 +266,13 @@ fn line(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(b"\r\n");
 }
 
+/// Bytes of the value that [`copy_value`] appends.
+#[inline]
+fn copied_bytes(item: &Item<'_>, copy_bytes_max: usize) -> usize {
+    let bytes = item.value_bytes as usize;
+    if bytes > copy_bytes_max { 0 } else { bytes }
+}
+
 /// Appends the value if it is short enough to be copied; says otherwise.
 #[inline]
 fn copy_value(item: &Item<'_>, copy_bytes_max: usize, out: &mut Vec<u8>) -> bool {

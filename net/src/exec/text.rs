@@ -1,8 +1,8 @@
 //! Answers of the classic text protocol.
 
 use super::{
-    Held, Tail, after_delete, before_delete, copy_value, line, observe_delete, observe_get,
-    observe_set, refusal, refuse, write_classic,
+    Held, Tail, after_delete, before_delete, copied_bytes, copy_value, line, observe_delete,
+    observe_get, observe_set, refusal, refuse, write_classic,
 };
 use crate::core::Core;
 use crate::proto::number::{self, Decimal};
@@ -14,8 +14,8 @@ use engine::{
 
 /// `VALUE <key> <flags> <bytes> [<cas>]`.
 #[inline]
-fn value_line(item: &Item<'_>, key: &[u8], cas: bool, out: &mut Vec<u8>) {
-    out.reserve(key.len() + item.value_bytes.min(1 << 16) as usize + 64);
+fn value_line(item: &Item<'_>, key: &[u8], cas: bool, copy_bytes_max: usize, out: &mut Vec<u8>) {
+    out.reserve(key.len() + copied_bytes(item, copy_bytes_max) + 64);
     out.extend_from_slice(b"VALUE ");
     out.extend_from_slice(key);
     if item.client_flags == 0 {
@@ -55,7 +55,7 @@ pub(super) fn get(
     let mut whole = true;
     let seen = item.as_ref().map(|item| (item.class, item.value_bytes));
     if let Some(item) = item {
-        value_line(&item, key, cas, out);
+        value_line(&item, key, cas, copy_bytes_max, out);
         whole = copy_value(&item, copy_bytes_max, out);
     }
     observe_get(core, key, seen);

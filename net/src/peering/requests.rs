@@ -14,8 +14,7 @@ use super::wire::{self, Status};
 use super::{PeerId, Peering, PeeringLimits, Route};
 use crate::core::Core;
 use crate::exec::{self, Tail};
-use crate::hop::{Batch, ConnToken, Kind, Lent};
-use crate::limits::PIN_VALUE_BYTES_MIN;
+use crate::hop::{Batch, ConnToken, Copier, Kind, Lent};
 use crate::proto::{Needs, Op, Request};
 use engine::{Glance, KeyHash, Now, Shard};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -216,12 +215,18 @@ impl Peers {
         let count = batch.len();
         let until = Now(core.now.0 + self.limits.patience_ms);
         let mut parked = Parked::new(batch, home, until);
-        core.copy_bytes_max =
-            if matches!(home, Home::Link(_)) { usize::MAX } else { PIN_VALUE_BYTES_MIN };
+        let mut copier = Copier::new(parked.batch.copying);
         for index in 0..count {
+            core.copy_bytes_max = match home {
+                Home::Link(_) => usize::MAX,
+                Home::Core(_) => {
+                    let batch = &parked.batch;
+                    copier.value_bytes_max(batch.requests[index].conn, batch.answer_bytes.len())
+                }
+            };
             self.step((id, index as u32), &mut parked, Attempt::First, core);
         }
-        core.copy_bytes_max = PIN_VALUE_BYTES_MIN;
+        core.copy_bytes_max = core.allowance.copied_value_bytes_max;
         self.keep(id, parked);
         self.close_pass();
     }

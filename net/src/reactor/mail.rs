@@ -92,7 +92,6 @@ impl<B: Backend> Reactor<B> {
             match self.table.by_token(token) {
                 Some(connection) => {
                     connection.prepare_out(&mut self.buffers);
-                    self.ledger.add(answer.bytes.len());
                     connection.conn.on_answer(answer, &mut self.core, &mut connection.out);
                     last = Some(token);
                 }
@@ -132,6 +131,7 @@ impl<B: Backend> Reactor<B> {
 
     fn execute_control(&mut self, op: &control::ControlOp) -> control::ControlAnswer {
         self.core.stats.connections = self.table.open_count() as u64;
+        self.core.stats.connection_bytes = self.connection_bytes() as u64;
         self.core.stats.buffer_bytes =
             (self.buffers.spare_bytes() + self.backend.memory_bytes()) as u64;
         let view = View {

@@ -55,6 +55,8 @@ use upkeep::Upkeep;
 
 /// Longest wait of a core with nothing to do.
 const WAIT_MAX: Duration = Duration::from_secs(1);
+/// Connections that waited for this turn and get on in it, however much others ask.
+const CONTINUED_PER_TURN_MIN: usize = 16;
 /// A wait for something that announces itself by no event.
 const WAIT_FOR_ROOM: Duration = Duration::from_millis(1);
 
@@ -177,6 +179,7 @@ impl<B: Backend> Reactor<B> {
             let instant = Instant::now();
             self.core.now = self.clock.at(instant);
             self.core.stats.turns += 1;
+            self.core.begin_turn(self.crowding(), self.options.connection_bytes_max);
             self.busy = false;
             self.begin_peers();
             let life = self.post.doors().life();
@@ -187,8 +190,14 @@ impl<B: Backend> Reactor<B> {
             }
             self.take_mail();
             self.take_events();
-            self.on_drained();
-            self.run_ready();
+            // In a long turn mostly the first of these gets on.
+            if self.core.stats.turns.is_multiple_of(2) {
+                self.on_drained();
+                self.run_ready();
+            } else {
+                self.run_ready();
+                self.on_drained();
+            }
             self.accept_waiting(instant);
             self.upkeep(instant);
             self.post_mail();
@@ -288,7 +297,6 @@ impl<B: Backend> Reactor<B> {
             connection.prepare_out(&mut self.buffers);
             let progress = connection.conn.on_bytes(&mut self.core, bytes, &mut connection.out);
             let rest = &bytes[progress.consumed..];
-            self.ledger.add(rest.len() + connection.conn.held_bytes());
             connection.backlog.append(rest, &mut self.buffers);
             self.backend.release(received);
             if connection.calm < CALM_RECEIVES_MIN && connection.backlog.is_empty() {
@@ -299,8 +307,8 @@ impl<B: Backend> Reactor<B> {
             }
             return self.after_bytes(slot, progress);
         }
-        self.ledger.add(bytes.len());
         connection.backlog.append(bytes, &mut self.buffers);
+        self.ledger.count(connection);
         self.backend.release(received);
         if !waits && connection.has_enough(self.options.backlog_bytes_max) {
             return self.run_backlog(slot);
@@ -327,7 +335,6 @@ impl<B: Backend> Reactor<B> {
         let backlog = connection.backlog.bytes();
         let progress = connection.conn.on_bytes(&mut self.core, backlog, &mut connection.out);
         connection.backlog.consume(progress.consumed, &mut self.buffers);
-        self.ledger.add(connection.conn.held_bytes());
         self.after_bytes(slot, progress);
     }
 
@@ -412,7 +419,11 @@ impl<B: Backend> Reactor<B> {
             return;
         };
         if connection.conn.is_ready() && !connection.ready {
-            return self.run_backlog(slot);
+            if !self.core.is_long_turn() {
+                return self.run_backlog(slot);
+            }
+            connection.ready = true;
+            self.ready.push(slot);
         }
         if connection.is_finished() {
             connection.begin_close(CloseReason::Normal, self.core.now);
@@ -429,7 +440,7 @@ impl<B: Backend> Reactor<B> {
                 self.buffers.put(std::mem::take(&mut connection.out));
             }
             if connection.closing.is_none() {
-                return;
+                return self.ledger.count(connection);
             }
         }
         if !connection.dirty {
@@ -454,20 +465,33 @@ impl<B: Backend> Reactor<B> {
         if connection.closing.is_some() {
             return self.note_output(slot);
         }
-        self.tell_drained(slot);
+        if !self.core.is_long_turn() {
+            return self.tell_drained(slot);
+        }
+        if !connection.draining {
+            connection.draining = true;
+            self.draining.push(slot);
+        }
     }
 
     /// Connections whose silent send of the last turn is out by now.
     fn on_drained(&mut self) {
         let mut list = std::mem::take(&mut self.draining);
-        for slot in list.drain(..) {
-            let Some(connection) = self.table.get(slot) else { continue };
+        let mut told = 0;
+        for slot in &list {
+            if self.core.is_long_turn() && told >= CONTINUED_PER_TURN_MIN {
+                break;
+            }
+            told += 1;
+            let Some(connection) = self.table.get(*slot) else { continue };
             connection.draining = false;
-            if connection.closing.is_none() && !self.backend.is_sending(slot) {
-                self.tell_drained(slot);
+            if connection.closing.is_none() && !self.backend.is_sending(*slot) {
+                self.tell_drained(*slot);
             }
         }
-        // Telling may have put new ones into the list.
+        // The others are the first of the next turn. Telling may have put new ones into
+        // the list.
+        list.drain(..told);
         list.append(&mut self.draining);
         self.draining = list;
     }
@@ -491,13 +515,26 @@ impl<B: Backend> Reactor<B> {
         }
         self.busy = true;
         let mut list = std::mem::replace(&mut self.ready, std::mem::take(&mut self.spare_list));
-        for slot in list.drain(..) {
-            if let Some(connection) = self.table.get(slot) {
+        let mut ran = 0;
+        for slot in &list {
+            if self.core.is_long_turn() && ran >= CONTINUED_PER_TURN_MIN {
+                break;
+            }
+            ran += 1;
+            if let Some(connection) = self.table.get(*slot) {
                 connection.ready = false;
-                self.run_backlog(slot);
+                self.run_backlog(*slot);
             }
         }
-        self.spare_list = list;
+        if ran == list.len() {
+            list.clear();
+            self.spare_list = list;
+        } else {
+            // The others are the first of the next turn.
+            list.drain(..ran);
+            list.append(&mut self.ready);
+            self.spare_list = std::mem::replace(&mut self.ready, list);
+        }
     }
 
     /// One send a connection; then the closing ones are closed.
@@ -508,6 +545,8 @@ impl<B: Backend> Reactor<B> {
             connection.dirty = false;
             if self.backend.is_sending(slot) && !connection.out.is_empty() {
                 // `on_sent` brings it back.
+                connection.trim_out(&mut self.buffers);
+                self.ledger.count(connection);
                 continue;
             }
             if !connection.out.is_empty() {
@@ -516,9 +555,9 @@ impl<B: Backend> Reactor<B> {
             let bytes = connection.out.len();
             if bytes > 0 {
                 self.core.stats.bytes_written += bytes as u64;
-                self.ledger.add(bytes);
                 self.backend.send(slot, std::mem::take(&mut connection.out), &mut self.buffers);
             }
+            self.ledger.count(connection);
             if connection.closing.is_some() {
                 self.close(slot);
             } else if (connection.blocked || connection.conn.has_pending()) && !connection.draining
@@ -556,6 +595,7 @@ impl<B: Backend> Reactor<B> {
             let number = self.core.watch.connection_number(self.core.id, slot);
             self.core.watch.connection_closed(now, &ip, port, transport, reason, number);
         }
+        self.ledger.forget(connection);
         connection.backlog.clear(&mut self.buffers);
         self.buffers.put(std::mem::take(&mut connection.out));
     }

@@ -84,13 +84,6 @@ impl Speaker {
     }
 
     #[inline]
-    pub fn held_bytes(&self) -> usize {
-        match self {
-            Speaker::Client(conn) => conn.held_bytes(),
-            Speaker::Node(_) => 0,
-        }
-    }
-
     pub fn buffer_bytes(&self) -> usize {
         match self {
             Speaker::Client(conn) => conn.buffer_bytes(),

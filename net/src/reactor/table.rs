@@ -43,6 +43,10 @@ pub(super) struct Connection {
     pub ended: bool,
     /// To be closed once its output is out; since when.
     pub closing: Option<(CloseReason, Now)>,
+    /// Bytes of its buffers as the ledger has counted them.
+    pub counted: usize,
+    /// While room is short: how much the peer has taken, and since when no more.
+    pub taken: Option<(u64, Now)>,
 }
 
 /// What a slot holds.
@@ -195,6 +199,8 @@ impl Connection {
             paused: false,
             ended: false,
             closing: None,
+            counted: 0,
+            taken: None,
         }
     }
 
@@ -203,6 +209,17 @@ impl Connection {
     pub fn prepare_out(&mut self, buffers: &mut Buffers) {
         if self.out.capacity() == 0 {
             self.out = buffers.take();
+        }
+    }
+
+    /// The output waits for the socket, perhaps for long: it must not hold a buffer
+    /// that is much larger.
+    pub fn trim_out(&mut self, buffers: &mut Buffers) {
+        const WASTE_BYTES_MAX: usize = 4 << 10;
+        if self.out.capacity() > 2 * self.out.len() + WASTE_BYTES_MAX {
+            let large = std::mem::take(&mut self.out);
+            self.out.extend_from_slice(&large);
+            buffers.put(large);
         }
     }
 

@@ -78,7 +78,7 @@ impl<B: Backend> Reactor<B> {
         }
         if turn.saturating_duration_since(self.upkeep.swept) >= SWEEP_EVERY {
             self.upkeep.swept = turn;
-            self.count_buffers();
+            self.show_buffers();
             self.upkeep.sweep_at.get_or_insert(0);
         }
         if let Some(from) = self.upkeep.sweep_at {
@@ -109,6 +109,7 @@ impl<B: Backend> Reactor<B> {
     /// timeout is closed, unless its last one is still being answered or its
     /// value is still arriving.
     fn sweep(&mut self, slot: Slot) {
+        self.look_whether_stuck(slot);
         let now = self.core.now;
         if let Some(since) = self.table.closing_since(slot) {
             if now.0.saturating_sub(since.0) > LINGER_MS {

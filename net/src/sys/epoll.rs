@@ -69,6 +69,8 @@ pub struct EpollBackend {
     buffer: Vec<u8>,
     buffer_out: bool,
     accepts_left: usize,
+    /// Bytes of the buffers in `rest`, of all sockets.
+    unsent_bytes: usize,
 }
 
 impl EpollBackend {
@@ -88,6 +90,7 @@ impl EpollBackend {
             buffer: vec![0; options.receive_buffer_bytes as usize * RECEIVE_BUFFER_FACTOR],
             buffer_out: false,
             accepts_left: ACCEPTS_PER_TURN,
+            unsent_bytes: 0,
         })
     }
 
@@ -127,6 +130,7 @@ impl EpollBackend {
     /// Drops the socket, which closes it and takes it out of epoll.
     fn drop_socket(&mut self, slot: Slot, buffers: Option<&mut Buffers>) {
         if let Some(socket) = self.sockets[slot as usize].take() {
+            self.unsent_bytes -= socket.rest.capacity();
             if let Some(buffers) = buffers {
                 buffers.put(socket.rest);
             }
@@ -144,6 +148,7 @@ impl EpollBackend {
             Ok(sent) => socket.sent += sent,
             Err(error) if would_block(&error) => return,
             Err(error) => {
+                self.unsent_bytes -= socket.rest.capacity();
                 buffers.put(std::mem::take(&mut socket.rest));
                 if socket.closing {
                     self.drop_socket(slot, None);
@@ -157,6 +162,7 @@ impl EpollBackend {
             }
         }
         if socket.sent == socket.rest.len() {
+            self.unsent_bytes -= socket.rest.capacity();
             buffers.put(std::mem::take(&mut socket.rest));
             if socket.closing {
                 self.drop_socket(slot, None);
@@ -338,6 +344,7 @@ impl Backend for EpollBackend {
                     socket.rest = bytes;
                     socket.sent = sent;
                     super::keep_rest(&mut socket.rest, &mut socket.sent);
+                    self.unsent_bytes += socket.rest.capacity();
                     return self.update_interest(slot);
                 }
                 Err(error) => {
@@ -363,6 +370,10 @@ impl Backend for EpollBackend {
     fn unsent_bytes(&self, slot: Slot) -> usize {
         let socket = self.sockets.get(slot as usize).and_then(Option::as_ref);
         socket.map_or(0, |socket| socket.rest.capacity())
+    }
+
+    fn all_unsent_bytes(&self) -> usize {
+        self.unsent_bytes
     }
 
     fn close(&mut self, slot: Slot, buffers: &mut Buffers) {

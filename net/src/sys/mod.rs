@@ -22,7 +22,7 @@ pub mod affinity;
 /// What a short send left over waits for as long as the client likes. It must
 /// not hold a buffer that is much larger, from which earlier output grew.
 fn keep_rest(bytes: &mut Vec<u8>, sent: &mut usize) {
-    const WASTE_BYTES_MAX: usize = 16 << 10;
+    const WASTE_BYTES_MAX: usize = 4 << 10;
     let rest = bytes.len() - *sent;
     if bytes.capacity() > 2 * rest + WASTE_BYTES_MAX {
         *bytes = bytes[*sent..].to_vec();
@@ -219,6 +219,9 @@ pub trait Backend {
     /// Bytes of the buffer of a send that the socket did not take at once, for a
     /// slot that may be closed already.
     fn unsent_bytes(&self, slot: Slot) -> usize;
+
+    /// The same of all slots together.
+    fn all_unsent_bytes(&self) -> usize;
 
     /// Closes the connection once everything given to `send` is out.
     fn close(&mut self, slot: Slot, buffers: &mut Buffers);

@@ -113,6 +113,40 @@ fn address_by(fd: RawFd, call: AddressCall) -> io::Result<SocketAddr> {
     }
 }
 
+/// A number that changes whenever the peer has taken more of what was sent to it:
+/// its acknowledgements for TCP, else what the socket still holds.
+pub fn taken_by_peer(fd: RawFd) -> u64 {
+    let mut bytes = [0u8; TCP_INFO_BYTES];
+    let mut length = bytes.len() as libc::socklen_t;
+    // SAFETY: pointer and length describe `bytes`.
+    let done = unsafe {
+        libc::getsockopt(
+            fd,
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            bytes.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    let acknowledged = bytes[TCP_INFO_BYTES_ACKED..].first_chunk::<8>();
+    if done == 0
+        && length as usize >= TCP_INFO_BYTES
+        && let Some(acknowledged) = acknowledged
+    {
+        return u64::from_ne_bytes(*acknowledged);
+    }
+    let mut held: libc::c_int = 0;
+    // SAFETY: the call writes one integer, which lives through it.
+    unsafe { libc::ioctl(fd, libc::TIOCOUTQ, &raw mut held) };
+    held.max(0) as u64
+}
+
+/// `tcpi_bytes_acked` in the kernel's `struct tcp_info` (Linux 4.1), which the libc
+/// crate does not have: behind 8 bytes of small fields, 24 numbers of 32 bits and two
+/// of 64.
+const TCP_INFO_BYTES_ACKED: usize = 8 + 24 * 4 + 2 * 8;
+const TCP_INFO_BYTES: usize = TCP_INFO_BYTES_ACKED + 8;
+
 /// An eventfd that another thread writes to end a core's wait.
 #[derive(Debug)]
 pub struct WakeFd(OwnedFd);

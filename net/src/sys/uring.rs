@@ -145,6 +145,8 @@ pub struct UringBackend {
     silent: Vec<Slot>,
     /// Slots whose receive ended for want of buffers.
     starved: Vec<Slot>,
+    /// Bytes of the buffers of sends that were short.
+    unsent_bytes: usize,
 }
 
 impl std::fmt::Debug for UringBackend {
@@ -198,6 +200,7 @@ impl UringBackend {
             events: VecDeque::new(),
             silent: Vec::new(),
             starved: Vec::new(),
+            unsent_bytes: 0,
         })
     }
 
@@ -389,6 +392,7 @@ impl UringBackend {
         } else if socket.sent < socket.bytes.len() {
             socket.sending = Sending::Rest;
             super::keep_rest(&mut socket.bytes, &mut socket.sent);
+            self.unsent_bytes += socket.bytes.capacity();
             self.submit_rest(slot);
         }
     }
@@ -407,7 +411,7 @@ impl UringBackend {
     fn on_rest_sent(&mut self, slot: Slot, generation: u32, result: i32) {
         let Some(socket) = self.socket(slot, generation) else { return };
         if socket.aborting {
-            socket.sending = Sending::Nothing;
+            self.end_send(slot);
             return self.finish_close(slot);
         }
         if result < 0 && !matches!(-result, libc::EAGAIN | libc::EINTR) {
@@ -417,17 +421,29 @@ impl UringBackend {
         if socket.sent < socket.bytes.len() {
             return self.submit_rest(slot);
         }
-        socket.sending = Sending::Nothing;
-        if socket.closing {
+        let closing = socket.closing;
+        self.end_send(slot);
+        if closing {
             self.start_close(slot);
         } else {
             self.events.push_back(Event::Sent { slot });
         }
     }
 
-    fn fail_send(&mut self, slot: Slot, errno: i32) {
+    /// Nothing of the last send is left, or nothing of it will be sent any more.
+    fn end_send(&mut self, slot: Slot) {
         let socket = &mut self.sockets[slot as usize];
+        if socket.sending == Sending::Rest {
+            self.unsent_bytes -= socket.bytes.capacity();
+        }
         socket.sending = Sending::Nothing;
+        socket.bytes = Vec::new();
+        socket.sent = 0;
+    }
+
+    fn fail_send(&mut self, slot: Slot, errno: i32) {
+        self.end_send(slot);
+        let socket = &mut self.sockets[slot as usize];
         socket.ended = true;
         if socket.closing || socket.aborting {
             self.start_close(slot);
@@ -697,6 +713,10 @@ impl Backend for UringBackend {
         let Some(socket) = self.sockets.get(slot as usize) else { return 0 };
         // A silent send is settled in the next poll.
         if socket.sending == Sending::Rest { socket.bytes.capacity() } else { 0 }
+    }
+
+    fn all_unsent_bytes(&self) -> usize {
+        self.unsent_bytes
     }
 
     fn close(&mut self, slot: Slot, _buffers: &mut Buffers) {

@@ -101,7 +101,7 @@ pub const SETTINGS: &[Setting] = &[
     row("connections.idle_timeout", None, "idle-timeout", Kind::Count(0, 86_400 * 365), "0", "seconds after which an idle connection is closed; 0: never"),
     row("connections.output_max", None, "output-max", Kind::Bytes(16 * KIB, GIB, 1), "256k", "answers a connection may have waiting before its requests wait too"),
     row("connections.backlog_max", None, "backlog-max", Kind::Bytes(16 * KIB, GIB, 1), "64k", "received bytes that may wait on a connection before it is no longer read"),
-    row("connections.memory_max", None, "connections-memory-max", Kind::Bytes(0, 32 * TIB, 1), "0", "memory that all connections may hold in buffers; past it the one that holds most is closed; 0: a quarter of memory.limit, at least 64m"),
+    row("connections.memory_max", None, "connections-memory-max", Kind::Bytes(0, 32 * TIB, 1), "0", "memory that all connections may hold in buffers; near it each may hold less, and those that do not read are closed; 0: a quarter of memory.limit, at least 64m"),
     row("connections.hops_max", None, "hops-max", Kind::Count(16, 1_000_000), "1024", "requests of one connection that may be under way at other cores"),
 
     row("protocol.only", Some('B'), "protocol", Kind::Choice(&["auto", "auto-negotiate", "ascii", "binary"]), "auto", "protocol to accept; auto: by the first byte of each connection"),
