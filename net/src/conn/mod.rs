@@ -352,6 +352,15 @@ impl Conn {
             )
     }
 
+    /// Nothing of a command was taken in that is not complete.
+    pub fn is_between_commands(&self) -> bool {
+        match self.phase {
+            Phase::Requests => self.position == Position::Line,
+            Phase::Watching | Phase::Closing => true,
+            _ => false,
+        }
+    }
+
     /// Bytes of its own buffers.
     #[inline]
     pub fn buffer_bytes(&self) -> usize {

@@ -558,8 +558,12 @@ impl<B: Backend> Reactor<B> {
                 self.backend.send(slot, std::mem::take(&mut connection.out), &mut self.buffers);
             }
             self.ledger.count(connection);
-            if connection.closing.is_some() {
-                self.close(slot);
+            if let Some((reason, _)) = connection.closing {
+                if reason == CloseReason::Shutdown {
+                    self.end_gently(slot);
+                } else {
+                    self.close(slot);
+                }
             } else if (connection.blocked || connection.conn.has_pending()) && !connection.draining
             {
                 connection.draining = true;

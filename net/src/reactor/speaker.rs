@@ -83,6 +83,14 @@ impl Speaker {
         }
     }
 
+    /// Nothing of a command was taken in that is not complete.
+    pub fn is_between_commands(&self) -> bool {
+        match self {
+            Speaker::Client(conn) => conn.is_between_commands(),
+            Speaker::Node(_) => false,
+        }
+    }
+
     #[inline]
     pub fn buffer_bytes(&self) -> usize {
         match self {

@@ -47,6 +47,8 @@ pub(super) struct Connection {
     pub counted: usize,
     /// While room is short: how much the peer has taken, and since when no more.
     pub taken: Option<(u64, Now)>,
+    /// When the client was told that no more output will come.
+    pub said_end: Option<Now>,
 }
 
 /// What a slot holds.
@@ -199,6 +201,7 @@ impl Connection {
             paused: false,
             ended: false,
             closing: None,
+            said_end: None,
             counted: 0,
             taken: None,
         }
@@ -245,13 +248,14 @@ impl Connection {
             && self.backlog.len() < self.need.max(1)
     }
 
-    /// Between two requests, with nothing under way in either direction.
-    pub fn is_idle(&self) -> bool {
-        !self.blocked
-            && !self.ready
-            && self.out.is_empty()
-            && self.backlog.is_empty()
+    /// Whether a client's connection may end here: all that it has sent is answered.
+    /// `late`: what has begun to arrive is not waited for any more.
+    pub fn may_end(&self, late: bool) -> bool {
+        self.conn.is_client()
             && !self.conn.has_pending()
+            && !self.blocked
+            && !self.ready
+            && (late || self.backlog.is_empty() && self.conn.is_between_commands())
     }
 }
 

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use super::Reactor;
 use crate::conn::CloseReason;
+use crate::sys::socket::{end_output, unread_bytes};
 use crate::sys::{Backend, Slot};
+use engine::Now;
 
 /// Between two slices of the shard's background work when there is little of it.
 const MAINTAIN_EVERY: Duration = Duration::from_millis(1);
@@ -23,6 +25,13 @@ const SWEEP_SLOTS: Slot = 1024;
 const LINGER_MS: u64 = 60_000;
 /// Between two looks at the connections of a draining core.
 const DRAIN_EVERY: Duration = Duration::from_millis(5);
+/// A client of a draining core that goes on sending for so long without a pause is
+/// closed behind the answer to whatever was executed last.
+const DRAIN_BUSY_MS: u64 = 1_000;
+/// What a client sends after the end of its answers is taken in and thrown away for
+/// so long: to close at once would reset the connection, and the client might lose
+/// answers that it has not read yet.
+const DRAIN_LINGER_MS: u64 = 100;
 
 /// Where the background work stands.
 #[derive(Debug)]
@@ -34,6 +43,8 @@ pub(super) struct Upkeep {
     /// The next slot of a sweep under way.
     sweep_at: Option<Slot>,
     drained: Option<Instant>,
+    /// Since when the core drains.
+    draining_since: Option<Now>,
 }
 
 impl Upkeep {
@@ -45,6 +56,7 @@ impl Upkeep {
             swept: now,
             sweep_at: None,
             drained: None,
+            draining_since: None,
         }
     }
 
@@ -146,8 +158,10 @@ impl<B: Backend> Reactor<B> {
     }
 
     /// The node drains: no new connections, and those that are between two
-    /// requests are closed.
+    /// commands are closed, however soon their next one may come.
     pub(super) fn drain_idle(&mut self, turn: Instant) {
+        let now = self.core.now;
+        let since = *self.upkeep.draining_since.get_or_insert(now);
         match self.upkeep.drained {
             None => {
                 self.unopened.clear();
@@ -163,14 +177,41 @@ impl<B: Backend> Reactor<B> {
         if self.table.occupied_count() == 0 {
             return;
         }
+        let is_late = now.0.saturating_sub(since.0) > DRAIN_BUSY_MS;
         for slot in 0..self.table.slots() {
-            let sending = self.table.get(slot).is_some() && self.backend.is_sending(slot);
             let Some(connection) = self.table.get(slot) else { continue };
-            let done = connection.conn.is_client() && connection.is_idle() && !sending;
-            if connection.closing.is_none() && done {
-                connection.begin_close(CloseReason::Shutdown, self.core.now);
+            if let Some((CloseReason::Shutdown, _)) = connection.closing {
+                // Whether it may be closed by now.
                 self.note_output(slot);
+            } else if connection.closing.is_none() && connection.may_end(is_late) {
+                let unread = self.backend.descriptor(slot).map_or(0, unread_bytes);
+                if unread == 0 || is_late {
+                    connection.begin_close(CloseReason::Shutdown, now);
+                    self.note_output(slot);
+                }
             }
+        }
+    }
+
+    /// A connection of a draining core, all of whose answers were handed over: says
+    /// that no more will come once they are out, and closes it when the client has
+    /// closed its side or had the time to.
+    pub(super) fn end_gently(&mut self, slot: Slot) {
+        let is_sending = self.backend.is_sending(slot);
+        let now = self.core.now;
+        let Some(connection) = self.table.get(slot) else { return };
+        match (connection.said_end, connection.closing) {
+            // Looked at again every few milliseconds.
+            _ if is_sending => {}
+            (None, Some(_)) if !connection.ended => {
+                connection.said_end = Some(now);
+                if let Some(descriptor) = self.backend.descriptor(slot) {
+                    end_output(descriptor);
+                }
+            }
+            (Some(since), Some(_))
+                if !connection.ended && now.0.saturating_sub(since.0) <= DRAIN_LINGER_MS => {}
+            _ => self.close(slot),
         }
     }
 }

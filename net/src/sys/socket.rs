@@ -113,6 +113,20 @@ fn address_by(fd: RawFd, call: AddressCall) -> io::Result<SocketAddr> {
     }
 }
 
+/// Bytes that have arrived and were not received yet.
+pub fn unread_bytes(fd: RawFd) -> usize {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the call writes one integer, which lives through it.
+    let done = unsafe { libc::ioctl(fd, libc::FIONREAD, &raw mut bytes) };
+    if done < 0 { 0 } else { bytes.max(0) as usize }
+}
+
+/// Tells the peer that nothing more will be sent. What it sends still arrives.
+pub fn end_output(fd: RawFd) {
+    // SAFETY: a call on an open descriptor. It fails where the peer is gone.
+    unsafe { libc::shutdown(fd, libc::SHUT_WR) };
+}
+
 /// A number that changes whenever the peer has taken more of what was sent to it:
 /// its acknowledgements for TCP, else what the socket still holds.
 pub fn taken_by_peer(fd: RawFd) -> u64 {

@@ -204,6 +204,13 @@ impl Server {
             say("handing over to other nodes");
             cluster.step_aside(Duration::from_secs(self.config.drain_seconds)).await;
         }
+        // Clients are served until their connections are closed, by other nodes where
+        // this one leads nothing any more. Only then may it lose its lease.
+        let server = self.clone();
+        tokio::task::spawn_blocking(move || server.drain()).await?;
+        if let Some(cluster) = self.cluster.get() {
+            cluster.leave().await;
+        }
         let server = self.clone();
         tokio::task::spawn_blocking(move || server.end()).await?
     }
@@ -378,9 +385,8 @@ impl Server {
         say(&format!("{what} the snapshot: {items} items, {:.0} %", fraction * 100.0));
     }
 
-    /// Drains, saves, stops.
-    fn end(&self) -> Result<()> {
-        self.draining.store(true, Ordering::Release);
+    /// Lets clients finish what they have sent, and closes their connections.
+    fn drain(&self) {
         let drained = self.node.drain(Duration::from_secs(self.config.drain_seconds));
         match drained.connections_left {
             0 => say("drained"),
@@ -389,6 +395,10 @@ impl Server {
                 self.config.drain_seconds
             )),
         }
+    }
+
+    /// Saves, stops.
+    fn end(&self) -> Result<()> {
         let saved = match &self.config.snapshot {
             Some(path) => self.save(path),
             None => Ok(()),

@@ -438,3 +438,83 @@ fn with_certificates_it_is_the_same_and_strangers_get_nothing() {
     cluster.node(1).wait_for("certificates read again");
     lives(cluster);
 }
+
+/// How a client that asks without end is answered.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// The connection was closed before an answer.
+    Closed,
+    /// This came instead of one.
+    Wrong(String),
+}
+
+/// Asks `depth` times at once, again and again with a pause, until the connection is
+/// closed. How many answers came, and what ended it.
+fn ask_without_end(client: Asker, depth: usize, pause: Duration, answers: &AtomicU64) -> End {
+    use std::io::{BufRead, Write};
+    let request = (0..depth).map(|at| format!("get key:{}\r\n", at % 100)).collect::<String>();
+    let mut stream = client.0;
+    for round in 0.. {
+        // What does not fit any more behind the end is not sent.
+        if stream.get_mut().write_all(request.as_bytes()).is_err() && round == 0 {
+            return End::Wrong("it could not even begin".into());
+        }
+        for at in 0..depth {
+            let (mut answer, expected) = (String::new(), at % 100);
+            for part in ["VALUE key:", "first ", "END"] {
+                let before = answer.len();
+                match stream.read_line(&mut answer) {
+                    Ok(0) if before == 0 => return End::Closed,
+                    Ok(bytes) if bytes > 0 && answer[before..].starts_with(part) => {}
+                    other => return End::Wrong(format!("{other:?}: {answer:?}")),
+                }
+            }
+            let value = format!("first {expected}");
+            let whole = format!("VALUE key:{expected} 0 {}\r\n{value}\r\nEND\r\n", value.len());
+            if answer != whole {
+                return End::Wrong(answer);
+            }
+            answers.fetch_add(1, SeqCst);
+        }
+        std::thread::sleep(pause);
+    }
+    unreachable!("the loop has no end")
+}
+
+#[test]
+fn clients_of_a_node_that_ends_are_answered_until_they_are_closed() {
+    let mut cluster = Cluster::start("cluster-ends", &[]);
+    cluster.each(&[0, 1, 2], |client, key| set(client, key, &format!("first {key}")));
+    let paces: Vec<(usize, Duration)> = [(1, 0), (1, 1), (1, 10), (1, 100), (50, 0), (1000, 1)]
+        .map(|(depth, ms)| (depth, Duration::from_millis(ms)))
+        .to_vec();
+    for node in 0..3 {
+        let answers: Vec<AtomicU64> = paces.iter().map(|_| AtomicU64::new(0)).collect();
+        let daemon = cluster.nodes[node].take().expect("it runs");
+        std::thread::scope(|scope| {
+            let asking: Vec<_> = paces
+                .iter()
+                .zip(&answers)
+                .map(|((depth, pause), answers)| {
+                    let client = daemon.connect();
+                    scope.spawn(move || ask_without_end(client, *depth, *pause, answers))
+                })
+                .collect();
+            let began = Instant::now();
+            while answers.iter().any(|answers| answers.load(SeqCst) < 20) {
+                assert!(began.elapsed() < PATIENCE, "{answers:?}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            daemon.signal("TERM");
+            for (asking, pace) in asking.into_iter().zip(&paces) {
+                let end = asking.join().unwrap();
+                assert_eq!(end, End::Closed, "node {node}, {pace:?}\n{}", daemon.log());
+            }
+        });
+        let (code, log) = daemon.wait();
+        assert_eq!(code, Some(0), "{log}");
+        assert!(log.contains("drained\n"), "{log}");
+        cluster.restart(node);
+        cluster.wait_until_whole();
+    }
+}

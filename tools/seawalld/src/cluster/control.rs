@@ -281,7 +281,7 @@ impl Cluster {
     }
 
     /// Before the node ends: others take over what it leads, without a failed
-    /// request; then it is gone for all.
+    /// request. It is still a member, and passes requests on.
     pub async fn step_aside(&self, patience: Duration) {
         let shared = &self.shared;
         let Some(node) = shared.me() else { return };
@@ -315,6 +315,13 @@ impl Cluster {
         if sole > 0 {
             say(&format!("{sole} partitions have no other copy; what they hold is lost"));
         }
+    }
+
+    /// The node is gone for all: it has no clients any more.
+    pub async fn leave(&self) {
+        let shared = &self.shared;
+        let Some(node) = shared.me() else { return };
+        let incarnation = shared.incarnation;
         shared.ending.store(true, Ordering::Relaxed);
         let _ = shared.coordinator.append(Command::Down { node, incarnation }).await;
         let timing = &shared.config.timing;
