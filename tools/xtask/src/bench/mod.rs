@@ -7,6 +7,7 @@
 mod latency;
 mod memory;
 mod page;
+mod readers;
 mod replication;
 mod speed;
 mod traces;
@@ -49,6 +50,7 @@ const PARTS: &[(&str, &str, Part)] = &[
     ("cores", "Two cores beside two memcached threads", speed::two_cores),
     ("latency", "Latency at a fixed rate", latency::fixed_rate),
     ("sweep", "Latency against load", latency::sweep),
+    ("readers", "Many clients that ask for much at once", readers::table),
     ("memory", "Resident bytes an item beyond key and value", memory::table),
     ("traces", "Miss ratios of real traces", traces::table),
     ("replication", "What copies and other nodes cost", replication::table),
