@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use engine::{Arena, HashSeed, Now, Shard, ShardConfig};
+use net::allowance::Crowding;
 use net::auth::Users;
 use net::conn::Conn;
 use net::core::{Core, Settings, Shared};
@@ -132,6 +133,7 @@ impl Client {
 
     fn send(&mut self, core: &mut Core, bytes: &[u8]) {
         self.out.clear();
+        core.begin_turn(Crowding::Calm, usize::MAX);
         let progress = self.conn.on_bytes(core, bytes, &mut self.out);
         assert_eq!(progress.consumed, bytes.len(), "whole requests, executed at once");
     }

@@ -3,6 +3,7 @@
 #![allow(dead_code)]
 
 use engine::{Arena, HashSeed, Now, Shard, ShardConfig};
+use seawall_net::allowance::Crowding;
 use seawall_net::auth::Users;
 use seawall_net::conn::{Conn, Next};
 use seawall_net::control::{self, ConnSummary, Connections};
@@ -248,6 +249,7 @@ impl Client {
         if self.closed {
             return;
         }
+        cores[self.core].begin_turn(Crowding::Calm, usize::MAX);
         self.yielded = false;
         let progress = self.conn.on_bytes(&mut cores[self.core], &self.backlog, &mut self.out);
         self.out_bytes_max = self.out_bytes_max.max(self.out.len());
