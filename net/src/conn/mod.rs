@@ -611,8 +611,9 @@ impl Conn {
             self.wait = Wait::Output;
             return Some(Flow::Stop(Next::Blocked));
         }
-        if self.answers.len() >= allowance.hops_max
-            || self.answers.waiting_bytes() >= allowance.output_bytes_max
+        if !self.answers.is_empty()
+            && (self.answers.len() >= allowance.hops_max
+                || self.answers.waiting_bytes() >= allowance.output_bytes_max)
         {
             self.wait = Wait::Room;
             return Some(Flow::Stop(Next::Blocked));
