@@ -356,7 +356,7 @@ impl Conn {
     pub fn is_between_commands(&self) -> bool {
         match self.phase {
             Phase::Requests => self.position == Position::Line,
-            Phase::Watching | Phase::Closing => true,
+            Phase::Watching { .. } | Phase::Closing => true,
             _ => false,
         }
     }

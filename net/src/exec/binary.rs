@@ -2,8 +2,8 @@
 //! sender could not assume: hits of a get, errors of everything else.
 
 use super::{
-    Held, Tail, after_delete, before_delete, copied_bytes, copy_value, observe_delete,
-    observe_get, observe_set, refusal, refuse, write_classic,
+    Held, Tail, after_delete, before_delete, copied_bytes, copy_value, observe_delete, observe_get,
+    observe_set, refusal, refuse, write_classic,
 };
 use crate::core::Core;
 use crate::proto::binary::{Frame, Status, put_error, put_header, put_message};
