@@ -18,7 +18,7 @@
 use crate::owners::OwnersTable;
 use crate::ring::{Partition, Ring};
 use crate::time::Timing;
-use alloc::{string::String, vec::Vec};
+use alloc::{format, string::String, vec::Vec};
 use serde::{Deserialize, Serialize};
 
 /// Most copies of a partition, one that is being moved included.
@@ -62,7 +62,8 @@ pub struct Introduction {
     pub name: String,
     /// This life of its process.
     pub incarnation: Incarnation,
-    /// `host:port` of the client listener.
+    /// `host:port` of the client listener; `host|ip|port` if its user told the
+    /// address beside the name.
     pub client_address: String,
     /// `host:port` where peers reach it.
     pub peer_address: String,
@@ -74,6 +75,27 @@ pub struct Introduction {
     pub cores: u16,
     /// Core *i* takes clients at this port + *i*; 0 if it has no ports of its own.
     pub core_ports: u16,
+}
+
+impl Introduction {
+    /// Host, address (empty if it was not told) and port of the client listener.
+    pub fn client_parts(&self) -> Option<(&str, &str, &str)> {
+        if let Some((host, rest)) = self.client_address.split_once('|') {
+            let (ip, port) = rest.split_once('|')?;
+            return Some((host, ip, port));
+        }
+        let (host, port) = self.client_address.rsplit_once(':')?;
+        Some((host.trim_start_matches('[').trim_end_matches(']'), "", port))
+    }
+
+    /// What to connect to, as `host:port`.
+    pub fn client_host_port(&self) -> String {
+        let Some((host, ip, port)) = self.client_parts() else {
+            return self.client_address.clone();
+        };
+        let host = if ip.is_empty() { host } else { ip };
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
 }
 
 /// A node of the cluster.

@@ -64,7 +64,7 @@ fn write_topology(to: &mut String, topology: &Topology) -> fmt::Result {
 fn write_node(to: &mut String, slot: NodeIndex, member: &Member) -> fmt::Result {
     let node = &member.node;
     write!(to, r#"{{"slot":{},"name":{}"#, slot.0, Text(&node.name))?;
-    write!(to, r#","address":{}"#, Text(&node.client_address))?;
+    write!(to, r#","address":{}"#, Text(&node.client_host_port()))?;
     write!(to, r#","core_ports":{},"cores":{}"#, node.core_ports, node.cores)?;
     write!(to, r#","zone":{}"#, Text(&node.zone))?;
     write!(to, r#","up":{},"draining":{}}}"#, member.up, member.draining)

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! file    header, block ..., end block
-//! header  "SEAWALL\n" | format u32 | created ms u64 | crc32 of these 20 bytes u32
+//! header  "SEAWALL\n" | format u32 | taken u32 | created ms u64 | crc32 of these 24 bytes u32
 //! block   kind u8 | payload length u32 | crc32 of kind, length and payload u32 | payload
 //!         1 records       record ...; at most 4 MiB
 //!         2 value         the next piece of the value that the last record left out
@@ -23,9 +23,9 @@ use crate::{
 use alloc::vec::Vec;
 
 /// Format that this code writes and reads.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// Length of the header.
-pub const HEADER_BYTES: usize = 24;
+pub const HEADER_BYTES: usize = 28;
 /// Length of a block before its payload.
 pub const BLOCK_HEADER_BYTES: usize = 9;
 /// Longest payload of a block.
@@ -86,6 +86,38 @@ impl core::fmt::Display for SnapshotError {
 }
 
 impl core::error::Error for SnapshotError {}
+
+/// When a snapshot was taken. What clients were told after that moment is not in
+/// it, so this decides whether it may be loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// After the last client was gone: it is the last state of the cache.
+    AtTheEnd = 1,
+    /// While the node served clients, who may have changed items since.
+    WhileServing = 2,
+    /// After the last client was gone; but a node has been started from it since.
+    Loaded = 3,
+}
+
+impl Taken {
+    fn from_number(number: u32) -> Option<Taken> {
+        match number {
+            1 => Some(Taken::AtTheEnd),
+            2 => Some(Taken::WhileServing),
+            3 => Some(Taken::Loaded),
+            _ => None,
+        }
+    }
+}
+
+/// The header of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// When it was taken.
+    pub taken: Taken,
+    /// When it was begun, in Unix milliseconds.
+    pub created_unix_ms: u64,
+}
 
 /// What a generation invalidates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,31 +198,43 @@ impl Totals {
 }
 
 /// Appends the header.
-pub fn write_header(created_unix_ms: u64, out: &mut Vec<u8>) {
+pub fn write_header(header: Header, out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(MAGIC);
     out.extend_from_slice(&FORMAT.to_le_bytes());
-    out.extend_from_slice(&created_unix_ms.to_le_bytes());
+    out.extend_from_slice(&(header.taken as u32).to_le_bytes());
+    out.extend_from_slice(&header.created_unix_ms.to_le_bytes());
     let crc = crc32fast::hash(&out[start..]);
     out.extend_from_slice(&crc.to_le_bytes());
 }
 
-/// When the snapshot was begun, in Unix milliseconds.
-pub fn read_header(bytes: &[u8]) -> Result<u64, SnapshotError> {
-    let Some(header) = bytes.first_chunk::<HEADER_BYTES>() else {
-        let is_start =
-            !bytes.is_empty() && MAGIC.starts_with(&bytes[..bytes.len().min(MAGIC.len())]);
-        return Err(if is_start { SnapshotError::Torn } else { SnapshotError::Foreign });
-    };
-    let mut fields = Fields(header);
-    if fields.bytes(8) != Some(MAGIC) {
+/// Whether a file that begins with these bytes is a snapshot of any version, or the
+/// beginning of one.
+pub fn is_snapshot(bytes: &[u8]) -> bool {
+    !bytes.is_empty() && MAGIC.starts_with(&bytes[..bytes.len().min(MAGIC.len())])
+}
+
+/// Reads the header at the start of a file.
+pub fn read_header(bytes: &[u8]) -> Result<Header, SnapshotError> {
+    if !is_snapshot(bytes) {
         return Err(SnapshotError::Foreign);
     }
-    let (format, created) = (fields.u32().unwrap_or(0), fields.u64().unwrap_or(0));
+    let mut fields = Fields(bytes.get(MAGIC.len()..).unwrap_or_default());
+    match fields.u32() {
+        None => return Err(SnapshotError::Torn),
+        Some(FORMAT) => {}
+        // Where its checksum stands is not known here.
+        Some(format) => return Err(SnapshotError::Format(format)),
+    }
+    let header = bytes.first_chunk::<HEADER_BYTES>().ok_or(SnapshotError::Torn)?;
+    let (Some(taken), Some(created_unix_ms)) = (fields.u32(), fields.u64()) else {
+        return Err(SnapshotError::Torn);
+    };
     if fields.u32() != Some(crc32fast::hash(&header[..HEADER_BYTES - 4])) {
         return Err(SnapshotError::Checksum { offset: 0 });
     }
-    if format != FORMAT { Err(SnapshotError::Format(format)) } else { Ok(created) }
+    let taken = Taken::from_number(taken).ok_or(SnapshotError::Malformed { offset: 0 })?;
+    Ok(Header { taken, created_unix_ms })
 }
 
 fn block_crc(kind: u8, payload: &[u8]) -> u32 {
@@ -472,7 +516,8 @@ mod tests {
     fn sample() -> Vec<u8> {
         let mut totals = Totals::default();
         let mut file = Vec::new();
-        write_header(123, &mut file);
+        let header = Header { taken: Taken::AtTheEnd, created_unix_ms: 123 };
+        write_header(header, &mut file);
         let tags = [1, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0];
         let mut payload = Vec::new();
         for (key, value, tags) in [(&b"a"[..], &b"one"[..], &tags[..]), (b"bb", b"", b"")] {
@@ -496,7 +541,7 @@ mod tests {
     /// Reads a whole file into lines.
     fn read(file: &[u8]) -> Result<Vec<std::string::String>, SnapshotError> {
         let mut lines = Vec::new();
-        lines.push(format!("created {}", read_header(file)?));
+        lines.push(format!("{:?}", read_header(file)?));
         if !is_complete(file) {
             return Err(SnapshotError::Torn);
         }
@@ -565,11 +610,18 @@ mod tests {
     }
 
     #[test]
+    fn the_header_says_when_it_was_taken() {
+        for taken in [Taken::AtTheEnd, Taken::WhileServing, Taken::Loaded] {
+            let (header, mut bytes) = (Header { taken, created_unix_ms: 7 }, Vec::new());
+            write_header(header, &mut bytes);
+            assert_eq!((bytes.len(), read_header(&bytes)), (HEADER_BYTES, Ok(header)));
+        }
+    }
+
+    #[test]
     fn another_format_is_named() {
         let mut file = sample();
         file[8] = 9;
-        let crc = crc32fast::hash(&file[..20]);
-        file[20..24].copy_from_slice(&crc.to_le_bytes());
         assert_eq!(read_header(&file), Err(SnapshotError::Format(9)));
     }
 }

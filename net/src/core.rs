@@ -220,6 +220,8 @@ pub struct Settings {
     pub arriving_wait_ms: u64,
     /// Host that `config get cluster` and `topology` name.
     pub advertise_host: String,
+    /// Its address; empty: clients must ask a resolver.
+    pub advertise_ip: String,
     /// Port that they name.
     pub advertise_port: u16,
     /// Backend in use, for `stats settings` (`io_uring`, `epoll`).
@@ -262,6 +264,7 @@ impl Default for Settings {
             arriving_bytes_max: 0,
             arriving_wait_ms: limits::ARRIVING_WAIT_MS,
             advertise_host: "127.0.0.1".into(),
+            advertise_ip: "127.0.0.1".into(),
             advertise_port: 11211,
             io_backend: "io_uring".into(),
         }

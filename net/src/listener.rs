@@ -22,8 +22,15 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use crate::sys::socket::{check, set_option};
+
+/// How long an address that is in use is tried again. The ring of a process that was
+/// killed holds its sockets for some milliseconds after its end.
+pub const ADDRESS_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two tries.
+pub const ADDRESS_RETRY: Duration = Duration::from_millis(20);
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -119,19 +126,32 @@ pub fn resolve(host: Option<&str>, port: u16) -> Result<Vec<ListenAddress>, List
     }
 }
 
-/// Binds and listens. The second value is where it really listens.
+/// Binds and listens. The second value is where it really listens. An address in use
+/// is tried for [`ADDRESS_PATIENCE`].
 pub fn bind(
     address: &ListenAddress,
     backlog: u32,
 ) -> Result<(OwnedFd, ListenAddress), ListenError> {
-    let result = match address {
-        ListenAddress::Tcp(address) => bind_tcp(*address, backlog),
-        ListenAddress::Unix { path, mask } => bind_unix(path, *mask, backlog),
-    };
-    result.map_err(|error| {
-        let advice = advice(address, &error);
-        ListenError { address: address.to_string(), error, advice }
-    })
+    let began = Instant::now();
+    loop {
+        let result = match address {
+            ListenAddress::Tcp(address) => bind_tcp(*address, backlog),
+            ListenAddress::Unix { path, mask } => bind_unix(path, *mask, backlog),
+        };
+        match result {
+            Ok(bound) => return Ok(bound),
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse
+                    && began.elapsed() < ADDRESS_PATIENCE =>
+            {
+                std::thread::sleep(ADDRESS_RETRY);
+            }
+            Err(error) => {
+                let advice = advice(address, &error);
+                return Err(ListenError { address: address.to_string(), error, advice });
+            }
+        }
+    }
 }
 
 /// Whether a wildcard address failed only because the machine lacks its family.
@@ -279,6 +299,25 @@ mod tests {
             format!("cannot listen on {address}: address already in use\n  who holds it:");
         assert!(error.starts_with(&expected), "{error}");
         assert!(error.contains(&format!("sport = :{}", address.port())), "{error}");
+    }
+
+    #[test]
+    fn an_address_that_becomes_free_is_taken() {
+        let folder = std::env::temp_dir().join(format!("seawall-free-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let tcp = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap());
+        let unix = ListenAddress::Unix { path: folder.join("s"), mask: 0o600 };
+        for address in [tcp, unix] {
+            let (held, bound) = bind(&address, 16).unwrap();
+            let waiting = std::thread::spawn({
+                let bound = bound.clone();
+                move || bind(&bound, 16).map(|(_, address)| address)
+            });
+            std::thread::sleep(ADDRESS_RETRY * 3);
+            drop(held);
+            assert_eq!(waiting.join().unwrap().unwrap(), bound);
+        }
+        std::fs::remove_dir_all(folder).unwrap();
     }
 
     #[test]

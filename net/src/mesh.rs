@@ -110,8 +110,10 @@ pub enum Life {
     Running = 1,
     /// No new connections; what is under way is finished, idle ones are closed.
     Draining = 2,
+    /// No clients: those that are left are cut off. The cores answer calls.
+    CutOff = 3,
     /// The cores end their loops.
-    Stopping = 3,
+    Stopping = 4,
 }
 
 /// A core as the others see it.
@@ -145,6 +147,7 @@ impl Doors {
             0 => Life::Closed,
             1 => Life::Running,
             2 => Life::Draining,
+            3 => Life::CutOff,
             _ => Life::Stopping,
         }
     }

@@ -759,6 +759,21 @@ impl NodeHandle {
         }
     }
 
+    /// After [`drain`](Self::drain): closes the connections that are left, and waits
+    /// until they are gone, for at most `patience`. Returns how many are not. With
+    /// none, nobody changes an item any more.
+    pub fn cut_off(&self, patience: Duration) -> u64 {
+        let deadline = Instant::now() + patience;
+        self.doors.advance(Life::CutOff);
+        loop {
+            let left = self.shared.curr_connections.load(Ordering::Relaxed);
+            if left == 0 || Instant::now() >= deadline {
+                return left;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     /// Ends every core, whatever is under way, and waits for their threads.
     pub fn stop(&self) {
         let threads = match self.threads.lock() {

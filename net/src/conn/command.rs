@@ -433,8 +433,7 @@ fn cluster_config(core: &Core) -> String {
         return format!("CONFIG cluster 0 {}\r\n{body}\r\nEND\r\n", body.len());
     }
     let settings = &core.shared.settings;
-    let host = &settings.advertise_host;
-    let ip = if host.parse::<std::net::IpAddr>().is_ok() { host.as_str() } else { "" };
+    let (host, ip) = (&settings.advertise_host, &settings.advertise_ip);
     let body = format!("1\n{host}|{ip}|{}\n", settings.advertise_port);
     format!("CONFIG cluster 0 {}\r\n{body}\r\nEND\r\n", body.len())
 }

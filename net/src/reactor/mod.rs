@@ -184,7 +184,7 @@ impl<B: Backend> Reactor<B> {
             self.begin_peers();
             let life = self.post.doors().life();
             match life {
-                Life::Closed | Life::Draining => {}
+                Life::Closed | Life::Draining | Life::CutOff => {}
                 Life::Running => self.open()?,
                 Life::Stopping => break,
             }
@@ -206,6 +206,8 @@ impl<B: Backend> Reactor<B> {
                 // After the turn's events: what woke this core may be a request,
                 // whose connection only looked idle before it was taken in.
                 self.drain_idle(instant);
+            } else if life == Life::CutOff {
+                self.cut_off();
             }
             self.check_lease();
             self.flush();

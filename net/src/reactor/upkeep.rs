@@ -45,6 +45,8 @@ pub(super) struct Upkeep {
     drained: Option<Instant>,
     /// Since when the core drains.
     draining_since: Option<Now>,
+    /// The clients that were left have been cut off.
+    cut_off: bool,
 }
 
 impl Upkeep {
@@ -57,6 +59,7 @@ impl Upkeep {
             sweep_at: None,
             drained: None,
             draining_since: None,
+            cut_off: false,
         }
     }
 
@@ -212,6 +215,23 @@ impl<B: Backend> Reactor<B> {
             (Some(since), Some(_))
                 if !connection.ended && now.0.saturating_sub(since.0) <= DRAIN_LINGER_MS => {}
             _ => self.close(slot),
+        }
+    }
+
+    /// The time to drain is over: every client's connection goes at once, whatever is
+    /// under way on it, so that nobody changes an item any more.
+    pub(super) fn cut_off(&mut self) {
+        if std::mem::replace(&mut self.upkeep.cut_off, true) {
+            return;
+        }
+        self.unopened.clear();
+        self.backend.close_listeners();
+        for slot in 0..self.table.slots() {
+            if self.table.closing_since(slot).is_some() {
+                self.backend.abort(slot, &mut self.buffers);
+            } else if self.table.get(slot).is_some_and(|connection| connection.conn.is_client()) {
+                self.drop_now(slot, CloseReason::Shutdown);
+            }
         }
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! This crate puts the others together and decides nothing about keys or
 //! sockets: settings (`settings`), the process (`process`), the node with its
-//! admin side (`server`, `admin`, `metrics`), the storage thread (`storage`).
+//! admin side (`server`, `admin`, `metrics`, `listen`), the storage thread (`storage`).
 //! The main thread is the control thread.
 
 mod admin;
 mod cluster;
+mod listen;
 mod metrics;
+mod names;
 mod process;
 mod server;
 mod settings;
@@ -83,10 +85,15 @@ fn mistakes(problems: &[Problem]) -> String {
     out
 }
 
-fn run(config: Config, effective: settings::Effective, notes: &[String]) -> Result<()> {
+fn run(mut config: Config, effective: settings::Effective, notes: &[String]) -> Result<()> {
     // Before any thread exists: the fork needs that.
     let background = if config.daemon { Some(process::background()?) } else { None };
-    process::raise_limits(config.connections_max, config.core_dumps)?;
+    let wanted = config.connections_max;
+    config.connections_max =
+        process::raise_limits(wanted, config.connections_asked, config.core_dumps)?;
+    if config.connections_max < wanted {
+        server::say(&process::fewer_connections(wanted, config.connections_max));
+    }
     for note in notes {
         server::say(note);
     }

@@ -24,6 +24,8 @@ pub fn give_memory_back_at_once() {
 
 /// Descriptors that are not client connections: rings, listeners, files, logs.
 const DESCRIPTORS_BESIDE_CLIENTS: u64 = 256;
+/// With fewer the node cannot run at all.
+const DESCRIPTORS_MIN: u64 = 64;
 
 /// The child's end of `--daemon`: tells the waiting parent how the start went.
 #[derive(Debug)]
@@ -69,21 +71,24 @@ impl Background {
 }
 
 /// Raises the limit of open files for `connections` clients, the locked memory
-/// for the rings, and with `core_dumps` the core size.
-pub fn raise_limits(connections: u32, core_dumps: bool) -> Result<()> {
-    let wanted = u64::from(connections) + DESCRIPTORS_BESIDE_CLIENTS;
+/// for the rings, and with `core_dumps` the core size. Returns for how many clients
+/// the open files suffice: fewer than wanted only if that number was not `asked` for.
+pub fn raise_limits(connections: u32, asked: bool, core_dumps: bool) -> Result<u32> {
+    let needed = u64::from(connections) + DESCRIPTORS_BESIDE_CLIENTS;
     let (soft, hard) =
         getrlimit(Resource::RLIMIT_NOFILE).context("cannot read the limit of open files")?;
-    if soft < wanted && setrlimit(Resource::RLIMIT_NOFILE, wanted, hard.max(wanted)).is_err() {
-        if hard < wanted {
+    let mut possible = connections;
+    if soft < needed && setrlimit(Resource::RLIMIT_NOFILE, needed, hard.max(needed)).is_err() {
+        let Some(found) = connections_within(connections, asked, hard) else {
             bail!(
-                "cannot open files for {connections} connections: this needs {wanted}, the limit is {hard}\n  \
-                 to raise it:   ulimit -n {wanted}, or LimitNOFILE={wanted} in the unit\n  \
+                "cannot open files for {connections} connections: this needs {needed}, the limit is {hard}\n  \
+                 to raise it:   ulimit -n {needed}, or LimitNOFILE={needed} in the unit\n  \
                  to need less:  --conn-limit {}",
                 hard.saturating_sub(DESCRIPTORS_BESIDE_CLIENTS)
             );
-        }
-        setrlimit(Resource::RLIMIT_NOFILE, wanted, hard)
+        };
+        possible = found;
+        setrlimit(Resource::RLIMIT_NOFILE, needed.min(hard), hard)
             .context("cannot raise the limit of open files")?;
     }
     let (_, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
@@ -95,7 +100,27 @@ pub fn raise_limits(connections: u32, core_dumps: bool) -> Result<()> {
         setrlimit(Resource::RLIMIT_CORE, u64::MAX, u64::MAX)
             .context("cannot raise the core file limit (-r)")?;
     }
-    Ok(())
+    Ok(possible)
+}
+
+/// For how many clients `files` suffice, if that is enough. A number that was asked for
+/// and exceeds the limit by itself is refused, as in memcached.
+fn connections_within(wanted: u32, asked: bool, files: u64) -> Option<u32> {
+    if asked && u64::from(wanted) > files {
+        return None;
+    }
+    let beside = DESCRIPTORS_BESIDE_CLIENTS.min(files / 4);
+    let found = u32::try_from(files - beside).unwrap_or(u32::MAX).min(wanted);
+    (found > 0 && files >= DESCRIPTORS_MIN).then_some(found)
+}
+
+/// What to say when there are fewer connections than wanted.
+pub fn fewer_connections(wanted: u32, possible: u32) -> String {
+    let needed = u64::from(wanted) + DESCRIPTORS_BESIDE_CLIENTS;
+    format!(
+        "at most {possible} clients at a time instead of {wanted}: the limit of open files cannot be raised\n  \
+         for all of them:  ulimit -n {needed}, or LimitNOFILE={needed} in the unit"
+    )
 }
 
 /// Locks all memory, present and future, as it comes into use (`-k`). Without
@@ -114,9 +139,7 @@ pub fn become_user(name: &str) -> Result<()> {
     if !Uid::effective().is_root() {
         return Ok(());
     }
-    let user = User::from_name(name)
-        .context("cannot read the user database")?
-        .with_context(|| format!("there is no user {name:?} (-u)"))?;
+    let user = user_of(name)?;
     let c_name = std::ffi::CString::new(name).context("a user name has no zero byte")?;
     initgroups(&c_name, user.gid).with_context(|| format!("cannot take the groups of {name}"))?;
     setgid(user.gid).with_context(|| format!("cannot take the group of {name}"))?;
@@ -139,6 +162,23 @@ pub fn write_ports(path: &Path, addresses: &[ListenAddress]) -> Result<()> {
     std::fs::write(&partial, text).and_then(|()| std::fs::rename(&partial, path)).with_context(
         || format!("cannot write the ports to {} (MEMCACHED_PORT_FILENAME)", path.display()),
     )
+}
+
+fn user_of(name: &str) -> Result<User> {
+    User::from_name(name)
+        .context("cannot read the user database")?
+        .with_context(|| format!("there is no user {name:?} (-u)"))
+}
+
+/// Makes a Unix socket that root has bound the user's, as memcached does, who binds it
+/// as that user. A link in its place is not followed.
+pub fn give_socket(path: &Path, name: &str) -> Result<()> {
+    if !Uid::effective().is_root() {
+        return Ok(());
+    }
+    let user = user_of(name)?;
+    std::os::unix::fs::lchown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw()))
+        .with_context(|| format!("cannot give the socket {} to {name} (-u)", path.display()))
 }
 
 /// A PID file that goes away with its owner.
@@ -187,5 +227,21 @@ pub fn run_in_real_time() -> std::io::Result<()> {
     match unsafe { libc::sched_setscheduler(0, policy, &raw const parameter) } {
         0 => Ok(()),
         _ => Err(std::io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::connections_within;
+
+    #[test]
+    fn a_low_limit_of_open_files_means_fewer_clients() {
+        assert_eq!(connections_within(1024, false, 1024), Some(768));
+        assert_eq!(connections_within(1024, true, 1024), Some(768));
+        assert_eq!(connections_within(10_000, false, 4096), Some(3840));
+        assert_eq!(connections_within(10_000, true, 4096), None);
+        assert_eq!(connections_within(100, true, 256), Some(100));
+        assert_eq!(connections_within(1024, false, 256), Some(192));
+        assert_eq!(connections_within(1024, false, 20), None);
     }
 }

@@ -1,19 +1,22 @@
 //! The running node and all that the control thread does for it.
 //!
 //! Life: every address is bound and every core started (`start`); root is given
-//! up; the snapshot is loaded; clients are let in; then signals decide (`run`).
+//! up; the snapshot is loaded and marked as loaded; clients are let in; then signals
+//! decide (`run`).
 //! SIGTERM, SIGINT and SIGUSR1 drain the clients, write the snapshot if there is
 //! a file for it, and end. SIGHUP reads the users again.
 
 use crate::cluster::{Cluster, Starting};
 use crate::metrics::{self, Page, Stats, Type};
 use crate::process;
-use crate::settings::{Config, Effective, value};
+use crate::settings::{Advertise, Config, Effective, value};
+use crate::storage::Storage;
+use crate::storage::place::Place;
 use crate::storage::snapshot::{self, Progress, Report, Shards, State};
-use crate::storage::{Mode, Storage};
 use anyhow::{Context, Result, bail};
 use cluster::change::Command;
 use cluster::topology::NodeIndex;
+use engine::snapshot::Taken;
 use engine::{Eviction, HashSeed, KeyHash, Now, Shard, ShardConfig, ShardStats};
 use net::auth::Users;
 use net::control::{ControlAnswer, ControlOp};
@@ -25,6 +28,7 @@ use net::stats::{self, CoreStats, Kind};
 use net::sys::affinity;
 use net::sys::{BackendChoice, BackendOptions};
 use serde_json::{Value, json};
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -36,6 +40,8 @@ use tokio::sync::Notify;
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A core that has not turned its loop for this long is not alive.
 const LIVE_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the cores may take to close the connections that are left at the end.
+const CUT_OFF_PATIENCE: Duration = Duration::from_secs(2);
 /// How often a long load or save is reported.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
@@ -79,7 +85,7 @@ pub struct Server {
     effective: Effective,
     seed: HashSeed,
     seed_number: u64,
-    storage: Option<Storage>,
+    snapshots: Option<Snapshots>,
     progress: Progress,
     loading: AtomicBool,
     draining: AtomicBool,
@@ -87,6 +93,13 @@ pub struct Server {
     shutdown: Arc<Notify>,
     /// Held while a snapshot is written, so that the end of the process waits for it.
     saving: Mutex<()>,
+}
+
+/// Where snapshots go, and who writes them.
+#[derive(Debug)]
+struct Snapshots {
+    storage: Storage,
+    place: Place,
 }
 
 /// One core's numbers.
@@ -107,14 +120,15 @@ impl Server {
         let seed = HashSeed::new(number);
         let starting = config.cluster.as_ref().map(|_| Starting::new());
         let users = read_users(&config)?;
-        let storage = config.snapshot.as_ref().map(|_| Storage::start()).transpose();
-        let storage = storage.context("cannot start the storage thread")?;
         let mut node_config = node_config(&config, &seed, users);
         if let (Some(cluster), Some(starting)) = (&config.cluster, &starting) {
             node_config.peering = Some(starting.factory(cluster));
         }
         let node = Node::start_closed(node_config)?;
         if let Some(user) = &config.user {
+            if let Some((path, _)) = &config.unix {
+                process::give_socket(path, user)?;
+            }
             process::become_user(user)?;
         }
         if config.lock_memory {
@@ -123,6 +137,11 @@ impl Server {
                 say(&format!("WARNING: {error:#}"));
             }
         }
+        let snapshots = config.snapshot.as_deref().map(|path| -> Result<Snapshots> {
+            let storage = Storage::start().context("cannot start the storage thread")?;
+            Ok(Snapshots { storage, place: Place::claim(path)? })
+        });
+        let snapshots = snapshots.transpose()?;
         node.shared().verbosity.store(config.verbosity, Ordering::Relaxed);
         let shutdown = Arc::new(Notify::new());
         let asked = shutdown.clone();
@@ -136,7 +155,7 @@ impl Server {
             effective,
             seed,
             seed_number: number,
-            storage,
+            snapshots,
             progress: Progress::default(),
             loading: AtomicBool::new(true),
             draining: AtomicBool::new(false),
@@ -151,12 +170,8 @@ impl Server {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut graceful = signal(SignalKind::user_defined1())?;
         let mut hang_up = signal(SignalKind::hangup())?;
-        let admin = self.listen_admin().await?;
-        self.banner(admin.as_ref().and_then(|listener| listener.local_addr().ok()));
-        if let Some(listener) = admin {
-            let router = crate::admin::router(self.clone());
-            tokio::spawn(async move { axum::serve(listener, router).await });
-        }
+        let admin = self.start_admin().await?;
+        self.banner(admin);
         let ended = tokio::select! {
             outcome = self.load() => { outcome?; false }
             // Nobody was let in and the file is as it was: there is nothing to save.
@@ -227,9 +242,12 @@ impl Server {
             ));
         }
         let settings = &self.node.shared().settings;
-        let address = match settings.advertise_host.contains(':') {
-            true => format!("[{}]:{}", settings.advertise_host, settings.advertise_port),
-            false => format!("{}:{}", settings.advertise_host, settings.advertise_port),
+        let (host, port) = (&settings.advertise_host, settings.advertise_port);
+        let given_ip = self.config.advertise.as_ref().and_then(|given| given.ip);
+        let address = match given_ip {
+            Some(ip) => format!("{host}|{ip}|{port}"),
+            None if host.contains(':') => format!("[{host}]:{port}"),
+            None => format!("{host}:{port}"),
         };
         say(&format!(
             "cluster {:?}: node {:?}, peers on {}",
@@ -284,25 +302,46 @@ impl Server {
         self.cluster.get().map(|cluster| crate::cluster::ring(cluster.shared()))
     }
 
-    /// The admin listener. A taken default address is no reason not to serve.
-    async fn listen_admin(&self) -> Result<Option<tokio::net::TcpListener>> {
+    /// Starts the admin API and returns where it listens. A taken default address is no
+    /// reason not to serve, nor one to wait for it before serving.
+    async fn start_admin(self: &Arc<Server>) -> Result<Option<SocketAddr>> {
         let Some(address) = self.config.admin else { return Ok(None) };
-        match tokio::net::TcpListener::bind(address).await {
-            Ok(listener) => Ok(Some(listener)),
-            Err(error) if self.config.admin_required => Err(error).with_context(|| {
+        if self.config.admin_required {
+            let listener = crate::listen::patiently(address).await.with_context(|| {
                 format!(
                     "cannot listen on the admin address {address}\n  to move it:       --admin-listen IP:PORT\n  \
                      to do without:    --admin-listen off\n  cause"
                 )
-            }),
-            Err(error) => {
-                say(&format!("no admin API: its default address {address} cannot be had ({error}); see --admin-listen"));
-                Ok(None)
-            }
+            })?;
+            return self.serve_admin(listener).map(Some);
         }
+        if let Ok(listener) = tokio::net::TcpListener::bind(address).await {
+            return self.serve_admin(listener).map(Some);
+        }
+        let server = self.clone();
+        tokio::spawn(async move {
+            let served = match crate::listen::patiently(address).await {
+                Ok(listener) => server.serve_admin(listener),
+                Err(error) => Err(error.into()),
+            };
+            match served {
+                Ok(address) => say(&format!("admin API on http://{address}")),
+                Err(error) => say(&format!(
+                    "no admin API: its default address {address} cannot be had ({error}); see --admin-listen"
+                )),
+            }
+        });
+        Ok(None)
     }
 
-    fn banner(&self, admin: Option<std::net::SocketAddr>) {
+    fn serve_admin(self: &Arc<Server>, listener: tokio::net::TcpListener) -> Result<SocketAddr> {
+        let address = listener.local_addr()?;
+        let router = crate::admin::router(self.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Ok(address)
+    }
+
+    fn banner(&self, admin: Option<SocketAddr>) {
         let config = &self.config;
         let cores = self.node.cores();
         let count = |number: usize, word: &str| {
@@ -338,9 +377,6 @@ impl Server {
         if let Some(warning) = huge_pages_missing(config, cores) {
             say(&warning);
         }
-        if let Some(Mode::Plain(why)) = self.storage.as_ref().map(Storage::mode) {
-            say(&format!("storage: ordinary files, because direct I/O cannot start here: {why}"));
-        }
         let addresses: Vec<String> =
             self.node.addresses().iter().map(ToString::to_string).collect();
         say(&format!("listening on {}", addresses.join(", ")));
@@ -349,17 +385,32 @@ impl Server {
         }
     }
 
+    /// Loads the snapshot if it may be, and sees to it that it is not loaded again:
+    /// from here on clients change items. An error: that cannot be seen to.
     async fn load(self: &Arc<Server>) -> Result<()> {
-        let Some(path) = self.config.snapshot.clone().filter(|path| path.exists()) else {
-            return Ok(());
-        };
-        say(&format!("loading the snapshot {}", path.display()));
+        let Some(Snapshots { place, .. }) = &self.snapshots else { return Ok(()) };
+        let Some(header) = place.header() else { return Ok(()) };
+        let path = place.path().display();
+        match header.map(|header| snapshot::refusal(header.taken, self.config.snapshot_stale)) {
+            Ok(None) => self.load_file().await?,
+            Ok(Some(why)) => say(&format!(
+                "not loading the snapshot {path}: {why}; starting empty\n  to load it all the same:  --snapshot-load any"
+            )),
+            Err(error) => say(&format!("cannot load the snapshot {path}: {error}; starting empty")),
+        }
+        // Not in the background: a signal that ends the start must come before or after.
+        place.use_up()?;
+        Ok(())
+    }
+
+    async fn load_file(self: &Arc<Server>) -> Result<()> {
         let server = self.clone();
         let mut work = tokio::task::spawn_blocking(move || {
+            let snapshots = server.snapshots.as_ref().context("no snapshot file is configured")?;
             let _ = server.progress.begin(State::Loading);
-            let storage =
-                server.storage.as_ref().context("storage runs whenever a file is configured")?;
-            snapshot::load(&*server, storage, &path, &server.progress)
+            let (storage, path) = (&snapshots.storage, snapshots.place.path());
+            say(&format!("loading the snapshot {}", path.display()));
+            snapshot::load(&*server, storage, path, &server.progress)
         });
         let outcome = loop {
             tokio::select! {
@@ -397,10 +448,15 @@ impl Server {
         }
     }
 
-    /// Saves, stops.
+    /// Cuts off who is left, saves, stops.
     fn end(&self) -> Result<()> {
-        let saved = match &self.config.snapshot {
-            Some(path) => self.save(path),
+        // With a client left, the file is no better than one taken while serving.
+        let taken = match self.node.cut_off(CUT_OFF_PATIENCE) {
+            0 => Taken::AtTheEnd,
+            _ => Taken::WhileServing,
+        };
+        let saved = match &self.snapshots {
+            Some(snapshots) => self.save(snapshots, taken),
             None => Ok(()),
         };
         self.node.stop();
@@ -410,16 +466,15 @@ impl Server {
         saved
     }
 
-    fn save(&self, path: &Path) -> Result<()> {
+    fn save(&self, snapshots: &Snapshots, taken: Taken) -> Result<()> {
         // A snapshot asked for by the admin API may be under way: it is of the past.
         let _turn = self.saving.lock().expect("no holder panics");
         self.progress.begin(State::Saving).context("another snapshot is under way")?;
-        self.write_snapshot(path)
+        self.write_snapshot(snapshots, taken)
     }
 
-    fn write_snapshot(&self, path: &Path) -> Result<()> {
-        let storage =
-            self.storage.as_ref().context("storage runs whenever a file is configured")?;
+    fn write_snapshot(&self, snapshots: &Snapshots, taken: Taken) -> Result<()> {
+        let (storage, path) = (&snapshots.storage, snapshots.place.path());
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let reporter = scope.spawn(|| {
@@ -430,7 +485,7 @@ impl Server {
                     }
                 }
             });
-            let outcome = snapshot::save(self, storage, path, &self.progress);
+            let outcome = snapshot::save(self, storage, path, &self.progress, taken);
             done.store(true, Ordering::Release);
             reporter.thread().unpark();
             let totals = outcome?;
@@ -446,16 +501,17 @@ impl Server {
 
     /// Begins a snapshot in the background.
     pub fn start_snapshot(self: &Arc<Server>) -> Result<()> {
-        let Some(path) = self.config.snapshot.clone() else {
+        if self.snapshots.is_none() {
             bail!("no snapshot file is configured; start with --snapshot FILE");
-        };
+        }
         if self.draining.load(Ordering::Acquire) || self.progress.begin(State::Saving).is_none() {
             bail!("a snapshot is under way");
         }
         let server = self.clone();
         std::thread::Builder::new().name("snapshot".into()).spawn(move || {
             let _turn = server.saving.lock().expect("no holder panics");
-            if let Err(error) = server.write_snapshot(&path) {
+            let Some(snapshots) = &server.snapshots else { return };
+            if let Err(error) = server.write_snapshot(snapshots, Taken::WhileServing) {
                 say(&format!("{error:#}"));
             }
         })?;
@@ -748,7 +804,9 @@ fn node_config(config: &Config, seed: &HashSeed, users: Users) -> NodeConfig {
         listen.push(ListenAddress::Unix { path: path.clone(), mask: *mask });
     }
     let tcp = config.tcp.first().copied();
-    let (advertise_host, advertise_port) = advertised(config, tcp);
+    let (host, advertise_port) = advertised(config, tcp);
+    let advertise_ip = advertised_ip(config, &host);
+    let advertise_host = host;
     let usable = affinity::usable_cores();
     let cores = config.cores.unwrap_or(usable as u32);
     NodeConfig {
@@ -787,6 +845,7 @@ fn node_config(config: &Config, seed: &HashSeed, users: Users) -> NodeConfig {
             arriving_bytes_max: config.arriving_max,
             arriving_wait_ms: config.arriving_wait_ms,
             advertise_host,
+            advertise_ip: advertise_ip.map_or_else(String::new, |ip| ip.to_string()),
             advertise_port,
             ..Settings::default()
         },
@@ -841,18 +900,29 @@ fn node_config(config: &Config, seed: &HashSeed, users: Users) -> NodeConfig {
     }
 }
 
-/// Host and port that auto-discovery names: as configured, else as listened on.
-fn advertised(config: &Config, tcp: Option<std::net::SocketAddr>) -> (String, u16) {
+/// Host and port that auto-discovery names: as configured, else as listened on, else
+/// as other nodes of the cluster are told.
+fn advertised(config: &Config, tcp: Option<SocketAddr>) -> (String, u16) {
     let port = tcp.map_or(11_211, |address| address.port());
-    if let Some(text) = &config.advertise {
-        return match text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)))
-        {
-            Some((host, port)) => (host.to_owned(), port),
-            None => (text.clone(), port),
-        };
+    if let Some(given) = &config.advertise {
+        return (given.host.clone(), given.port.unwrap_or(port));
     }
-    match tcp {
-        Some(address) if !address.ip().is_unspecified() => (address.ip().to_string(), port),
-        _ => ("127.0.0.1".into(), port),
+    if let Some(address) = tcp.filter(|address| !address.ip().is_unspecified()) {
+        return (address.ip().to_string(), port);
     }
+    // It is HOST:PORT, checked with the other settings.
+    let of_peers = config.cluster.as_ref().and_then(|cluster| Advertise::parse(&cluster.advertise));
+    (of_peers.map_or_else(|| "127.0.0.1".into(), |peers| peers.host), port)
+}
+
+/// The address of that host, if it was given or can be found now.
+fn advertised_ip(config: &Config, host: &str) -> Option<IpAddr> {
+    let given = config.advertise.as_ref().and_then(|given| given.ip);
+    let found = given.or_else(|| host.parse().ok()).or_else(|| crate::names::resolve(host));
+    if found.is_none() {
+        say(&format!(
+            "the advertised host {host} has no address here; clients are told its name alone"
+        ));
+    }
+    found
 }

@@ -312,3 +312,146 @@ fn sigterm_answers_what_was_asked_before() {
     let (code, log) = daemon.wait();
     assert_eq!(code, Some(0), "{log}");
 }
+
+/// Root, who alone can become others.
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
+}
+
+/// Of the user `nobody`, whose number is the same everywhere.
+const NOBODY: u32 = 65_534;
+
+#[test]
+fn a_unix_socket_belongs_to_the_user_that_the_node_becomes() {
+    use std::os::unix::fs::MetadataExt;
+    use std::os::unix::process::CommandExt;
+    if !is_root() {
+        return eprintln!("skipped: only root can become another user");
+    }
+    let folder = Folder::new("owner");
+    std::fs::set_permissions(folder.path(""), PermissionsExt::from_mode(0o755)).unwrap();
+    let socket = folder.path("socket");
+    let daemon = Daemon::start(&["-u", "nobody", "-s", socket.to_str().unwrap(), "-a", "770"]);
+    let found = std::fs::metadata(&socket).unwrap();
+    assert_eq!((found.uid(), found.mode() & 0o777), (NOBODY, 0o770));
+    let tried = Command::new("python3")
+        .args(["-c", "import socket,sys; s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1])"])
+        .arg(&socket)
+        .uid(NOBODY)
+        .gid(found.gid())
+        .output();
+    match tried {
+        Ok(tried) => assert!(tried.status.success(), "{}", text(&tried.stderr)),
+        Err(error) => eprintln!("nobody did not try to connect: {error}"),
+    }
+    daemon.stop();
+}
+
+#[test]
+fn with_few_open_files_it_serves_fewer_clients() {
+    use std::os::unix::process::CommandExt;
+    // A place where everybody may run it, under another user who may not raise limits.
+    let folder = Folder::new("files");
+    std::fs::set_permissions(folder.path(""), PermissionsExt::from_mode(0o755)).unwrap();
+    let binary = folder.path("seawalld");
+    std::fs::copy(env!("CARGO_BIN_EXE_seawalld"), &binary).unwrap();
+    let start = |files: u32, extra: &str| {
+        let port = free_port();
+        let script = format!(
+            "ulimit -n {files} && exec {} -l 127.0.0.1 -p {port} --admin-listen off -t 1 {extra}",
+            binary.display()
+        );
+        let mut command = Command::new("sh");
+        command.args(["-c", &script]).stdin(Stdio::null()).stderr(Stdio::piped());
+        if is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        (command.spawn().unwrap(), port)
+    };
+    let (mut child, port) = start(1024, "");
+    let mut log = String::new();
+    let mut lines = BufReader::new(child.stderr.take().unwrap());
+    while !log.contains("ready\n") {
+        assert_ne!(std::io::BufRead::read_line(&mut lines, &mut log).unwrap(), 0, "{log}");
+    }
+    assert!(log.contains("at most 768 clients at a time instead of 1024"), "{log}");
+    let stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut client = common::Client(BufReader::new(stream));
+    client.send(b"stats settings\r\n");
+    let mut line = client.line();
+    while !line.starts_with("STAT maxconns ") {
+        line = client.line();
+    }
+    assert_eq!(line, "STAT maxconns 768");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // A number that was asked for and cannot be had is a mistake.
+    let (child, _) = start(1024, "-c 5000");
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out.stderr).contains("this needs 5256, the limit is 1024"));
+}
+
+#[test]
+fn a_killed_node_is_replaced_at_once() {
+    let folder = Folder::new("at-once");
+    let socket = folder.path("socket");
+    let (port, admin) = (free_port().to_string(), free_port().to_string());
+    let admin = format!("127.0.0.1:{admin}");
+    let args = [
+        "-l",
+        "127.0.0.1",
+        "-p",
+        &port,
+        "-t",
+        "2",
+        "--admin-listen",
+        &admin,
+        "-s",
+        socket.to_str().unwrap(),
+    ];
+    let mut before: Option<std::process::Child> = None;
+    for round in 0..8 {
+        if let Some(before) = &mut before {
+            before.kill().unwrap();
+        }
+        // The one before may not even have ended.
+        let mut child = Command::new(env!("CARGO_BIN_EXE_seawalld"))
+            .args(args)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = String::new();
+        let mut lines = BufReader::new(child.stderr.take().unwrap());
+        while !log.contains("ready\n") {
+            let read = std::io::BufRead::read_line(&mut lines, &mut log).unwrap();
+            assert_ne!(read, 0, "round {round}: {log}");
+        }
+        assert!(log.contains("admin API on"), "{log}");
+        // Sockets that its ring holds are what stays a little longer.
+        let streams: Vec<_> = (0..20)
+            .map(|_| std::net::TcpStream::connect(("127.0.0.1", port.parse().unwrap())).unwrap())
+            .collect();
+        drop(streams);
+        std::os::unix::net::UnixStream::connect(&socket).unwrap();
+        if let Some(mut before) = before.replace(child) {
+            before.wait().unwrap();
+        }
+    }
+    let mut last = before.unwrap();
+    last.kill().unwrap();
+    last.wait().unwrap();
+}
+
+#[test]
+fn variables_of_a_kubernetes_service_do_not_keep_it_from_starting() {
+    let out = Command::new(env!("CARGO_BIN_EXE_seawalld"))
+        .arg("--check-config")
+        .env("SEAWALL_PORT", "tcp://10.0.0.7:11211")
+        .env("SEAWALL_SERVICE_HOST", "10.0.0.7")
+        .env("SEAWALL_LISTEN_PORT", "tcp://10.0.0.8:11211")
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert!(text(&out.stdout).contains("listen.port                      11211 "));
+}

@@ -9,6 +9,7 @@ use super::core::{CorePeering, NodeClock, Report, Standing};
 use super::keeper::{self, Answer, Answers, Leading, kind};
 use super::links::{self, Links};
 use super::skew::{self, Skew};
+use crate::names::Names;
 use crate::server::say;
 use crate::settings::{ClusterConfig, Coordinator as Choice};
 use anyhow::{Context, Result};
@@ -24,7 +25,7 @@ use coordinator::etcd::{Etcd, EtcdOptions};
 use coordinator::wire::{Peers, Server, Tls, TlsFiles, WireSettings};
 use coordinator::{Coordinator, Health, Role};
 use net::control::ControlCall;
-use net::core::{Core, LazyText};
+use net::core::Core;
 use net::mesh::NodeCall;
 use net::node::{NodeHandle, PeeringFactory};
 use net::peering::PeeringLimits;
@@ -130,6 +131,8 @@ pub struct Shared {
     pub peers: Arc<Peers>,
     pub links: Links,
     pub namespaces: Vec<String>,
+    /// Addresses of nodes that are known by name.
+    pub names: Names,
     pub leading: Mutex<Option<Leading>>,
     /// Of this machine's clock.
     pub skew: Skew,
@@ -180,7 +183,7 @@ impl Cluster {
             settings.tls = Some(Arc::new(Tls::load(files).context("cannot use the certificates")?));
         }
         let settings = Arc::new(settings);
-        let listener = tokio::net::TcpListener::bind(config.listen).await.with_context(|| {
+        let listener = crate::listen::patiently(config.listen).await.with_context(|| {
             format!(
                 "cannot listen for other nodes on {}\n  to move it:    --cluster-listen IP:PORT\n  cause",
                 config.listen
@@ -240,6 +243,7 @@ impl Cluster {
             peers,
             links: Links::default(),
             namespaces,
+            names: Names::default(),
             leading: Mutex::new(None),
             beat: Notify::new(),
             control: Mutex::new(control),
@@ -417,11 +421,8 @@ impl Shared {
             }
             Effect::Tell(Tell::Lease(until)) => self.standing.set_lease(until),
             Effect::Tell(tell) => {
-                if let Tell::Topology { topology, .. } = &tell
-                    && let Ok(mut text) = self.node().shared().cluster.write()
-                {
-                    let topology = topology.clone();
-                    *text = Some(Arc::new(LazyText::new(move || super::shown::texts(&topology))));
+                if let Tell::Topology { topology, .. } = &tell {
+                    super::shown::publish(self, topology);
                 }
                 self.tell_cores(&tell);
             }

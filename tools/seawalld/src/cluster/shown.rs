@@ -3,34 +3,58 @@
 use super::control::Shared;
 use cluster::topology::Topology;
 use cluster::view;
-use net::core::ClusterText;
+use net::core::{ClusterText, LazyText};
 use serde_json::{Value, json};
-use std::net::ToSocketAddrs;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Pieces of the ring that are shown one by one.
 const ARCS: usize = 64;
 
-/// What `config get cluster` and `topology` answer.
-pub fn texts(topology: &Topology) -> ClusterText {
-    let mut nodes = String::new();
-    for (_, member) in topology.nodes().filter(|(_, member)| member.up) {
-        let Some((host, port)) = member.node.client_address.rsplit_once(':') else { continue };
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let ip = match host.parse::<std::net::IpAddr>() {
-            Ok(_) => host.to_owned(),
-            Err(_) => (host, 0)
-                .to_socket_addrs()
-                .ok()
-                .and_then(|mut found| found.next())
-                .map_or_else(String::new, |found| found.ip().to_string()),
-        };
-        if !nodes.is_empty() {
-            nodes.push(' ');
+/// Has clients told of this topology, and of the addresses of its nodes as soon as
+/// they are known.
+pub fn publish(shared: &Arc<Shared>, topology: &Arc<Topology>) {
+    set_text(shared, topology);
+    let hosts = topology.nodes().filter_map(|(_, member)| match member.node.client_parts()? {
+        (host, "", _) => Some(host.to_owned()),
+        _ => None,
+    });
+    let due = shared.names.due(hosts);
+    if due.is_empty() {
+        return;
+    }
+    let (shared, topology) = (shared.clone(), topology.clone());
+    tokio::task::spawn_blocking(move || {
+        if shared.names.ask(due) && shared.topology().revision() == topology.revision() {
+            set_text(&shared, &topology);
         }
-        nodes.push_str(&format!("{host}|{ip}|{port}"));
+    });
+}
+
+fn set_text(shared: &Shared, topology: &Arc<Topology>) {
+    if let Ok(mut text) = shared.node().shared().cluster.write() {
+        let (topology, known) = (topology.clone(), shared.names.known());
+        *text = Some(Arc::new(LazyText::new(move || texts(&topology, &known))));
+    }
+}
+
+/// What `config get cluster` and `topology` answer. The former is a list of
+/// `host|ip|port`; clients take the one or the other of the first two.
+fn texts(topology: &Topology, known: &BTreeMap<String, IpAddr>) -> ClusterText {
+    let mut nodes = Vec::new();
+    for (_, member) in topology.nodes().filter(|(_, member)| member.up) {
+        let Some((host, told, port)) = member.node.client_parts() else { continue };
+        let ip = match known.get(host) {
+            _ if !told.is_empty() => told.to_owned(),
+            _ if host.parse::<IpAddr>().is_ok() => host.to_owned(),
+            Some(ip) => ip.to_string(),
+            None => String::new(),
+        };
+        nodes.push(format!("{host}|{ip}|{port}"));
     }
     ClusterText {
-        config: format!("{}\n{nodes}\n", topology.revision().0),
+        config: format!("{}\n{}\n", topology.revision().0, nodes.join(" ")),
         topology: view::json(topology),
     }
 }
@@ -80,7 +104,7 @@ pub fn ring(shared: &Shared) -> Value {
             let slot = usize::from(index.0);
             json!({
                 "name": member.node.name,
-                "address": member.node.client_address,
+                "address": member.node.client_host_port(),
                 "peer_address": member.node.peer_address,
                 "zone": member.node.zone,
                 "weight": member.node.weight,

@@ -1,5 +1,6 @@
 //! Reads the three sources and gathers every mistake.
 
+use super::foreign;
 use super::table::{self, ACCEPTED, EXTENDED, Extended, Kind, REFUSED, SETTINGS, Setting};
 use super::value::{self, Value, nearest};
 use super::{Effective, Source};
@@ -260,8 +261,11 @@ fn variables(
     let mut variables: Vec<_> =
         env.into_iter().filter(|(name, _)| name.starts_with("SEAWALL_")).collect();
     variables.sort();
+    let mut links = Vec::new();
     for (name, text) in variables {
-        if name == "SEAWALL_CONFIG" {
+        if foreign::is_service_link(&name, &text) {
+            links.push(name);
+        } else if name == "SEAWALL_CONFIG" {
             file.get_or_insert(text);
         } else if let Some(setting) = SETTINGS.iter().find(|setting| setting.env() == name) {
             given.push(Given {
@@ -269,16 +273,31 @@ fn variables(
                 place: Source::Environment(format!("{name}={text}")),
                 text,
             });
-        } else {
-            let known: Vec<String> = SETTINGS.iter().map(Setting::env).collect();
-            let text = match nearest(&name, known.iter().map(String::as_str)) {
-                Some(near) => format!("unknown setting; did you mean {near}?"),
-                None => "unknown setting; --help lists them".into(),
-            };
-            out.problems.push(Problem { place: name, text });
+        } else if !foreign::is_of_seawallctl(&name) {
+            unknown_variable(name, out);
         }
     }
+    out.notes.extend(foreign::note(&links));
     given
+}
+
+/// A slip is a mistake. What resembles no setting is somebody else's.
+fn unknown_variable(name: String, out: &mut Collected) {
+    let prefix = "SEAWALL_";
+    let known: Vec<String> = SETTINGS.iter().map(Setting::env).collect();
+    let known: Vec<&str> = known.iter().filter_map(|name| name.strip_prefix(prefix)).collect();
+    let word = name.strip_prefix(prefix).unwrap_or(&name);
+    // SEAWALL_PORT lacks only the section.
+    let sectionless = known.iter().find(|known| known.ends_with(&format!("_{word}"))).copied();
+    match sectionless.or_else(|| nearest(word, known.iter().copied())) {
+        Some(near) => out.problems.push(Problem {
+            text: format!("unknown setting; did you mean {prefix}{near}?"),
+            place: name,
+        }),
+        None => out.notes.push(format!(
+            "{name} in the environment is no setting and is ignored; --help lists them"
+        )),
+    }
 }
 
 fn toml_file(path: &str, text: &str, out: &mut Collected) -> Vec<Given> {
@@ -447,6 +466,31 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected}\nnot in\n{text}");
         }
+    }
+
+    #[test]
+    fn what_is_not_ours_in_the_environment_does_not_keep_the_node_from_starting() {
+        let address = "tcp://10.0.0.7:11211";
+        let links = [
+            ("SEAWALL_SERVICE_HOST", "10.0.0.7"),
+            ("SEAWALL_SERVICE_PORT", "11211"),
+            ("SEAWALL_PORT", address),
+            ("SEAWALL_PORT_11211_TCP", address),
+            ("SEAWALL_LISTEN_PORT", address),
+            ("SEAWALL_ADMIN", "127.0.0.1:9150"),
+            ("SEAWALL_HELM_CHART_REVISION", "7"),
+            ("SEAWALL_MEMORY_LIMIT", "2g"),
+        ];
+        let found = run(&[], &links, "");
+        assert_eq!(found.problems, []);
+        assert_eq!(shown(&found, "memory.limit").0, "2g");
+        assert_eq!(shown(&found, "listen.port"), ("11211".into(), "default".into()));
+        let [other, service] = found.notes.as_slice() else { panic!("{:?}", found.notes) };
+        assert!(other.starts_with("SEAWALL_HELM_CHART_REVISION"), "{other}");
+        assert!(service.contains("and 4 more") && service.contains("Kubernetes"), "{service}");
+        // A value that is none is a mistake still, and so is a name that is nearly one.
+        let found = run(&[], &[("SEAWALL_LISTEN_PORT", "http"), ("SEAWALL_PORT", "1")], "");
+        assert_eq!(found.problems.len(), 2, "{:?}", found.problems);
     }
 
     #[test]

@@ -4,13 +4,16 @@
 //! is read to its end and all mistakes are reported at once, each with where it
 //! stands and the nearest valid name.
 
+mod advertise;
 mod cluster;
 mod collect;
+mod foreign;
 mod help;
 pub mod table;
 mod typed;
 pub mod value;
 
+pub use advertise::Advertise;
 pub use cluster::{ClusterConfig, Coordinator};
 pub use collect::{Collected, Intent, Problem, collect};
 pub use help::{help, man_page};

@@ -157,9 +157,10 @@ pub const SETTINGS: &[Setting] = &[
     row("cluster.tls_name", None, "cluster-tls-name", Kind::Text, "", "name that other nodes' certificates bear; empty: the host they are reached at"),
 
     row("admin.listen", None, "admin-listen", Kind::Text, "127.0.0.1:9150", "address of /metrics, /livez, /readyz and the admin API; off: none"),
-    row("admin.advertise", None, "advertise", Kind::Text, "", "host|ip|port that `config get cluster` tells clients; empty: found from the listener"),
+    row("admin.advertise", None, "advertise", Kind::Text, "", "where `config get cluster` sends clients: HOST, HOST:PORT or HOST|IP|PORT; empty: the address listened on, or else the host of cluster.advertise"),
 
-    row("snapshot.file", None, "snapshot", Kind::Path, "", "write the cache here on SIGTERM and load it at start"),
+    row("snapshot.file", None, "snapshot", Kind::Path, "", "write the cache here on SIGTERM and load it at the next start, once"),
+    row("snapshot.load", None, "snapshot-load", Kind::Choice(&["clean", "any"]), "clean", "which snapshots to load: clean, only what was written at the last clean end; any, also an older one, whose items clients may have changed or deleted since"),
     row("snapshot.drain_seconds", None, "drain-seconds", Kind::Count(0, 3_600), "5", "on SIGTERM, how long clients may finish what they sent"),
 
     row("process.user", Some('u'), "user", Kind::Text, "", "user to become when started as root"),

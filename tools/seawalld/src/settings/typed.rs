@@ -1,6 +1,7 @@
 //! The settings as the daemon uses them: one field a row, typed, and the checks
 //! that need more than one row.
 
+use super::advertise::Advertise;
 use super::cluster::ClusterConfig;
 use super::collect::Problem;
 use super::table::EPHEMERAL_PORT;
@@ -54,6 +55,8 @@ pub struct Config {
     pub busy_poll_us: u64,
     /// Connection limit.
     pub connections_max: u32,
+    /// The user chose that number.
+    pub connections_asked: bool,
     /// Error and close past the limit.
     pub refuse_fast: bool,
     /// Seconds; 0 never.
@@ -103,9 +106,11 @@ pub struct Config {
     /// The admin address was chosen by the user: failing to bind it is fatal.
     pub admin_required: bool,
     /// For auto-discovery.
-    pub advertise: Option<String>,
+    pub advertise: Option<Advertise>,
     /// Snapshot file.
     pub snapshot: Option<PathBuf>,
+    /// Load a snapshot that may be older than what clients did since, too.
+    pub snapshot_stale: bool,
     /// Grace of a drain, in seconds.
     pub drain_seconds: u64,
     /// The cluster, if the node belongs to one.
@@ -201,6 +206,14 @@ impl Config {
                 }
             },
         };
+        let text = rows.text("admin.advertise");
+        let advertise = Advertise::parse(text);
+        if advertise.is_none() && !text.is_empty() {
+            problems.push(rows.problem(
+                "admin.advertise",
+                format!("{text:?} is not HOST, HOST:PORT, [IPV6]:PORT or HOST|IP|PORT"),
+            ));
+        }
         let namespaces = rows.list("namespace.names").to_vec();
         let delimiter = rows.text("namespace.delimiter").as_bytes()[0];
         for name in namespaces.iter().filter(|name| name.as_bytes().contains(&delimiter)) {
@@ -262,6 +275,7 @@ impl Config {
             receive_buffers: rows.number("io.receive_buffers") as u32,
             busy_poll_us: rows.number("io.busy_poll_us"),
             connections_max: rows.number("connections.max") as u32,
+            connections_asked: rows.is_given("connections.max"),
             refuse_fast: rows.text("connections.refuse_fast") == "yes",
             idle_timeout: rows.number("connections.idle_timeout") as u32,
             output_max: rows.number("connections.output_max") as usize,
@@ -289,9 +303,9 @@ impl Config {
             tag_generations_max: rows.number("namespace.tag_generations_max") as usize,
             admin,
             admin_required: rows.is_given("admin.listen"),
-            advertise: Some(rows.text("admin.advertise").to_owned())
-                .filter(|text| !text.is_empty()),
+            advertise,
             snapshot: rows.path("snapshot.file"),
+            snapshot_stale: rows.text("snapshot.load") == "any",
             drain_seconds: rows.number("snapshot.drain_seconds"),
             cluster,
             user: Some(rows.text("process.user").to_owned()).filter(|text| !text.is_empty()),

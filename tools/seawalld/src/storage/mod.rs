@@ -1,13 +1,12 @@
-//! The storage thread: sequential files, written and read with direct I/O.
+//! The storage thread: long files, written and read while the cores serve.
 //!
-//! A glommio executor on a thread of its own does the disk's work, so that a
-//! snapshot neither fills the page cache nor takes time from a data core. Jobs
-//! reach it over bounded channels; a full one makes the producer wait. Where
-//! io_uring is refused or too little memory may be locked, the same jobs run
-//! with ordinary file calls, and [`Storage::mode`] says why.
+//! One thread does the disk's work, so that a snapshot takes no time from a data core.
+//! Jobs reach it over bounded channels; a full one makes the producer wait. `file`
+//! has the system calls, `place` the checks of the snapshot's path, `snapshot` what
+//! is written. A job that fails says why and leaves the thread as it was.
 
-mod direct;
-mod plain;
+mod file;
+pub mod place;
 pub mod snapshot;
 
 use std::io;
@@ -24,45 +23,22 @@ const READ_CHUNK_BYTES: usize = 1 << 20;
 enum Job {
     /// Write the chunks to a new file, then sync it.
     Write { path: PathBuf, chunks: Receiver<Vec<u8>>, done: SyncSender<io::Result<()>> },
-    /// Read the file to its end, from `offset`.
+    /// Read the file to its end.
     Read { path: PathBuf, chunks: SyncSender<io::Result<Vec<u8>>> },
-}
-
-/// How files are read and written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// glommio, direct I/O.
-    Direct,
-    /// Ordinary calls, and why.
-    Plain(String),
 }
 
 /// The storage thread.
 #[derive(Debug)]
 pub struct Storage {
     jobs: Mutex<SyncSender<Job>>,
-    mode: Mode,
 }
 
 impl Storage {
     /// Starts the thread.
     pub fn start() -> io::Result<Storage> {
         let (jobs, inbox) = sync_channel(1);
-        let mode = match direct::start(inbox) {
-            Ok(()) => Mode::Direct,
-            Err((inbox, why)) => {
-                std::thread::Builder::new()
-                    .name("storage".into())
-                    .spawn(move || plain::run(&inbox))?;
-                Mode::Plain(why)
-            }
-        };
-        Ok(Storage { jobs: Mutex::new(jobs), mode })
-    }
-
-    /// How it works on this machine.
-    pub fn mode(&self) -> &Mode {
-        &self.mode
+        std::thread::Builder::new().name("storage".into()).spawn(move || run(&inbox))?;
+        Ok(Storage { jobs: Mutex::new(jobs) })
     }
 
     fn submit(&self, job: Job) -> io::Result<()> {
@@ -72,9 +48,7 @@ impl Storage {
 
     /// Begins a file beside `path`; it takes that name when it is finished.
     pub fn create(&self, path: &Path) -> io::Result<FileWriter> {
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.tmp", std::process::id()));
-        let temporary = path.with_file_name(name);
+        let temporary = place::temporary(path);
         let (chunks, inbox) = sync_channel(CHUNKS_WAITING_MAX);
         let (done, outcome) = sync_channel(1);
         self.submit(Job::Write { path: temporary.clone(), chunks: inbox, done })?;
@@ -95,6 +69,41 @@ impl Storage {
         let (chunks, inbox) = sync_channel(CHUNKS_WAITING_MAX);
         self.submit(Job::Read { path: path.to_owned(), chunks })?;
         Ok(inbox.into_iter())
+    }
+}
+
+/// Takes one job after the other until the last [`Storage`] is gone.
+fn run(jobs: &Receiver<Job>) {
+    for job in jobs {
+        match job {
+            Job::Write { path, chunks, done } => {
+                let _ = done.send(write(&path, &chunks));
+            }
+            Job::Read { path, chunks } => {
+                if let Err(error) = read(&path, &chunks) {
+                    let _ = chunks.send(Err(error));
+                }
+            }
+        }
+    }
+}
+
+fn write(path: &Path, chunks: &Receiver<Vec<u8>>) -> io::Result<()> {
+    let mut file = file::Writer::create(path)?;
+    for chunk in chunks {
+        file.write(&chunk)?;
+    }
+    file.finish()
+}
+
+fn read(path: &Path, chunks: &SyncSender<io::Result<Vec<u8>>>) -> io::Result<()> {
+    let mut file = file::Reader::open(path)?;
+    loop {
+        let chunk = file.next(READ_CHUNK_BYTES)?;
+        // The reader may have seen enough.
+        if chunk.is_empty() || chunks.send(Ok(chunk)).is_err() {
+            return Ok(());
+        }
     }
 }
 
@@ -134,8 +143,7 @@ impl FileWriter {
         self.outcome()??;
         std::fs::rename(&self.temporary, &self.path)?;
         self.finished = true;
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        std::fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+        place::sync_folder_of(&self.path)
     }
 }
 
@@ -160,12 +168,15 @@ mod tests {
         folder
     }
 
-    fn round_trip(storage: &Storage, name: &str) {
-        let folder = folder(name);
+    #[test]
+    fn files_survive_the_round_trip() {
+        let storage = Storage::start().unwrap();
+        let folder = folder("trip");
         let path = folder.join("file");
         let mut writer = storage.create(&path).unwrap();
         let mut expected = Vec::new();
-        for round in 0..40u32 {
+        // More than two windows of write-behind, and a rest.
+        for round in 0..400u32 {
             let chunk: Vec<u8> = (0..70_001u32).map(|at| (at ^ round) as u8).collect();
             expected.extend_from_slice(&chunk);
             writer.write(chunk).unwrap();
@@ -186,17 +197,5 @@ mod tests {
         let refused = storage.create(&folder.join("no/such/folder/file")).unwrap().finish();
         assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::NotFound);
         std::fs::remove_dir_all(folder).unwrap();
-    }
-
-    #[test]
-    fn files_survive_the_round_trip() {
-        round_trip(&Storage::start().unwrap(), "default");
-    }
-
-    #[test]
-    fn files_survive_the_round_trip_without_io_uring() {
-        let (jobs, inbox) = sync_channel(1);
-        std::thread::spawn(move || plain::run(&inbox));
-        round_trip(&Storage { jobs: Mutex::new(jobs), mode: Mode::Plain("test".into()) }, "plain");
     }
 }

@@ -6,12 +6,15 @@
 //! in it or not, as a cache may forget. Invalidations that came during the walk are
 //! saved last, so that nothing invalidated meanwhile comes back.
 //!
+//! The header says whether the file was taken at a clean end or while clients were
+//! served; [`refusal`] decides by it whether to load the file at all.
+//!
 //! Loading checks every block before it believes it. A file that turns out
 //! damaged halfway is refused as a whole: what it had brought is dropped again.
 
 use super::Storage;
 use anyhow::{Context, Result, anyhow, bail};
-use engine::snapshot::{self as codec, Block, SnapshotError, Totals};
+use engine::snapshot::{self as codec, Block, Header, SnapshotError, Taken, Totals};
 use engine::{Now, Pin, Record, RecordValue, Reservation, ScanCursor, ScanLimits, Shard};
 use std::path::Path;
 use std::sync::Mutex;
@@ -169,8 +172,9 @@ pub fn save(
     storage: &Storage,
     path: &Path,
     progress: &Progress,
+    taken: Taken,
 ) -> Result<Totals> {
-    let outcome = save_all(shards, storage, path, progress)
+    let outcome = save_all(shards, storage, path, progress, taken)
         .with_context(|| format!("cannot write the snapshot {}", path.display()));
     progress.end(outcome.as_ref());
     outcome
@@ -181,12 +185,14 @@ fn save_all(
     storage: &Storage,
     path: &Path,
     progress: &Progress,
+    taken: Taken,
 ) -> Result<Totals> {
+    super::place::check_replaceable(path)?;
     let mut file = storage.create(path)?;
     let mut totals = Totals::default();
     let created = shards.on_core(0, |_, now| now)?;
     let mut out = Vec::new();
-    codec::write_header(created.0, &mut out);
+    codec::write_header(Header { taken, created_unix_ms: created.0 }, &mut out);
     let count = shards.count();
     for core in 0..count {
         let mut cursor = ScanCursor::default();
@@ -237,6 +243,20 @@ fn write_pieces(
         offset += length;
     }
     Ok(())
+}
+
+/// Why a snapshot is not to be loaded; `stale_too`: the user wants old items as well.
+pub fn refusal(taken: Taken, stale_too: bool) -> Option<&'static str> {
+    match taken {
+        Taken::AtTheEnd => None,
+        _ if stale_too => None,
+        Taken::WhileServing => {
+            Some("it was taken while the node served, and clients may have changed items since")
+        }
+        Taken::Loaded => Some(
+            "a node was started from it already and has not ended cleanly since, so clients may have changed items",
+        ),
+    }
 }
 
 /// Loads `path` into empty shards. On any error they are left empty.
@@ -515,7 +535,7 @@ mod tests {
         for shard in &old.0 {
             shard.lock().unwrap().invalidate_tag(tag, NOW);
         }
-        let saved = save(&old, &storage, &path, &Progress::default()).unwrap();
+        let saved = save(&old, &storage, &path, &Progress::default(), Taken::AtTheEnd).unwrap();
         assert_eq!(saved.items, 3_001);
 
         let new = Bare::new(2);
@@ -541,7 +561,7 @@ mod tests {
         for number in 0..2_000u32 {
             old.set(format!("key{number}").as_bytes(), &[7; 100], &[]);
         }
-        save(&old, &storage, &path, &Progress::default()).unwrap();
+        save(&old, &storage, &path, &Progress::default(), Taken::AtTheEnd).unwrap();
         let good = std::fs::read(&path).unwrap();
         for at in (0..good.len()).step_by(good.len() / 40).chain([good.len() - 1]) {
             let mut bytes = good.clone();

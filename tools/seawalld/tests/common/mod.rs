@@ -43,6 +43,15 @@ pub fn run(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_seawalld")).args(args).stdin(Stdio::null()).output().unwrap()
 }
 
+/// A start that is to fail: exit code and log.
+pub fn run_until_exit(args: &[&str]) -> (Option<i32>, String) {
+    let port = free_port().to_string();
+    let mut all = vec!["-l", "127.0.0.1", "-p", &port, "--admin-listen", "off", "-t", "1"];
+    all.extend(args);
+    let out = run(&all);
+    (out.status.code(), text(&out.stderr))
+}
+
 /// A running server.
 pub struct Daemon {
     child: Child,
@@ -109,6 +118,12 @@ impl Daemon {
         let sent =
             Command::new("kill").args(["-s", name, &self.pid().to_string()]).status().unwrap();
         assert!(sent.success());
+    }
+
+    /// As the machine would: without a word.
+    pub fn kill(self) {
+        self.signal("KILL");
+        self.wait();
     }
 
     /// Waits for its end; the exit code and the whole log.
