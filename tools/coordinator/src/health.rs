@@ -31,6 +31,18 @@ pub struct Health {
     pub disk_error: Option<String>,
     /// What a node that is not yet part of a cluster waits for.
     pub waits_for: Option<String>,
+    /// A node that this one was told to join belongs to another cluster.
+    pub other_cluster: Option<OtherCluster>,
+}
+
+/// A node of `--join` belongs to another cluster than this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct OtherCluster {
+    /// Which nodes, and what to do.
+    pub what: String,
+    /// No node of `--join` belongs to the cluster of this one: this node is most likely
+    /// the one that is wrong.
+    pub alone: bool,
 }
 
 impl fmt::Display for Health {
@@ -57,6 +69,9 @@ impl fmt::Display for Health {
         }
         if let Some(wait) = &self.waits_for {
             writeln!(out, "waits for    {wait}")?;
+        }
+        if let Some(other) = &self.other_cluster {
+            writeln!(out, "other        {}", other.what)?;
         }
         Ok(())
     }

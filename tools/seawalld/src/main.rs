@@ -37,7 +37,7 @@ fn main() -> ExitCode {
         Intent::ManPage => print!("{}", settings::man_page()),
         Intent::Version => println!("seawalld {}", env!("CARGO_PKG_VERSION")),
         Intent::License => print!("{}", include_str!("../../../LICENSE")),
-        Intent::CheckConfig | Intent::Run => return start(found),
+        Intent::CheckConfig | Intent::Recover | Intent::Run => return start(found),
     }
     ExitCode::SUCCESS
 }
@@ -64,7 +64,11 @@ fn start(found: Collected) -> ExitCode {
         }
         return ExitCode::SUCCESS;
     }
-    match run(config, found.effective, &found.notes) {
+    let outcome = match found.intent {
+        Intent::Recover => recover(&config, &found.lost),
+        _ => run(config, found.effective, &found.notes),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             server::say(&format!("{error:#}"));
@@ -83,6 +87,20 @@ fn mistakes(problems: &[Problem]) -> String {
         out.push_str(&format!("  {place}: {text}\n"));
     }
     out
+}
+
+/// `--cluster-recover`.
+fn recover(config: &Config, lost: &[String]) -> Result<()> {
+    let Some(cluster) = &config.cluster else {
+        anyhow::bail!(
+            "cannot recover a cluster: give --cluster-listen, --node-name and --cluster-directory as this node is started with"
+        );
+    };
+    if let Some(user) = &config.user {
+        process::become_user(user)?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(cluster::recover(cluster, lost))
 }
 
 fn run(mut config: Config, effective: settings::Effective, notes: &[String]) -> Result<()> {

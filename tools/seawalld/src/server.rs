@@ -6,7 +6,7 @@
 //! SIGTERM, SIGINT and SIGUSR1 drain the clients, write the snapshot if there is
 //! a file for it, and end. SIGHUP reads the users again.
 
-use crate::cluster::{Cluster, Starting};
+use crate::cluster::{Cluster, Ending, Starting};
 use crate::metrics::{self, Page, Stats, Type};
 use crate::process;
 use crate::settings::{Advertise, Config, Effective, value};
@@ -42,6 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const LIVE_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the cores may take to close the connections that are left at the end.
 const CUT_OFF_PATIENCE: Duration = Duration::from_secs(2);
+/// How often a node without a cluster looks whether it has one.
+const LEASE_LOOK_EVERY: Duration = Duration::from_millis(50);
 /// How often a long load or save is reported.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 
@@ -59,6 +61,8 @@ pub enum Unready {
     Draining,
     /// The node is not part of its cluster yet, or has lost it.
     Cluster,
+    /// The node is in another cluster than those that it was told to join.
+    OtherCluster(String),
     /// A core does not answer.
     Core(String),
 }
@@ -69,7 +73,7 @@ impl std::fmt::Display for Unready {
             Unready::Loading => f.write_str("the snapshot is being loaded"),
             Unready::Draining => f.write_str("the node is draining"),
             Unready::Cluster => f.write_str("the node has no lease from its cluster"),
-            Unready::Core(error) => f.write_str(error),
+            Unready::OtherCluster(what) | Unready::Core(what) => f.write_str(what),
         }
     }
 }
@@ -190,19 +194,24 @@ impl Server {
         {
             say(&format!("WARNING: {error:#}"));
         }
-        say("ready");
+        self.say_when_ready();
         process::notify("READY=1");
         if let Some(background) = background {
             background.served()?;
         }
+        let mut ending = None;
         loop {
             tokio::select! {
                 _ = terminate.recv() => break,
                 _ = interrupt.recv() => break,
                 _ = graceful.recv() => break,
                 () = self.shutdown.notified() => break,
-                () = self.superseded() => {
-                    say("a later process of this node's name is in the cluster: this one ends");
+                why = self.cluster_ending() => {
+                    say(match why {
+                        Ending::Superseded => "a later process of this node's name is in the cluster: this one ends",
+                        Ending::BegunAnew => "the cluster was begun anew: this process ends, the next one joins it",
+                    });
+                    ending = Some(why);
                     break;
                 }
                 _ = hang_up.recv() => {
@@ -227,7 +236,27 @@ impl Server {
             cluster.leave().await;
         }
         let server = self.clone();
-        tokio::task::spawn_blocking(move || server.end()).await?
+        tokio::task::spawn_blocking(move || server.end()).await??;
+        // An error, so that whoever watches over the process starts it again.
+        match ending {
+            Some(Ending::BegunAnew) => bail!("this node must be started again"),
+            Some(Ending::Superseded) | None => Ok(()),
+        }
+    }
+
+    /// Logs that the node is ready, as soon as it is.
+    fn say_when_ready(self: &Arc<Server>) {
+        if self.cluster.get().is_none() {
+            return say("ready");
+        }
+        say("open to clients; not part of a cluster yet");
+        let server = self.clone();
+        tokio::spawn(async move {
+            while !server.cluster.get().is_some_and(|cluster| cluster.shared().standing().0) {
+                tokio::time::sleep(LEASE_LOOK_EVERY).await;
+            }
+            say("ready");
+        });
     }
 
     /// Lets the node look for its cluster, if it belongs to one.
@@ -261,10 +290,10 @@ impl Server {
         Ok(())
     }
 
-    /// Resolves when another process has taken this node's place.
-    async fn superseded(&self) {
+    /// Resolves when the cluster demands that this process ends.
+    async fn cluster_ending(&self) -> Ending {
         match self.cluster.get() {
-            Some(cluster) => cluster.superseded().await,
+            Some(cluster) => cluster.ending().await,
             None => std::future::pending().await,
         }
     }
@@ -552,10 +581,13 @@ impl Server {
         if self.draining.load(Ordering::Acquire) {
             reasons.push(Unready::Draining);
         }
-        if let Some(cluster) = self.cluster.get()
-            && !cluster.shared().standing().0
-        {
-            reasons.push(Unready::Cluster);
+        if let Some(cluster) = self.cluster.get() {
+            if !cluster.shared().standing().0 {
+                reasons.push(Unready::Cluster);
+            }
+            if let Some(other) = cluster.shared().health().other_cluster.filter(|it| it.alone) {
+                reasons.push(Unready::OtherCluster(other.what));
+            }
         }
         if let Err(error) = self.check_cores() {
             reasons.push(Unready::Core(format!("{error:#}")));

@@ -32,20 +32,39 @@ impl Cluster {
         cluster
     }
 
+    fn join(&self) -> Vec<String> {
+        self.peers.iter().map(|port| format!("127.0.0.1:{port}")).collect()
+    }
+
+    fn directory(&self, node: usize) -> std::path::PathBuf {
+        self.folder.path(&format!("n{node}"))
+    }
+
+    /// What makes it this node of this cluster.
+    fn membership(&self, node: usize) -> Vec<String> {
+        let (join, directory) = (self.join(), self.directory(node));
+        let pairs = [
+            ("--cluster-listen", join[node].clone()),
+            ("--join", join.join(",")),
+            ("--node-name", format!("n{node}")),
+            ("--cluster-directory", directory.to_string_lossy().into_owned()),
+        ];
+        pairs.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect()
+    }
+
+    /// Begins the cluster anew on a node that does not run: exit code and log.
+    fn recover(&self, node: usize, lost: &str) -> (Option<i32>, String) {
+        let mut args = self.membership(node);
+        args.extend(["--cluster-recover".to_owned(), lost.to_owned()]);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let out = common::run(&args);
+        (out.status.code(), common::text(&out.stderr))
+    }
+
     fn restart(&mut self, node: usize) {
-        let join: Vec<String> = self.peers.iter().map(|port| format!("127.0.0.1:{port}")).collect();
-        let listen = join[node].clone();
-        let (join, name) = (join.join(","), format!("n{node}"));
-        let directory = self.folder.path(&name).to_string_lossy().into_owned();
-        let mut args = vec![
-            "--cluster-listen",
-            &listen,
-            "--join",
-            &join,
-            "--node-name",
-            &name,
-            "--cluster-directory",
-            &directory,
+        let membership = self.membership(node);
+        let mut args: Vec<&str> = membership.iter().map(String::as_str).collect();
+        args.extend([
             "--partitions",
             PARTITIONS,
             "--pin-cores",
@@ -55,7 +74,7 @@ impl Cluster {
             "30000",
             "--drain-seconds",
             "30",
-        ];
+        ]);
         args.extend(self.extra.iter().map(String::as_str));
         self.nodes[node] = Some(Daemon::start(&args));
     }
@@ -517,4 +536,206 @@ fn clients_of_a_node_that_ends_are_answered_until_they_are_closed() {
         cluster.restart(node);
         cluster.wait_until_whole();
     }
+}
+
+/// Waits for something that `/ring` of a node shows.
+fn until_ring(node: &Daemon, what: &str, shows: impl Fn(&serde_json::Value) -> bool) {
+    let began = Instant::now();
+    loop {
+        let ring: serde_json::Value = serde_json::from_str(&node.http("GET", "/ring").1).unwrap();
+        if shows(&ring) {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "{what}: {ring:#}\n{}", node.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn when_most_keepers_are_lost_the_cluster_begins_anew_by_command() {
+    let mut cluster = Cluster::start("lost", &["-m", "64", "-t", "1"]);
+    cluster.each(&[0, 1, 2], |client, key| set(client, key, "old"));
+    let leader = cluster.ring(0)["coordinator"]["leader"].as_str().unwrap().to_owned();
+    let left = cluster.join().iter().position(|address| *address == leader).unwrap();
+    let lost: Vec<usize> = (0..3).filter(|node| *node != left).collect();
+    (0..3).for_each(|node| cluster.kill(node));
+    for node in &lost {
+        std::fs::remove_dir_all(cluster.directory(*node)).unwrap();
+    }
+    (0..3).for_each(|node| cluster.restart(node));
+    // Everybody says why nothing goes on, and nobody claims to lead.
+    for node in 0..3 {
+        until_ring(cluster.node(node), "who is lost", |ring| {
+            let coordinator = &ring["coordinator"];
+            let waits = coordinator["waits_for"].as_str().unwrap_or_default();
+            coordinator["quorum"] == false
+                && coordinator["leader"].is_null()
+                && lost
+                    .iter()
+                    .all(|node| waits.contains(&format!("n{node} has lost its cluster directory")))
+        });
+        assert_eq!(cluster.node(node).http("GET", "/readyz").0, 503);
+        let log = cluster.node(node).log();
+        assert!(!log.contains("LogId") && !log.contains("keeps the cluster"), "{log}");
+        assert!(!log.contains("seawalld: ready"), "{log}");
+    }
+    // The way back is refused while it is not safe.
+    let names = format!("n{},n{}", lost[0], lost[1]);
+    let (code, log) = cluster.recover(left, &names);
+    assert!(code == Some(1) && log.contains("stop it first"), "{log}");
+    cluster.kill(left);
+    let (code, log) = cluster.recover(left, &format!("n{}", lost[0]));
+    assert!(code == Some(1) && log.contains("2 of 3 keepers are enough"), "{log}");
+    let (code, log) = cluster.recover(left, "n7");
+    assert!(code == Some(1) && log.contains("n7 is no keeper of this cluster"), "{log}");
+    let (code, log) = cluster.recover(left, &names);
+    assert_eq!(code, Some(0), "{log}");
+    cluster.restart(left);
+    cluster.wait_until_whole();
+    for node in 0..3 {
+        cluster.node(node).wait_for("seawalld: ready");
+    }
+    cluster.each(&[1, 2, 0], |client, key| assert_eq!(get(client, key), None));
+    cluster.each(&[0, 1, 2], |client, key| set(client, key, "new"));
+    cluster.each(&[1, 2, 0], |client, key| assert_eq!(get(client, key).as_deref(), Some("new")));
+}
+
+#[test]
+fn who_remembers_a_cluster_that_was_begun_anew_forgets_it() {
+    let mut cluster = Cluster::start("anew", &["-m", "64", "-t", "1", "--keepers", "1"]);
+    let keeper = cluster.ring(0)["coordinator"]["keepers"][0].as_str().unwrap().to_owned();
+    let lost = cluster.join().iter().position(|address| *address == keeper).unwrap();
+    let [left, other] = [(lost + 1) % 3, (lost + 2) % 3];
+    (0..3).for_each(|node| cluster.kill(node));
+    std::fs::remove_dir_all(cluster.directory(lost)).unwrap();
+    let (code, log) = cluster.recover(left, &format!("n{lost}"));
+    assert_eq!(code, Some(0), "{log}");
+    cluster.restart(left);
+    cluster.node(left).wait_for("seawalld: ready");
+    cluster.restart(other);
+    // What it remembers is of the old cluster, so it must be started once more.
+    let (code, log) = cluster.nodes[other].take().unwrap().wait();
+    assert_eq!(code, Some(1), "{log}");
+    assert!(log.contains("this node forgets the old one"), "{log}");
+    cluster.restart(other);
+    cluster.restart(lost);
+    cluster.wait_until_whole();
+}
+
+#[test]
+fn a_node_that_began_a_cluster_of_its_own_says_so_and_is_not_ready() {
+    let folder = Folder::new("own");
+    let (own, directory) = (format!("127.0.0.1:{}", free_port()), folder.path("n9"));
+    let directory = directory.to_string_lossy().into_owned();
+    let start = |join: &str| {
+        let mut args = vec!["-m", "64", "--partitions", PARTITIONS, "--pin-cores", "no"];
+        args.extend(["--cluster-listen", &own, "--node-name", "n9"]);
+        args.extend(["--cluster-directory", &directory, "--join", join]);
+        Daemon::start(&args)
+    };
+    let daemon = start(&own);
+    daemon.wait_for("seawalld: ready");
+    daemon.kill();
+    let cluster = Cluster::start("others", &["-m", "64", "-t", "1"]);
+    let daemon = start(&cluster.join().join(","));
+    daemon.wait_for("another cluster of the same name is at");
+    until_ring(&daemon, "the other cluster", |ring| {
+        let what = ring["coordinator"]["other_cluster"].as_str().unwrap_or_default();
+        what.contains(&cluster.join()[0]) && what.contains("keeper.redb, start it")
+    });
+    let (status, body) = daemon.http("GET", "/readyz");
+    assert!(status == 503 && body.contains("another cluster of the same name"), "{body}");
+    // Those whom it should join are as they were.
+    for node in 0..3 {
+        assert_eq!(cluster.node(node).http("GET", "/readyz").0, 200);
+    }
+    // The remedy that it named.
+    daemon.kill();
+    std::fs::remove_file(std::path::Path::new(&directory).join("keeper.redb")).unwrap();
+    let daemon = start(&cluster.join().join(","));
+    daemon.wait_for("seawalld: ready");
+    until_ring(&daemon, "four nodes", |ring| ring["nodes"].as_array().unwrap().len() == 4);
+    assert_eq!(daemon.http("GET", "/readyz").0, 200);
+}
+
+#[test]
+fn a_node_without_a_cluster_draws_no_ring_and_is_not_ready() {
+    let own = format!("127.0.0.1:{}", free_port());
+    let absent = format!("127.0.0.1:{}", free_port());
+    let folder = Folder::new("absent");
+    let directory = folder.path("n0").to_string_lossy().into_owned();
+    let daemon = Daemon::start(&[
+        "--cluster-listen",
+        &own,
+        "--join",
+        &absent,
+        "--node-name",
+        "n0",
+        "--cluster-directory",
+        &directory,
+    ]);
+    daemon.wait_for("no answer yet");
+    let ring: serde_json::Value = serde_json::from_str(&daemon.http("GET", "/ring").1).unwrap();
+    assert_eq!((&ring["arcs"], &ring["partitions"]["all"]), (&serde_json::json!([]), &0.into()));
+    assert_eq!(daemon.http("GET", "/readyz").0, 503);
+    assert!(!daemon.log().contains("seawalld: ready"), "{}", daemon.log());
+}
+
+/// What `config get cluster` answers: the nodes.
+fn discovered(daemon: &Daemon) -> String {
+    let mut client = daemon.connect();
+    let head = client.ask("config get cluster");
+    assert!(head.starts_with("CONFIG cluster 0 "), "{head}");
+    let (_version, nodes, empty, end) =
+        (client.line(), client.line(), client.line(), client.line());
+    assert_eq!((empty.as_str(), end.as_str()), ("", "END"));
+    nodes
+}
+
+#[test]
+fn auto_discovery_names_what_clients_can_reach() {
+    for (advertise, expected) in [
+        ("localhost:7000", "localhost|127.0.0.1|7000"),
+        ("cache.example|10.0.0.7|5", "cache.example|10.0.0.7|5"),
+        ("[::1]:9", "::1|::1|9"),
+        ("10.0.0.7:8", "10.0.0.7|10.0.0.7|8"),
+    ] {
+        let alone = Daemon::start(&["--advertise", advertise]);
+        assert_eq!(discovered(&alone), expected);
+        alone.stop();
+        let (own, folder) = (format!("127.0.0.1:{}", free_port()), Folder::new("advertise"));
+        let directory = folder.path("n0").to_string_lossy().into_owned();
+        let one = Daemon::start(&[
+            "--cluster-listen",
+            &own,
+            "--cluster-directory",
+            &directory,
+            "--advertise",
+            advertise,
+        ]);
+        one.wait_for("seawalld: ready");
+        let began = Instant::now();
+        // A name's address is asked for in the background.
+        while discovered(&one) != expected {
+            assert!(began.elapsed() < PATIENCE, "{advertise}: {}", discovered(&one));
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    // Listening everywhere, a node tells clients the host that it tells its peers.
+    let (port, folder) = (free_port(), Folder::new("everywhere"));
+    let (listen, advertise) = (format!("0.0.0.0:{port}"), format!("127.0.0.2:{port}"));
+    let directory = folder.path("n0").to_string_lossy().into_owned();
+    let everywhere = Daemon::start_at(
+        "0.0.0.0",
+        &[
+            "--cluster-listen",
+            &listen,
+            "--cluster-advertise",
+            &advertise,
+            "--cluster-directory",
+            &directory,
+        ],
+    );
+    everywhere.wait_for("seawalld: ready");
+    assert_eq!(discovered(&everywhere), format!("127.0.0.2|127.0.0.2|{}", everywhere.port));
 }

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! log    index -> entry
-//! meta   "format" "id" "cluster" "vote" "committed" "purged" "snapshot"
+//! meta   "format" "id" "cluster" "beginning" "former" "vote" "committed" "purged" "snapshot"
 //! ```
 //!
 //! After a failed write nothing more is promised: the caller closes the file and
@@ -206,7 +206,7 @@ fn open(path: &Path, id_if_new: u64) -> Result<Database, DiskError> {
         |error: io::Error| DiskError::Open { path: path.to_owned(), why: error.to_string() };
     match fs::metadata(path) {
         Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => create(path, id_if_new)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => create(path, id_if_new, &[])?,
         Err(error) => return Err(failed(error)),
     }
     let foreign = |why: String| DiskError::Foreign { path: path.to_owned(), why };
@@ -229,8 +229,9 @@ fn open(path: &Path, id_if_new: u64) -> Result<Database, DiskError> {
     }
 }
 
-/// Makes the file under another name, so that it is whole or not there.
-fn create(path: &Path, id: u64) -> Result<(), DiskError> {
+/// Makes the file under another name, so that it is whole or not there. `more` is
+/// written into its meta table.
+pub(super) fn create(path: &Path, id: u64, more: &[(&str, Vec<u8>)]) -> Result<(), DiskError> {
     let failed = |why: String| DiskError::Open { path: path.to_owned(), why };
     let directory = path.parent().unwrap_or(Path::new("."));
     let new = path.with_extension("redb.new");
@@ -248,6 +249,9 @@ fn create(path: &Path, id: u64) -> Result<(), DiskError> {
             let mut meta = writing.open_table(META)?;
             meta.insert("format", FORMAT)?;
             meta.insert("id", &id.to_le_bytes()[..])?;
+            for (name, bytes) in more {
+                meta.insert(*name, &bytes[..])?;
+            }
         }
         writing.commit()?;
         Ok(())
@@ -255,6 +259,22 @@ fn create(path: &Path, id: u64) -> Result<(), DiskError> {
     make().map_err(|error| failed(error.to_string()))?;
     io(fs::rename(&new, path))?;
     io(File::open(directory).and_then(|directory| directory.sync_all()))
+}
+
+/// Gives the file another name, under which nobody opens it, and returns that.
+pub(super) fn keep(path: &Path, cluster: u64) -> Result<PathBuf, DiskError> {
+    let kept = path.with_extension(format!("redb.{cluster:016x}"));
+    let renamed = fs::rename(path, &kept);
+    renamed.map_err(|error| DiskError::Open { path: path.to_owned(), why: error.to_string() })?;
+    Ok(kept)
+}
+
+/// The same, and the file stays where it is as well, until another one replaces it.
+pub(super) fn copy(path: &Path, cluster: u64) -> Result<PathBuf, DiskError> {
+    let kept = path.with_extension(format!("redb.{cluster:016x}"));
+    let copied = fs::copy(path, &kept).and_then(|_| File::open(&kept)?.sync_all());
+    copied.map_err(|error| DiskError::Open { path: kept.clone(), why: error.to_string() })?;
+    Ok(kept)
 }
 
 /// One value of the meta table.

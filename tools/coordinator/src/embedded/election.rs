@@ -51,6 +51,7 @@ pub(super) async fn run(node: Arc<Node>) {
             // They heard a little later than this node, or cannot be reached.
             not_before = Instant::now() + draw(timing.heartbeat / 4, timing.heartbeat);
         } else if node.silence() >= patience {
+            node.stand();
             // It fails if Raft has stopped, which its supervisor notices.
             let _ = engine.raft.trigger().elect().await;
             not_before = Instant::now() + draw(timing.election_min / 2, timing.election_max);
@@ -81,7 +82,8 @@ pub(super) async fn heartbeat(node: Arc<Node>) {
 /// Whether this node would vote for another one: it misses a leader too.
 pub(super) fn would_vote(node: &Node) -> bool {
     let Some(engine) = node.engine() else { return false };
-    let leads = engine.raft.metrics().borrow().state == ServerState::Leader;
+    // One that leads nobody any more may vote; Raft's own lease stays underneath.
+    let leads = engine.raft.metrics().borrow().state == ServerState::Leader && node.leads();
     !leads && node.silence() >= node.options.timing.lease()
 }
 
@@ -96,7 +98,8 @@ async fn others_agree(node: &Arc<Node>, metrics: &Metrics) -> bool {
     let mut asking = JoinSet::new();
     for voter in membership.voter_ids().filter(|voter| *voter != node.id()) {
         let Some(address) = node.address(metrics, voter) else { continue };
-        let body = encode(&Envelope { cluster: node.cluster(), to: voter, content: () });
+        let cluster = node.cluster();
+        let body = encode(&Envelope { cluster, to: voter, leads: false, content: () });
         let peers = node.peers.clone();
         asking.spawn(async move {
             let answer = peers.call(&address, kind::BALLOT, body, within).await.ok()?;

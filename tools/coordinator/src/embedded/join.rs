@@ -7,10 +7,14 @@
 //! every message of Raft carries: a node is never in two clusters, even if its
 //! operators gave different lists to different nodes.
 //!
+//! A node whose disk remembers a cluster stays with it, whatever it is told to join. If
+//! those it is told to join belong to another one, it says so; if its own was begun
+//! anew by the operator (`recover`), it forgets it and asks to be started again.
+//!
 //! Later the same task tells the leader when this node's address has changed, and
 //! everybody else it knows, since it may be the leader itself who is looked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +24,7 @@ use tokio::time::{Instant, sleep};
 
 use super::node::{Engine, Node};
 use super::types::{Beginning, Enrolled, Introduce, Keeper, Known, encode, kind};
+use super::{disk, supervise};
 
 /// A node that is not where it wants to be asks this often.
 const ASK_EVERY: Duration = Duration::from_millis(200);
@@ -27,12 +32,15 @@ const ASK_EVERY: Duration = Duration::from_millis(200);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Leaders forwarded to, at most, before asking everybody again.
 const HOPS_MAX: usize = 4;
+/// Those it was told to join are asked for their cluster this often.
+const OTHERS_EVERY: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// Runs until the node stops.
 pub(super) async fn run(node: Arc<Node>) {
     let mut logged: Option<(String, Instant)> = None;
+    let mut looked: Option<Instant> = None;
     loop {
         let wait = match step(&node).await {
             Ok(()) => {
@@ -41,6 +49,10 @@ pub(super) async fn run(node: Arc<Node>) {
                 }
                 node.set_waits_for(None);
                 logged = None;
+                if looked.is_none_or(|at| at.elapsed() >= OTHERS_EVERY) {
+                    look_for_others(&node).await;
+                    looked = Some(Instant::now());
+                }
                 LOOK_EVERY
             }
             Err(whom) => {
@@ -65,7 +77,8 @@ async fn step(node: &Arc<Node>) -> Result<(), String> {
     let metrics = engine.metrics();
     let membership = metrics.membership_config.membership();
     let me = membership.get_node(&node.id());
-    if metrics.state == ServerState::Leader {
+    let stands_first = metrics.state == ServerState::Leader;
+    if stands_first && node.leads() {
         let moved = me.is_none_or(|me| me.address != node.options.peer_address);
         if moved && let Enrolled::No(why) = enrol(node, &node.introduce()).await {
             return Err(format!("its own new address to be noted: {why}"));
@@ -73,14 +86,16 @@ async fn step(node: &Arc<Node>) -> Result<(), String> {
         return Ok(());
     }
     let noted = me.is_some_and(|me| me.address == node.options.peer_address);
-    if noted && node.silence() < 2 * node.options.timing.election_max + LOOK_EVERY {
+    // One that cannot reach a majority of keepers is as lost as one without a leader.
+    if noted && !stands_first && node.silence() < 2 * node.options.timing.election_max + LOOK_EVERY
+    {
         return Ok(());
     }
     if membership.nodes().next().is_none()
         && let Some(beginning) = node.beginning()
     {
         // It stopped in the middle of it.
-        return initialize(&engine, beginning.keepers).await;
+        return initialize(node, &engine, beginning.keepers).await;
     }
     let mut addresses: Vec<String> = node.options.join.clone();
     for (id, _) in membership.nodes().filter(|(id, _)| **id != node.id()) {
@@ -91,7 +106,9 @@ async fn step(node: &Arc<Node>) -> Result<(), String> {
     addresses.retain(|address| *address != node.options.peer_address);
     let (known, silent) = ask_all(node, &addresses).await;
     if node.cluster() != 0 {
-        return enter(node, &known, &silent).await;
+        return enter(node, &known, &silent)
+            .await
+            .map_err(|whom| super::lost::majority(node, &metrics, &known).unwrap_or(whom));
     }
     if let Some(member) = known.iter().find(|known| known.node.cluster != 0) {
         let cluster = member.node.cluster;
@@ -152,6 +169,10 @@ async fn enter(node: &Arc<Node>, known: &[Known], silent: &[String]) -> Result<(
             Ok(Ok(Enrolled::Ask(leader))) => {
                 next.extend(leader.filter(|leader| *leader != address));
             }
+            Ok(Ok(Enrolled::BegunAnew)) if node.cluster() != 0 => {
+                return Err(forget(node, &address).await);
+            }
+            Ok(Ok(Enrolled::BegunAnew)) => {}
             Ok(Ok(Enrolled::No(text))) => why = Some(format!("{address}: {text}")),
             Ok(Err(_)) => why = Some(format!("{address}: an answer that is none")),
             Err(error) => why = Some(error.to_string()),
@@ -162,6 +183,42 @@ async fn enter(node: &Arc<Node>, known: &[Known], silent: &[String]) -> Result<(
         None if silent.is_empty() => "its cluster to have a leader".into(),
         None => format!("its cluster to have a leader (no answer from {})", silent.join(", ")),
     })
+}
+
+/// The cluster that this node remembers was begun anew: it forgets it. What it may hold
+/// in memory is of the old one, so only another process of it can join the new one.
+async fn forget(node: &Arc<Node>, address: &str) -> String {
+    let cluster = node.cluster();
+    node.forgetting.store(true, std::sync::atomic::Ordering::Relaxed);
+    supervise::close(node).await;
+    match disk::keep(&node.options.directory.join(disk::FILE), cluster) {
+        Ok(kept) => node.log(&format!(
+            "the cluster was begun anew (--cluster-recover), says {address}: this node forgets the old one, whose file is kept as {}",
+            kept.display()
+        )),
+        Err(error) => node.log(&format!("cannot forget the old cluster: {error}")),
+    }
+    node.must_restart.send_replace(true);
+    "its next start".into()
+}
+
+/// Asks those whom it was told to join whether they belong to its cluster.
+async fn look_for_others(node: &Arc<Node>) {
+    let Some(engine) = node.engine() else { return };
+    let metrics = engine.metrics();
+    let membership = metrics.membership_config.membership();
+    let members = membership.nodes().filter_map(|(id, _)| node.address(&metrics, *id)).collect();
+    let mut join = node.options.join.clone();
+    join.retain(|address| *address != node.options.peer_address);
+    let strangers: Vec<String> =
+        join.iter().filter(|address| !BTreeSet::contains(&members, *address)).cloned().collect();
+    let answers = match strangers.is_empty() {
+        true => Vec::new(),
+        false => ask_all(node, &strangers).await.0,
+    };
+    let directory = &node.options.directory;
+    let other = super::lost::other_cluster(node.cluster(), &members, &join, &answers, directory);
+    node.set_other_cluster(other);
 }
 
 /// Begins a cluster, if this is the node to do so.
@@ -188,10 +245,15 @@ async fn begin(node: &Arc<Node>, engine: &Engine, known: &[Known]) -> Result<(),
     }
     let addresses: Vec<&str> = keepers.values().map(|keeper| &*keeper.address).collect();
     node.log(&format!("beginning a cluster with {}", addresses.join(", ")));
-    initialize(engine, keepers).await
+    initialize(node, engine, keepers).await
 }
 
-async fn initialize(engine: &Engine, keepers: BTreeMap<u64, Keeper>) -> Result<(), String> {
+async fn initialize(
+    node: &Node,
+    engine: &Engine,
+    keepers: BTreeMap<u64, Keeper>,
+) -> Result<(), String> {
+    node.stand();
     let begun = engine.raft.initialize(keepers).await;
     begun.map_err(|error| format!("its own beginning: {error}"))
 }
@@ -200,10 +262,17 @@ async fn initialize(engine: &Engine, keepers: BTreeMap<u64, Keeper>) -> Result<(
 pub(super) async fn enrol(node: &Arc<Node>, newcomer: &Introduce) -> Enrolled {
     use openraft::ChangeMembers;
     let Some(engine) = node.engine() else { return Enrolled::No("its disk fails".into()) };
+    if node.succeeds(newcomer.cluster) {
+        return Enrolled::BegunAnew;
+    }
     let metrics = engine.metrics();
     if metrics.state != ServerState::Leader {
         let leader = metrics.current_leader.and_then(|leader| node.address(&metrics, leader));
         return Enrolled::Ask(leader);
+    }
+    if !node.leads() {
+        let whom = node.waits_for().unwrap_or_else(|| "a majority of its keepers".into());
+        return Enrolled::No(format!("waits for {whom}"));
     }
     if newcomer.cluster != 0 && newcomer.cluster != node.cluster() {
         return Enrolled::No(format!(
@@ -242,8 +311,8 @@ pub(super) async fn enrol(node: &Arc<Node>, newcomer: &Introduce) -> Enrolled {
             node.log(&format!("node {} {verb} {}", newcomer.name, newcomer.address));
             Enrolled::Yes
         }
-        Ok(Err(error)) => Enrolled::No(error.to_string()),
-        Err(_) => Enrolled::No("no quorum in time".into()),
+        Ok(Err(error)) => Enrolled::No(super::tend::words(&error)),
+        Err(_) => Enrolled::No("no majority of keepers in time".into()),
     }
 }
 

@@ -65,6 +65,12 @@ impl Machine {
         Ok(machine)
     }
 
+    /// The members as of the last snapshot.
+    pub async fn stored_membership(disk: &Disk) -> Result<Option<Membership>, DiskError> {
+        let stored = disk.run(|database| meta::<Stored>(database, "snapshot")).await?;
+        Ok(stored.map(|stored| stored.meta.last_membership))
+    }
+
     /// Names of nodes that have left for good.
     pub fn left(&self) -> BTreeSet<String> {
         self.state().left.clone()

@@ -11,6 +11,8 @@
 //! | `network` | Raft's messages over [`wire`](crate::wire) |
 //! | `election` | when a keeper asks to lead |
 //! | `join` | how a node finds or begins its cluster |
+//! | `lost` | what is said while no majority of keepers can be had |
+//! | [`recover`] | a cluster begun anew after most keepers' directories were lost |
 //! | `tend` | who should be a keeper |
 //! | `serve` | answers to other nodes |
 //! | `supervise` | Raft's life over a disk that may fail |
@@ -22,9 +24,11 @@ pub mod disk;
 mod election;
 mod join;
 mod log;
+mod lost;
 mod machine;
 mod network;
 mod node;
+pub mod recover;
 mod serve;
 mod supervise;
 mod tend;
@@ -157,6 +161,12 @@ impl Embedded {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).abort_all();
         supervise::close(&self.node).await;
         self.node.show_role();
+    }
+
+    /// Turns true when the operator has begun the cluster anew on another node. This
+    /// one has then forgotten the old one, and must be started again.
+    pub fn must_restart(&self) -> watch::Receiver<bool> {
+        self.node.must_restart.subscribe()
     }
 
     async fn put(&self, command: Command) -> Result<Outcome, CoordinatorError> {
@@ -300,6 +310,7 @@ impl Coordinator for Embedded {
             changed_ms_ago: node.applied.changed().map(|ago| ago.as_millis() as u64),
             disk_error: node.disk_error(),
             waits_for: node.waits_for(),
+            other_cluster: node.other_cluster(),
         };
         if let Some(metrics) = metrics {
             health.term = metrics.current_term;

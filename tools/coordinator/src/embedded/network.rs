@@ -54,8 +54,8 @@ impl Line {
         content: Q,
         within: Duration,
     ) -> Result<A, NoAnswer> {
-        let cluster = self.node.cluster();
-        let body = encode(&Envelope { cluster, to: self.target, content });
+        let (cluster, leads) = (self.node.cluster(), self.node.leads());
+        let body = encode(&Envelope { cluster, to: self.target, leads, content });
         // It may have moved since the membership was written.
         let address = self.node.address_of(self.target).unwrap_or_else(|| self.address.clone());
         let answer = self.node.peers.call(&address, kind, body, within).await;

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,8 +13,9 @@ use super::EmbeddedOptions;
 use super::disk::{Disk, DiskError, META, write_meta};
 use super::log::Log;
 use super::machine::Machine;
-use super::types::{Beginning, Introduce, Keeper, Metrics, Raft, encode};
+use super::types::{Beginning, Former, Introduce, Keeper, Metrics, Raft, encode};
 use crate::applied::Applied;
+use crate::health::OtherCluster;
 use crate::wire::Peers;
 use crate::{Log as Lines, Role};
 
@@ -31,6 +32,10 @@ pub(super) struct Node {
     pub id: AtomicU64,
     /// Drawn by whoever began the cluster; 0 while this node is in none.
     cluster: AtomicU64,
+    /// It has forgotten its cluster, and must be started again to find the new one.
+    pub must_restart: watch::Sender<bool>,
+    /// It is doing so.
+    pub forgetting: AtomicBool,
     inner: Mutex<Inner>,
 }
 
@@ -38,13 +43,17 @@ struct Inner {
     engine: Option<Engine>,
     /// When a leader was heard last, or this node voted.
     heard: Instant,
+    /// When it asked to lead last.
+    stood: Option<Instant>,
     /// Addresses that nodes told, which may be newer than the membership.
     addresses: HashMap<u64, String>,
     /// When a node's refusal was logged.
     refused: HashMap<u64, Instant>,
     disk_error: Option<String>,
     waits_for: Option<String>,
+    other_cluster: Option<OtherCluster>,
     beginning: Option<Beginning>,
+    former: Former,
 }
 
 /// Raft over an open file. There is none while the disk fails.
@@ -68,12 +77,16 @@ impl Node {
         let inner = Inner {
             engine: None,
             heard: Instant::now(),
+            stood: None,
             addresses: HashMap::new(),
             refused: HashMap::new(),
             disk_error: None,
             waits_for: None,
+            other_cluster: None,
             beginning: None,
+            former: Former::new(),
         };
+        let (must_restart, _) = watch::channel(false);
         Arc::new(Node {
             options,
             peers,
@@ -81,6 +94,8 @@ impl Node {
             role,
             id: AtomicU64::new(0),
             cluster: AtomicU64::new(0),
+            must_restart,
+            forgetting: AtomicBool::new(false),
             inner: Mutex::new(inner),
         })
     }
@@ -135,6 +150,11 @@ impl Node {
         self.inner().heard = Instant::now();
     }
 
+    /// It asks to lead.
+    pub fn stand(&self) {
+        self.inner().stood = Some(Instant::now());
+    }
+
     pub fn address_of(&self, id: u64) -> Option<String> {
         self.inner().addresses.get(&id).cloned()
     }
@@ -173,6 +193,29 @@ impl Node {
 
     pub fn set_waits_for(&self, whom: Option<String>) {
         self.inner().waits_for = whom;
+    }
+
+    pub fn other_cluster(&self) -> Option<OtherCluster> {
+        self.inner().other_cluster.clone()
+    }
+
+    /// Notes what is known of another cluster, and logs it if that is new.
+    pub fn set_other_cluster(&self, other: Option<OtherCluster>) {
+        let before = std::mem::replace(&mut self.inner().other_cluster, other.clone());
+        match (before, other) {
+            (before, Some(other)) if before.as_ref() != Some(&other) => self.log(&other.what),
+            (Some(_), None) => self.log("no node of --join belongs to another cluster any more"),
+            _ => {}
+        }
+    }
+
+    /// Whether this cluster took the place of that one.
+    pub fn succeeds(&self, cluster: u64) -> bool {
+        self.inner().former.contains(&cluster)
+    }
+
+    pub fn set_former(&self, former: Former) {
+        self.inner().former = former;
     }
 
     /// Where peers reach a member now.
@@ -231,14 +274,9 @@ impl Node {
         let metrics = engine.metrics();
         let timing = &self.options.timing;
         if metrics.state == ServerState::Leader {
-            // One that hears no majority may have been replaced already.
-            let silence_max_ms = 2 * timing.election_max.as_millis() as u64;
-            let voters = metrics.membership_config.voter_ids().count();
-            let fresh = metrics.millis_since_quorum_ack.is_none_or(|ms| ms <= silence_max_ms);
-            return if fresh || voters == 1 {
-                Role::Leader { term: metrics.current_term }
-            } else {
-                Role::Follower { leader: None }
+            return match self.is_known(&metrics) {
+                true => Role::Leader { term: metrics.current_term },
+                false => Role::Follower { leader: None },
             };
         }
         let leader = metrics
@@ -246,6 +284,25 @@ impl Node {
             .filter(|leader| *leader != self.id() && self.silence() <= timing.election_max)
             .and_then(|leader| self.address(&metrics, leader));
         Role::Follower { leader }
+    }
+
+    /// Whether this node leads, and a majority knows it.
+    pub fn leads(&self) -> bool {
+        let Some(engine) = self.engine() else { return false };
+        let metrics = engine.raft.metrics();
+        let metrics = metrics.borrow();
+        metrics.state == ServerState::Leader && self.is_known(&metrics)
+    }
+
+    /// Whether a majority knows this leader. One that hears none may have been replaced
+    /// already. A process that is started again begins as what the one before was: it
+    /// has not been elected.
+    fn is_known(&self, metrics: &Metrics) -> bool {
+        let silence_max = 2 * self.options.timing.election_max;
+        let quorum_ack = metrics.millis_since_quorum_ack.map(Duration::from_millis);
+        let elected = || self.inner().stood.map(|at| at.elapsed());
+        quorum_ack.or_else(elected).is_some_and(|ago| ago <= silence_max)
+            || metrics.membership_config.voter_ids().count() == 1
     }
 
     /// Tells those who watch the role, if it changed.

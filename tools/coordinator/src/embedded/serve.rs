@@ -78,16 +78,16 @@ impl Answers {
     }
 
     async fn raft_append(&self, body: &[u8]) -> Result<AppendEntriesResponse<u64>, String> {
-        let (engine, request) = self.opened::<AppendEntriesRequest<Types>>(body).await?;
+        let (engine, leads, request) = self.opened::<AppendEntriesRequest<Types>>(body).await?;
         // The disk may make the answer wait, but the leader has been heard.
-        if request.vote >= engine.raft.metrics().borrow().vote {
+        if leads && request.vote >= engine.raft.metrics().borrow().vote {
             self.0.hear();
         }
         engine.raft.append_entries(request).await.map_err(|error| error.to_string())
     }
 
     async fn raft_vote(&self, body: &[u8]) -> Result<openraft::raft::VoteResponse<u64>, String> {
-        let (engine, request) = self.opened::<VoteRequest<u64>>(body).await?;
+        let (engine, _, request) = self.opened::<VoteRequest<u64>>(body).await?;
         let answer = engine.raft.vote(request).await.map_err(|error| error.to_string())?;
         if answer.vote_granted {
             self.0.hear();
@@ -99,15 +99,17 @@ impl Answers {
         &self,
         body: &[u8],
     ) -> Result<openraft::raft::SnapshotResponse<u64>, String> {
-        let (engine, Transfer { vote, meta, bytes }) = self.opened(body).await?;
-        self.0.hear();
+        let (engine, leads, Transfer { vote, meta, bytes }) = self.opened(body).await?;
+        if leads {
+            self.0.hear();
+        }
         let snapshot = Snapshot { meta, snapshot: Box::new(bytes) };
         let installed = engine.raft.install_full_snapshot(vote, snapshot).await;
         installed.map_err(|error| error.to_string())
     }
 
-    /// What is in an envelope, if it is for this node.
-    async fn opened<T: DeserializeOwned>(&self, body: &[u8]) -> Result<(Engine, T), String> {
+    /// What is in an envelope, if it is for this node, and whether it comes from a leader.
+    async fn opened<T: DeserializeOwned>(&self, body: &[u8]) -> Result<(Engine, bool, T), String> {
         let node = &self.0;
         let envelope: Envelope<T> =
             postcard::from_bytes(body).map_err(|_| "a message that is none".to_owned())?;
@@ -118,7 +120,7 @@ impl Answers {
             return Err(node.disk_error().unwrap_or_else(|| "it is stopping".into()));
         };
         match node.belong(&engine.disk, envelope.cluster).await {
-            Ok(true) => Ok((engine, envelope.content)),
+            Ok(true) => Ok((engine, envelope.leads, envelope.content)),
             Ok(false) => Err(format!("{} belongs to another cluster", node.options.name)),
             Err(error) => Err(error.to_string()),
         }

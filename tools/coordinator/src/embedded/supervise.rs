@@ -5,20 +5,25 @@
 //! until a write succeeds; then Raft starts again from what is in the file.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::disk::{Disk, DiskError, read_meta, write_meta};
 use super::log::{Log, meta};
 use super::machine::Machine;
 use super::network::Lines;
 use super::node::{Engine, Node};
-use super::types::{Beginning, Raft};
+use super::types::{Beginning, Former, Raft};
 
 /// A disk that failed is tried this often.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
+/// How long a file that another process uses is tried again at start.
+const IN_USE_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two tries.
+const IN_USE_RETRY: Duration = Duration::from_millis(20);
 /// How long Raft may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// Is written to see whether the disk takes something again: some pages.
@@ -26,7 +31,7 @@ const PROBE_BYTES: usize = 64 << 10;
 
 /// Runs until the node stops.
 pub(super) async fn run(node: Arc<Node>) {
-    loop {
+    while !node.forgetting.load(Ordering::Relaxed) {
         let Some(engine) = node.engine() else {
             sleep(RETRY_EVERY).await;
             match reopen(&node).await {
@@ -44,6 +49,9 @@ pub(super) async fn run(node: Arc<Node>) {
                 break "Raft has ended".to_owned();
             }
         };
+        if node.forgetting.load(Ordering::Relaxed) {
+            return;
+        }
         node.set_disk_error(Some(why.clone()));
         node.log(&format!("this node takes no part in decisions: {why}"));
         close(&node).await;
@@ -77,8 +85,17 @@ async fn reopen(node: &Arc<Node>) -> Result<(), DiskError> {
 
 /// Opens the file and starts Raft.
 pub(super) async fn open(node: &Arc<Node>) -> Result<(), DiskError> {
-    let disk =
-        Disk::open(&node.options.directory, crate::draw(), node.options.on_disk_thread).await?;
+    let began = Instant::now();
+    let disk = loop {
+        let options = &node.options;
+        match Disk::open(&options.directory, crate::draw(), options.on_disk_thread).await {
+            // The process before this one may have been killed a moment ago.
+            Err(DiskError::InUse { .. }) if began.elapsed() < IN_USE_PATIENCE => {
+                sleep(IN_USE_RETRY).await;
+            }
+            opened => break opened?,
+        }
+    };
     start(node, disk).await
 }
 
@@ -99,7 +116,7 @@ async fn start(node: &Arc<Node>, disk: Disk) -> Result<(), DiskError> {
 }
 
 async fn build(node: &Arc<Node>, disk: &Disk) -> Result<Engine, DiskError> {
-    let (id, cluster, beginning) = disk
+    let (id, cluster, beginning, former) = disk
         .run(|database| {
             let number = |bytes: Option<Vec<u8>>| -> Result<u64, redb::Error> {
                 let bytes: Option<[u8; 8]> = bytes.and_then(|bytes| bytes.try_into().ok());
@@ -108,12 +125,14 @@ async fn build(node: &Arc<Node>, disk: &Disk) -> Result<Engine, DiskError> {
             let id = number(read_meta(database, "id")?)?;
             let cluster = number(read_meta(database, "cluster")?)?;
             let beginning = meta::<Beginning>(database, "beginning")?;
-            Ok((id, cluster, beginning))
+            let former = meta::<Former>(database, "former")?.unwrap_or_default();
+            Ok((id, cluster, beginning, former))
         })
         .await?;
     node.id.store(id, std::sync::atomic::Ordering::Relaxed);
     node.set_cluster(cluster);
     node.set_beginning(beginning);
+    node.set_former(former);
     let log = Log::load(disk.clone()).await?;
     let machine = Machine::load(disk.clone(), node.applied.clone()).await?;
     let failed = |why: String| DiskError::Failed {

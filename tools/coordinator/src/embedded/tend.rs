@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::error::{ClientWriteError, RaftError};
 use openraft::{ChangeMembers, ServerState};
 use tokio::time::{sleep, timeout};
 
@@ -37,7 +38,8 @@ pub(super) async fn run(node: Arc<Node>) {
             squeezed_at = applied;
             let _ = engine.raft.trigger().snapshot().await;
         }
-        if metrics.state != ServerState::Leader {
+        // One that hears no majority can change nothing.
+        if metrics.state != ServerState::Leader || !node.leads() {
             continue;
         }
         if let Some(change) = plan(&View::new(&node, &engine, &metrics)) {
@@ -137,8 +139,22 @@ async fn carry_out(node: &Node, engine: &Engine, metrics: &Metrics, change: Chan
     // Those who no longer vote follow as learners.
     match timeout(CHANGE_TIMEOUT, engine.raft.change_membership(change, true)).await {
         Ok(Ok(_)) => node.log(&line),
-        Ok(Err(error)) => node.log(&format!("cannot change the keepers: {error}")),
+        Ok(Err(error)) => node.log(&format!("cannot change the keepers: {}", words(&error))),
         Err(_) => node.log("cannot change the keepers: no quorum in time"),
+    }
+}
+
+/// Why the members could not be changed, for an operator.
+pub(super) fn words(error: &RaftError<u64, ClientWriteError<u64, Keeper>>) -> String {
+    use openraft::error::ChangeMembershipError::InProgress;
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => {
+            "another node leads by now".into()
+        }
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(InProgress(_))) => {
+            "another change of the members is not decided yet".into()
+        }
+        error => error.to_string(),
     }
 }
 

@@ -56,6 +56,9 @@ pub(super) struct Beginning {
     pub keepers: BTreeMap<u64, Keeper>,
 }
 
+/// Numbers of clusters that this one took the place of, latest first.
+pub(super) type Former = Vec<u64>;
+
 /// Kinds of calls between coordinators.
 pub(super) mod kind {
     pub const FIRST: u8 = 0xc0;
@@ -100,6 +103,9 @@ pub(super) enum Enrolled {
     Ask(Option<String>),
     /// Something else is being changed; or it cannot be.
     No(String),
+    /// The cluster that the newcomer remembers was begun anew by its operator: what it
+    /// remembers counts no more.
+    BegunAnew,
 }
 
 /// A command for the leader.
@@ -125,6 +131,9 @@ pub(super) enum Forwarded {
 pub(super) struct Envelope<T> {
     pub cluster: u64,
     pub to: u64,
+    /// The sender leads, and a majority knows it. One that was started again as what it
+    /// was also sends, but is nobody's leader before a majority answers.
+    pub leads: bool,
     pub content: T,
 }
 

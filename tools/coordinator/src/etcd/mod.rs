@@ -320,6 +320,7 @@ impl Coordinator for Etcd {
             changed_ms_ago: node.applied.changed().map(|ago| ago.as_millis() as u64),
             disk_error: None,
             waits_for: state.stuck.clone().or_else(|| state.trouble.clone()),
+            other_cluster: None,
         }
     }
 }

@@ -100,7 +100,9 @@ impl Daemon {
             if self.child.try_wait().unwrap().is_some() {
                 return false;
             }
-            if self.log().contains("seawalld: ready") {
+            // A node of a cluster says the second: it may wait for others.
+            let log = self.log();
+            if log.contains("seawalld: ready") || log.contains("seawalld: open to clients") {
                 return true;
             }
             std::thread::sleep(Duration::from_millis(20));

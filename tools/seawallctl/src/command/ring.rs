@@ -28,7 +28,10 @@ fn show(ring: &Value, out: &mut dyn Write) -> Result<(), CtlError> {
     writeln!(
         out,
         "cluster {}, revision {}, {} copies, seen from {}",
-        text(ring, "cluster"),
+        Some(text(ring, "cluster"))
+            .filter(|name| !name.is_empty())
+            .as_deref()
+            .unwrap_or("none yet"),
         text(ring, "revision"),
         text(ring, "copies"),
         text(ring, "node")
@@ -41,7 +44,16 @@ fn show(ring: &Value, out: &mut dyn Write) -> Result<(), CtlError> {
         if leader.is_empty() { "nobody leads".into() } else { format!("{leader} leads") },
         if coordinator["quorum"] == true { "a majority answers" } else { "NO MAJORITY" },
     )?;
-    for (name, words) in [("disk_error", "disk"), ("waits_for", "waiting for")] {
+    let sole = list(coordinator, "keepers").len() == 1 && list(ring, "nodes").len() > 1;
+    if sole && text(coordinator, "kind") == "embedded" {
+        writeln!(
+            out,
+            "one keeper only: if it dies, nothing can be decided; a third node makes it three"
+        )?;
+    }
+    for (name, words) in
+        [("disk_error", "disk"), ("waits_for", "waiting for"), ("other_cluster", "attention")]
+    {
         let value = text(coordinator, name);
         if !value.is_empty() {
             writeln!(out, "{words}: {value}")?;
@@ -112,6 +124,9 @@ fn show(ring: &Value, out: &mut dyn Write) -> Result<(), CtlError> {
 /// One cell an arc of the ring: whole, lacking copies, or without a live one.
 fn picture(ring: &Value, out: &mut dyn Write) -> Result<(), CtlError> {
     let partitions = &ring["partitions"];
+    if list(ring, "arcs").is_empty() {
+        return Ok(writeln!(out, "no partitions yet: this node knows of no cluster")?);
+    }
     let arcs: String = list(ring, "arcs")
         .iter()
         .map(|arc| match arc.as_str() {
@@ -215,6 +230,43 @@ fn encoded(name: &str) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn before_there_is_a_cluster_no_ring_is_drawn() {
+        let ring = json!({
+            "cluster": "", "node": "a", "revision": 0, "copies": 0, "leased": false,
+            "partitions": { "all": 0, "whole": 0, "lacking": 0, "unavailable": 0 },
+            "arcs": [], "nodes": [],
+            "coordinator": {
+                "kind": "embedded", "leader": null, "quorum": false, "keepers": [],
+                "waits_for": "b:1 (no answer yet)",
+            },
+        });
+        let mut out = Vec::new();
+        show(&ring, &mut out).unwrap();
+        let out = String::from_utf8(out).unwrap();
+        assert!(out.starts_with("cluster none yet, revision 0"), "{out}");
+        assert!(out.contains("waiting for: b:1 (no answer yet)\n"), "{out}");
+        assert!(out.contains("no partitions yet") && !out.contains('█'), "{out}");
+    }
+
+    #[test]
+    fn a_sole_keeper_of_several_nodes_is_told() {
+        let node = |name: &str| json!({ "name": name, "up": true });
+        let ring = |nodes: Vec<Value>| {
+            json!({
+                "cluster": "tide", "node": "a", "revision": 7, "copies": 2, "leased": true,
+                "partitions": {}, "arcs": [], "nodes": nodes,
+                "coordinator": { "kind": "embedded", "leader": "a:1", "quorum": true, "keepers": ["a:1"] },
+            })
+        };
+        let said = |nodes: Vec<Value>| {
+            let mut out = Vec::new();
+            show(&ring(nodes), &mut out).unwrap();
+            String::from_utf8(out).unwrap().contains("one keeper only")
+        };
+        assert!(said(vec![node("a"), node("b")]) && !said(vec![node("a")]));
+    }
 
     #[test]
     fn what_is_wrong_stands_above_the_ring() {

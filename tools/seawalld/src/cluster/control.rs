@@ -33,8 +33,8 @@ use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 /// How often the control looks at the time.
@@ -64,6 +64,34 @@ const BEAT_TIMEOUT: Duration = Duration::from_millis(200);
 /// A task of the control thread.
 pub fn spawn(task: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
     tokio::spawn(task)
+}
+
+/// How this node speaks to others.
+pub fn wire_settings(
+    config: &ClusterConfig,
+    incarnation: Incarnation,
+) -> Result<Arc<WireSettings>> {
+    let log: coordinator::Log = Arc::new(|line: &str| say(line));
+    let mut settings = WireSettings::new(&config.name, &config.node, incarnation, log);
+    if let Some(tls) = &config.tls {
+        let files = TlsFiles {
+            certificate: tls.certificate.clone(),
+            key: tls.key.clone(),
+            authority: tls.authority.clone(),
+            name: tls.name.clone(),
+        };
+        settings.tls = Some(Arc::new(Tls::load(files).context("cannot use the certificates")?));
+    }
+    Ok(Arc::new(settings))
+}
+
+/// Why a node of a cluster must end by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// A later process of its name is in the cluster.
+    Superseded,
+    /// The operator began the cluster anew: another process of this node can join it.
+    BegunAnew,
 }
 
 /// What is made before the cores are started, for they need it.
@@ -143,7 +171,7 @@ pub struct Shared {
     control: Mutex<Control>,
     standing: Arc<Standing>,
     node: Arc<NodeHandle>,
-    superseded: Notify,
+    ending_why: watch::Sender<Option<Ending>>,
     /// The node has been taken out, or is about to be, and goes.
     ending: AtomicBool,
 }
@@ -170,19 +198,8 @@ impl Cluster {
         core_ports: Option<u16>,
         namespaces: Vec<String>,
     ) -> Result<Cluster> {
-        let log: coordinator::Log = Arc::new(|line: &str| say(line));
         let incarnation = starting.incarnation;
-        let mut settings = WireSettings::new(&config.name, &config.node, incarnation, log);
-        if let Some(tls) = &config.tls {
-            let files = TlsFiles {
-                certificate: tls.certificate.clone(),
-                key: tls.key.clone(),
-                authority: tls.authority.clone(),
-                name: tls.name.clone(),
-            };
-            settings.tls = Some(Arc::new(Tls::load(files).context("cannot use the certificates")?));
-        }
-        let settings = Arc::new(settings);
+        let settings = wire_settings(&config, incarnation)?;
         let listener = crate::listen::patiently(config.listen).await.with_context(|| {
             format!(
                 "cannot listen for other nodes on {}\n  to move it:    --cluster-listen IP:PORT\n  cause",
@@ -190,6 +207,7 @@ impl Cluster {
             )
         })?;
         let peers = Peers::new(settings.clone());
+        let mut must_restart = None;
         let (coordinator, handler) = match &config.coordinator {
             Choice::Embedded => {
                 let mut options = EmbeddedOptions::new(
@@ -208,6 +226,7 @@ impl Cluster {
                         format!("cannot keep the topology in {}", config.directory.display())
                     })?;
                 let handler = embedded.handler();
+                must_restart = Some(embedded.must_restart());
                 (embedded as Arc<dyn Coordinator>, Some(handler))
             }
             Choice::Etcd(url) => {
@@ -249,7 +268,7 @@ impl Cluster {
             control: Mutex::new(control),
             standing: starting.standing,
             node,
-            superseded: Notify::new(),
+            ending_why: watch::channel(None).0,
             ending: AtomicBool::new(false),
         });
         let spread = shared.clone();
@@ -266,6 +285,14 @@ impl Cluster {
         spawn(tick(shared.clone()));
         spawn(take_reports(shared.clone(), starting.reports));
         spawn(keeper::run(shared.clone()));
+        if let Some(mut must_restart) = must_restart {
+            let shared = shared.clone();
+            spawn(async move {
+                if must_restart.wait_for(|must| *must).await.is_ok() {
+                    shared.ending_why.send_replace(Some(Ending::BegunAnew));
+                }
+            });
+        }
         Ok(Cluster { shared })
     }
 
@@ -334,9 +361,13 @@ impl Cluster {
         let _ = tokio::time::timeout(LEAVE_TIMEOUT, shared.coordinator.leave()).await;
     }
 
-    /// Resolves when a later process of this node's name is in the cluster.
-    pub async fn superseded(&self) {
-        self.shared.superseded.notified().await;
+    /// Resolves when this process must end.
+    pub async fn ending(&self) -> Ending {
+        let mut why = self.shared.ending_why.subscribe();
+        match why.wait_for(Option::is_some).await.map(|why| *why) {
+            Ok(Some(why)) => why,
+            _ => std::future::pending().await,
+        }
     }
 }
 
@@ -431,7 +462,9 @@ impl Shared {
                 self.links.connect(node, incarnation, address, cores);
             }
             Effect::Disconnect(node) => self.links.disconnect(node),
-            Effect::Superseded => self.superseded.notify_one(),
+            Effect::Superseded => {
+                self.ending_why.send_replace(Some(Ending::Superseded));
+            }
         }
     }
 

@@ -10,6 +10,7 @@
 //! | `keeper.rs` | the keeper, while this node leads the coordinator |
 //! | `links.rs` | links to and from other nodes' cores |
 //! | `cipher.rs` | TLS on such a link |
+//! | `recover.rs` | the cluster begun anew on this node |
 //! | `spread.rs` | invalidations of the whole cluster |
 //! | `alike.rs` | what all nodes must be told alike, and who was told otherwise |
 //! | `skew.rs` | how far this machine's clock of day is from the keeper's |
@@ -27,14 +28,16 @@ mod hot;
 mod keeper;
 mod links;
 mod placed;
+mod recover;
 mod shown;
 mod skew;
 mod spread;
 
 pub use alike::Common;
-pub use control::{Cluster, Starting};
+pub use control::{Cluster, Ending, Starting};
 pub use counted::add as add_metrics;
 pub use hot::HotSettings;
 pub use placed::{Placed, placed};
+pub use recover::recover;
 pub use shown::ring;
 pub use spread::run as run_everywhere;

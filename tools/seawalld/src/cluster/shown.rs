@@ -70,7 +70,8 @@ pub fn ring(shared: &Shared) -> Value {
         (vec![0u32; slots], vec![0u32; slots], vec![0u32; slots]);
     let (mut whole, mut lacking, mut without) = (0u32, 0u32, 0u32);
     let all = topology.partitions().count();
-    let mut arcs = vec!["whole"; ARCS];
+    // Without a cluster there is no ring to draw.
+    let mut arcs = vec!["whole"; if all == 0 { 0 } else { ARCS }];
     for (partition, owners) in topology.partitions() {
         let arc = &mut arcs[partition.0 as usize * ARCS / all];
         let live = owners.copies().iter().filter(|node| topology.is_up(**node)).count();
@@ -152,6 +153,7 @@ pub fn ring(shared: &Shared) -> Value {
             "keepers": health.keepers,
             "disk_error": health.disk_error,
             "waits_for": health.waits_for,
+            "other_cluster": health.other_cluster.map(|other| other.what),
         },
     })
 }

@@ -32,6 +32,8 @@ pub enum Intent {
     ManPage,
     /// Check the configuration and print it.
     CheckConfig,
+    /// Begin the cluster anew, after most keepers' directories were lost.
+    Recover,
 }
 
 /// Everything that was found.
@@ -43,6 +45,8 @@ pub struct Collected {
     pub effective: Effective,
     /// Mistakes, in reading order.
     pub problems: Vec<Problem>,
+    /// Keepers that are lost for good, for [`Intent::Recover`].
+    pub lost: Vec<String>,
     /// Accepted without effect: worth a line in the log.
     pub notes: Vec<String>,
 }
@@ -64,6 +68,7 @@ pub fn collect(
         intent: Intent::Run,
         effective: Effective::defaults(),
         problems: Vec::new(),
+        lost: Vec::new(),
         notes: Vec::new(),
     };
     let mut file = None;
@@ -139,6 +144,16 @@ fn flags(
             "i" | "license" => out.intent = Intent::License,
             "man-page" => out.intent = Intent::ManPage,
             "check-config" => out.intent = Intent::CheckConfig,
+            "cluster-recover" => match parser.value() {
+                Ok(names) => {
+                    out.intent = Intent::Recover;
+                    out.lost.extend(value::list(&names.to_string_lossy()));
+                }
+                Err(_) => out.problems.push(Problem {
+                    place: dashed,
+                    text: "needs the names of the keepers that are lost for good".into(),
+                }),
+            },
             "config" => match parser.value() {
                 Ok(path) => *file = Some(path.to_string_lossy().into_owned()),
                 Err(_) => out.problems.push(Problem { place: dashed, text: "needs a file".into() }),
@@ -212,10 +227,13 @@ fn one_flag(
     if long {
         let _ = parser.optional_value();
     }
-    let known = SETTINGS
-        .iter()
-        .map(|setting| setting.long)
-        .chain(["config", "help", "version", "extended"]);
+    let known = SETTINGS.iter().map(|setting| setting.long).chain([
+        "config",
+        "help",
+        "version",
+        "extended",
+        "cluster-recover",
+    ]);
     problem(match nearest(name, known) {
         Some(near) if name.len() > 1 => format!("unknown option; did you mean --{near}?"),
         _ => "unknown option; --help lists them".into(),

@@ -46,6 +46,10 @@ pub fn help() -> String {
     }
     out.push_str("\nother\n");
     for (flag, text) in [
+        (
+            "    --cluster-recover=<list>",
+            "begin the cluster anew on this node, which must not run, and end; the list names the keepers whose directories are lost for good",
+        ),
         ("    --config=<file>", "read settings from a TOML file (also SEAWALL_CONFIG)"),
         (
             "    --check-config",

@@ -58,7 +58,8 @@ pub fn parse(setting: &Setting, text: &str) -> Result<Value, String> {
     }
 }
 
-fn list(text: &str) -> Vec<String> {
+/// The words of a comma-separated list.
+pub fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned).collect()
 }
 

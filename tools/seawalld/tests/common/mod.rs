@@ -63,8 +63,13 @@ pub struct Daemon {
 impl Daemon {
     /// Starts with `args` on free ports of loopback and waits until it is ready.
     pub fn start(args: &[&str]) -> Daemon {
+        Daemon::start_at("127.0.0.1", args)
+    }
+
+    /// The same, listening elsewhere.
+    pub fn start_at(listen: &str, args: &[&str]) -> Daemon {
         let (port, admin) = (free_port(), free_port());
-        let mut all = vec!["-l".to_owned(), "127.0.0.1".into(), "-p".into(), port.to_string()];
+        let mut all = vec!["-l".to_owned(), listen.into(), "-p".into(), port.to_string()];
         all.extend([
             "--admin-listen".into(),
             format!("127.0.0.1:{admin}"),
@@ -73,7 +78,9 @@ impl Daemon {
         ]);
         all.extend(args.iter().map(ToString::to_string));
         let daemon = Daemon::spawn(&all, port, admin);
-        daemon.wait_for("ready");
+        // A node of a cluster is ready when others are there, too.
+        let clustered = args.contains(&"--cluster-listen");
+        daemon.wait_for(if clustered { "open to clients" } else { "ready" });
         daemon
     }
 
