@@ -129,7 +129,7 @@ async fn build(node: &Arc<Node>, disk: &Disk) -> Result<Engine, DiskError> {
             Ok((id, cluster, beginning, former))
         })
         .await?;
-    node.id.store(id, std::sync::atomic::Ordering::Relaxed);
+    node.id.store(id, Ordering::Relaxed);
     node.set_cluster(cluster);
     node.set_beginning(beginning);
     node.set_former(former);
