@@ -482,7 +482,12 @@ impl Server {
         // With a client left, the file is no better than one taken while serving.
         let taken = match self.node.cut_off(CUT_OFF_PATIENCE) {
             0 => Taken::AtTheEnd,
-            _ => Taken::WhileServing,
+            left => {
+                say(&format!(
+                    "{left} connections cannot be closed: a snapshot counts as taken while serving"
+                ));
+                Taken::WhileServing
+            }
         };
         let saved = match &self.snapshots {
             Some(snapshots) => self.save(snapshots, taken),
