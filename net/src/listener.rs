@@ -213,20 +213,32 @@ fn bind_unix(path: &PathBuf, mask: u32, backlog: u32) -> io::Result<(OwnedFd, Li
         *place = *byte as libc::c_char;
     }
     // What a dead server left behind goes, as in memcached; a live one's stays.
+    let length = std::mem::offset_of!(libc::sockaddr_un, sun_path) + bytes.len() + 1;
     if std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket()) {
-        match std::os::unix::net::UnixStream::connect(path) {
-            Ok(_) => return Err(io::Error::from_raw_os_error(libc::EADDRINUSE)),
-            Err(_) => std::fs::remove_file(path)?,
+        if is_served(&name, length)? {
+            return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
         }
+        std::fs::remove_file(path)?;
     }
     let socket = new_socket(libc::AF_UNIX)?;
-    let length = std::mem::offset_of!(libc::sockaddr_un, sun_path) + bytes.len() + 1;
     bind_name(&socket, &name, length)?;
     // Nobody can connect before the socket listens, so there is no moment with
     // other permissions.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mask & 0o777))?;
     start_listening(&socket, backlog)?;
     Ok((socket, ListenAddress::Unix { path: path.clone(), mask }))
+}
+
+/// Whether somebody listens on a Unix socket. One that has no room for a connection
+/// now is not waited for.
+fn is_served(name: &libc::sockaddr_un, length: usize) -> io::Result<bool> {
+    let probe = std::os::unix::net::UnixStream::from(new_socket(libc::AF_UNIX)?);
+    probe.set_nonblocking(true)?;
+    // SAFETY: `name` is an address of its family, `length` within it.
+    let connected = check(unsafe {
+        libc::connect(probe.as_raw_fd(), std::ptr::from_ref(name).cast(), length as libc::socklen_t)
+    });
+    Ok(connected.err().is_none_or(|error| error.kind() == io::ErrorKind::WouldBlock))
 }
 
 fn new_socket(family: i32) -> io::Result<OwnedFd> {
