@@ -1,12 +1,20 @@
 //! How long a failover takes, with clients on it: from the SIGKILL of a node with
 //! primaries until every key can be written again.
 
+use std::time::Duration;
+
 use anyhow::Result;
 
+use super::load::{Load, Shape};
+use super::node::Node;
 use super::scene::{Coordinator, Programs, Scene};
 use super::{faults, in_own_network};
 use crate::bench::Page;
 use crate::report::Done;
+
+/// What the nodes hold beside the keys that are measured.
+const FILLED: Shape =
+    Shape { threads: 2, keys_per_thread: 50_000, pace: Duration::from_millis(1), gets_percent: 0 };
 
 /// Who is killed.
 const VICTIMS: &[(&str, faults::Round)] =
@@ -17,6 +25,8 @@ pub fn run(programs: &Programs, by: Coordinator, runs: usize, save: bool) -> Res
     let name = format!("failover-{}", by.name());
     in_own_network(&name, |folder| {
         let mut scene = Scene::new(programs, by, &[], folder)?;
+        let nodes = scene.nodes.iter().map(Node::clients).collect();
+        Load::start(FILLED, nodes)?.end()?;
         let mut rows = Vec::new();
         for (victim, kill) in VICTIMS {
             for run in 1..=runs {
@@ -32,9 +42,9 @@ pub fn run(programs: &Programs, by: Coordinator, runs: usize, save: bool) -> Res
         let title = format!("A node is killed under load ({} coordinator)", by.name());
         let mut page = Page::new(&by.page("failover"), &title);
         page.say("Milliseconds from the SIGKILL of a node with primaries until all 48 keys were written again");
-        page.say("through each of the two others. Three nodes of one core, built as for tests, 2 copies, 256");
-        page.say("partitions, default settings; each in a network of its own, files in memory; other work on");
-        page.say("the machine.");
+        page.say("through each of the two others. Three nodes of one core, built as for tests, 2 copies, default");
+        page.say("settings, 100,000 keys; each in a network of its own, files in memory; other work on the");
+        page.say("machine.");
         page.say("");
         page.head(&["killed", "runs", "least", "p50", "max"]);
         for (victim, times) in &rows {

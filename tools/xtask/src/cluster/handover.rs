@@ -1,8 +1,8 @@
 //! How long a planned hand-over keeps writers waiting, as each of them sees it.
 //!
-//! Every client has one key and writes it again and again. What counts is the
-//! longest time between two acknowledged writes of a key while a node hands over all
-//! that it leads, beside the same without.
+//! Clients write keys all over the ring, one at a time each. What counts is the longest
+//! time between two acknowledged writes of a client while a node hands over all that it
+//! leads, beside the same without; and what it costs the nodes that stay.
 
 use std::collections::BTreeMap;
 use std::thread::sleep;
@@ -19,7 +19,7 @@ use crate::report::Done;
 
 /// More writers would keep the machine's two CPUs so busy that they wait for those.
 const WRITERS: Shape =
-    Shape { threads: 3, keys_per_thread: 1, pace: Duration::from_millis(1), gets_percent: 0 };
+    Shape { threads: 3, keys_per_thread: 33_334, pace: Duration::from_millis(1), gets_percent: 0 };
 /// All that is compared goes on for so long at least.
 const WINDOW: Duration = Duration::from_millis(1_500);
 
@@ -91,7 +91,7 @@ pub fn run(programs: &Programs, by: Coordinator, runs: usize, save: bool) -> Res
             windows.add(&mut scene, RESTARTED, &others, |scene| {
                 scene.nodes[at].terminate()?;
                 scene.restart(at)?;
-                scene.wait_until_whole()
+                scene.wait_until_settled()
             })?;
             windows.load.nodes(all(&scene));
         }
@@ -99,10 +99,10 @@ pub fn run(programs: &Programs, by: Coordinator, runs: usize, save: bool) -> Res
         let phases = load.end()?;
         let title = format!("Nodes hand over what they lead ({} coordinator)", by.name());
         let mut page = Page::new(&by.page("handover"), &title);
-        page.say("Milliseconds between two acknowledged writes of a key, the longest of each window of 1.5 s and");
-        page.say("each of 3 keys. Every key has a client that writes it once in a millisecond, through all nodes");
-        page.say("that stay. Three nodes of one core, built as for tests, 2 copies, 256 partitions; other work on");
-        page.say("the machine.");
+        page.say("Milliseconds between two acknowledged writes of a client, the longest of each window of 1.5 s and");
+        page.say("each of 3 clients. Each writes one of its 33,334 keys in a millisecond, through all nodes that");
+        page.say("stay. Three nodes of one core, built as for tests, 2 copies, the default number of partitions;");
+        page.say("other work on the machine.");
         page.say("");
         page.head(&["meanwhile", "windows", "p50", "p90", "p99", "max", "errors"]);
         for what in [CALM, DRAINED, RESTARTED] {
@@ -155,7 +155,7 @@ fn in_ms(bound_us: u64) -> String {
 
 /// Waits until a node has its share of primaries again.
 fn wait_until_it_leads(scene: &mut Scene, at: usize) -> Result<()> {
-    scene.wait_until_whole()?;
+    scene.wait_until_settled()?;
     let deadline = Instant::now() + PATIENCE;
     loop {
         let ring = scene.nodes[at].ring()?;

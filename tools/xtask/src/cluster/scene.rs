@@ -205,6 +205,16 @@ impl Scene {
 
     /// Waits until every node is up and every partition has all its copies.
     pub fn wait_until_whole(&mut self) -> Result<()> {
+        self.wait_until("whole", is_whole)
+    }
+
+    /// Waits until beside that nothing is planned.
+    pub fn wait_until_settled(&mut self) -> Result<()> {
+        let is_settled = |ring: &Value, count| ring["settled"] == true && is_whole(ring, count);
+        self.wait_until("settled", is_settled)
+    }
+
+    fn wait_until(&mut self, what: &str, is_so: fn(&Value, usize) -> bool) -> Result<()> {
         let deadline = Instant::now() + WHOLE_WITHIN;
         let nodes = self.nodes.len();
         let mut rings: Vec<Result<Value>>;
@@ -213,7 +223,7 @@ impl Scene {
                 ensure!(node.is_running(), "{} ended by itself", node.name);
             }
             rings = self.nodes.iter().map(Node::ring).collect();
-            if rings.iter().all(|ring| ring.as_ref().is_ok_and(|ring| is_whole(ring, nodes))) {
+            if rings.iter().all(|ring| ring.as_ref().is_ok_and(|ring| is_so(ring, nodes))) {
                 return Ok(());
             }
             if Instant::now() > deadline {
@@ -222,7 +232,7 @@ impl Scene {
                     Err(error) => format!("{error:#}"),
                 });
                 let said: Vec<_> = said.collect();
-                bail!("not whole within {} s:\n{}", WHOLE_WITHIN.as_secs(), said.join("\n"));
+                bail!("not {what} within {} s:\n{}", WHOLE_WITHIN.as_secs(), said.join("\n"));
             }
             std::thread::sleep(Duration::from_millis(50));
         }
