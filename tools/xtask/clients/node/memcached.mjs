@@ -81,11 +81,16 @@ check.equal(await call.del("t:a"), true);
 check.equal(await call.del("t:a"), false);
 
 const [version] = await call.version();
-check.equal([version.major, version.minor, version.bugfix], ["1", "6", "45"], "version");
+const words = [version.major, version.minor, version.bugfix].join(".");
+check.equal(/^\d+\.\d+\.\d+$/.test(words), true, "version");
 const [stats] = await call.stats();
 check.equal(typeof stats.get_hits, "number");
-check.equal(String(stats.version), "1.6.45", "stats version");
-check.equal(/^\d+\.\d+\.\d+$/.test(String(stats.seawall_version)), true, "seawall version");
+check.equal(String(stats.version), words, "stats version");
+// Memcached itself has none.
+if (stats.seawall_version !== undefined) {
+  check.equal(words, "1.6.45", "the version that is claimed");
+  check.equal(/^\d+\.\d+\.\d+$/.test(String(stats.seawall_version)), true, "seawall version");
+}
 const [settings] = await call.settings();
 check.equal(settings.item_size_max, 1048576);
 const [slabs] = await call.slabs();
