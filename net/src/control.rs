@@ -179,7 +179,7 @@ pub trait Connections {
 pub fn execute(op: &ControlOp, core: &mut Core, connections: &dyn Connections) -> ControlAnswer {
     match op {
         ControlOp::Flush { at } => {
-            // Every core's clock is read once a turn: "now" is the later one.
+            // What is past is now: every core's clock is read once a turn.
             core.shard.flush((*at).max(core.now), core.now);
             ControlAnswer::Done
         }

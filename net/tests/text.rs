@@ -729,3 +729,22 @@ fn sizes_are_counted_when_asked_for() {
     node.ask(client, b"set key 0 0 1\r\nx\r\n");
     assert_eq!(node.ask(client, b"stats sizes\r\n"), "STAT 32 1\nEND\n");
 }
+
+/// Each core reads its clock once a turn, so one may be some milliseconds behind.
+#[test]
+fn what_is_stored_after_a_flush_lives_also_on_a_core_whose_clock_is_behind() {
+    let mut node = Node::new(3);
+    let client = node.connect(0);
+    node.cores[0].now.0 += 5;
+    assert_eq!(node.ask(client, b"set old 0 0 1\r\nx\r\nflush_all\r\n"), "STORED\nOK\n");
+    for key in 0..20 {
+        let set = format!("set key:{key} 0 0 1\r\nx\r\n");
+        assert_eq!(node.ask(client, set.as_bytes()), "STORED\n");
+    }
+    node.advance(10);
+    for key in 0..20 {
+        let get = format!("get key:{key} old\r\n");
+        let answer = format!("VALUE key:{key} 0 1\nx\nEND\n");
+        assert_eq!(node.ask(client, get.as_bytes()), answer);
+    }
+}

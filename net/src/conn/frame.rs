@@ -81,7 +81,9 @@ impl Conn {
     pub(super) fn flush_at(&self, seconds: i64, core: &Core) -> Now {
         const RELATIVE_SECONDS_MAX: i64 = 60 * 60 * 24 * 30;
         if seconds <= 0 {
-            core.now
+            // At once, whatever each core's clock says: one that is behind would take
+            // another core's "now" for later, and kill what is stored until then.
+            Now(0)
         } else if seconds <= RELATIVE_SECONDS_MAX {
             // Whole seconds, as all expiries.
             Now((core.now.seconds() + seconds as u64) * 1000)
