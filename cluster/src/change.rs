@@ -262,8 +262,7 @@ impl Topology {
     /// a write without the node. Else, if the heir were dead and nobody knew yet, a
     /// copy that has everything would be thrown away for one that is gone.
     fn depose(&mut self, node: NodeIndex, lost: bool) {
-        let up: Vec<bool> =
-            self.members.iter().map(|member| member.as_ref().is_some_and(|m| m.up)).collect();
+        let up = self.up_by_number();
         let heir = |owners: &Owners| {
             let in_sync = |heir: &usize| owners.in_sync & 1 << heir != 0;
             let is_up = |heir: &usize| up[usize::from(owners.copies[*heir].0)];
@@ -316,19 +315,22 @@ impl Topology {
         let leaves = member.leaving;
         self.depose(node, false);
         if leaves {
-            self.exclude_where_others_lead(node);
+            // It takes along what it holds. Writes need not wait until each primary has
+            // noticed that and excluded it.
+            self.take_out_of_sync(node, |owners| owners.primary() != Some(node));
         }
         Ok(())
     }
 
-    /// A node that ends in order takes what it holds along. Writes need not wait until
-    /// each primary has noticed that and excluded it.
-    fn exclude_where_others_lead(&mut self, node: NodeIndex) {
-        let is_one = |owners: &Owners| owners.primary() != Some(node) && owners.is_in_sync(node);
-        self.owners.change(is_one, |owners| {
-            let at = owners.position(node).expect("it is in sync");
-            owners.set_in_sync(at, false);
-        });
+    /// A copy is in sync no more in the partitions for which `is_one` holds.
+    fn take_out_of_sync(&mut self, node: NodeIndex, is_one: impl Fn(&Owners) -> bool) {
+        self.owners.change(
+            |owners| is_one(owners) && owners.is_in_sync(node),
+            |owners| {
+                let at = owners.position(node).expect("it is in sync");
+                owners.set_in_sync(at, false);
+            },
+        );
     }
 
     fn up(&mut self, node: NodeIndex, incarnation: Incarnation) -> Result<(), Refusal> {
@@ -352,12 +354,7 @@ impl Topology {
         // Also where it is not in sync: the primary may have asked that it be
         // made so a moment ago, and that must not happen any more.
         self.slot(replica)?.fence = next;
-        let is_one =
-            |owners: &Owners| owners.primary() == Some(primary) && owners.is_in_sync(replica);
-        self.owners.change(is_one, |owners| {
-            let at = owners.position(replica).expect("it is in sync");
-            owners.set_in_sync(at, false);
-        });
+        self.take_out_of_sync(replica, |owners| owners.primary() == Some(primary));
         Ok(())
     }
 
@@ -483,8 +480,7 @@ impl Topology {
         if member.up {
             return Err(Refusal::Superseded);
         }
-        let up: Vec<bool> =
-            self.members.iter().map(|member| member.as_ref().is_some_and(|m| m.up)).collect();
+        let up = self.up_by_number();
         let mut changed = false;
         self.owners.change(
             |owners| owners.position(node).is_some(),

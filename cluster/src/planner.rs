@@ -129,8 +129,7 @@ pub fn next_steps(
     let mut plan = Plan::default();
     let mut filling = Filling::new(topology, limits);
     let mut missing: [Vec<(Partition, NodeIndex)>; COPIES_MAX + 1] = Default::default();
-    let is_up: Vec<bool> =
-        topology.members().iter().map(|member| member.as_ref().is_some_and(|m| m.up)).collect();
+    let is_up = topology.up_by_number();
     let up = |node: &NodeIndex| is_up[usize::from(node.0)];
     let all_up = topology.nodes().all(|(_, member)| member.up);
     for ((partition, owners), wish) in topology.partitions().zip(wishes) {

@@ -352,6 +352,11 @@ impl Topology {
         self.owners.iter().any(|owners| owners.is_in_sync(node))
     }
 
+    /// By number: whether a node is there and alive.
+    pub(crate) fn up_by_number(&self) -> Vec<bool> {
+        self.members.iter().map(|member| member.as_ref().is_some_and(|m| m.up)).collect()
+    }
+
     /// By number: whether a node holds copies.
     pub fn holders(&self) -> Vec<bool> {
         let mut holders = alloc::vec![false; self.members.len()];
@@ -364,8 +369,7 @@ impl Topology {
     /// Whether every partition has as many in-sync copies on nodes that are up as it
     /// should have, and there are partitions at all.
     pub fn is_whole(&self) -> bool {
-        let is_up: Vec<bool> =
-            self.members.iter().map(|member| member.as_ref().is_some_and(|m| m.up)).collect();
+        let is_up = self.up_by_number();
         let live = |owners: &Owners| {
             let copies = owners.copies().iter();
             copies.filter(|node| is_up[usize::from(node.0)] && owners.is_in_sync(**node)).count()
