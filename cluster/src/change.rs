@@ -60,6 +60,9 @@ pub enum Command {
         primary: NodeIndex,
         /// The replica.
         replica: NodeIndex,
+        /// In-sync copies that must be left, the primary's included. Where there would
+        /// be fewer the replica stays, and writes wait for it.
+        keep: u8,
     },
     /// A replica has everything that the primary has acknowledged.
     InSync {
@@ -173,7 +176,9 @@ impl Topology {
             Command::Join(node) => self.join(node, next),
             Command::Down { node, incarnation } => self.down(*node, *incarnation, next),
             Command::Up { node, incarnation } => self.up(*node, *incarnation),
-            Command::Exclude { primary, replica } => self.exclude(*primary, *replica, next),
+            Command::Exclude { primary, replica, keep } => {
+                self.exclude(*primary, *replica, *keep, next)
+            }
             Command::InSync { node, known, partitions } => {
                 self.mark_in_sync(*node, *known, partitions)
             }
@@ -346,6 +351,7 @@ impl Topology {
         &mut self,
         primary: NodeIndex,
         replica: NodeIndex,
+        keep: u8,
         next: Revision,
     ) -> Result<(), Refusal> {
         if primary == replica {
@@ -354,7 +360,9 @@ impl Topology {
         // Also where it is not in sync: the primary may have asked that it be
         // made so a moment ago, and that must not happen any more.
         self.slot(replica)?.fence = next;
-        self.take_out_of_sync(replica, |owners| owners.primary() == Some(primary));
+        self.take_out_of_sync(replica, |owners| {
+            owners.primary() == Some(primary) && owners.in_sync() > u32::from(keep)
+        });
         Ok(())
     }
 
@@ -643,6 +651,15 @@ mod tests {
     }
 
     #[test]
+    fn a_replica_is_not_left_out_where_too_few_copies_would_be_left() {
+        let (mut topology, a, b) = pair();
+        topology.apply(&Command::Exclude { primary: a, replica: b, keep: 2 });
+        assert!(topology.owners(Partition(0)).is_in_sync(b));
+        topology.apply(&Command::Exclude { primary: a, replica: b, keep: 1 });
+        assert!(!topology.owners(Partition(0)).is_in_sync(b));
+    }
+
+    #[test]
     fn a_node_that_leaves_in_order_is_out_of_sync_at_once() {
         let (mut topology, a, b) = pair();
         let life = Incarnation(1);
@@ -652,7 +669,7 @@ mod tests {
         assert_eq!((owners.primary(), owners.in_sync()), (Some(a), 1));
         // What only it has stays its own: it may still be reached.
         let (mut topology, a, b) = pair();
-        topology.apply(&Command::Exclude { primary: a, replica: b });
+        topology.apply(&Command::Exclude { primary: a, replica: b, keep: 1 });
         topology.apply(&Command::Leaving { node: a, incarnation: life });
         topology.apply(&Command::Down { node: a, incarnation: life });
         let owners = *topology.owners(Partition(0));
@@ -662,7 +679,7 @@ mod tests {
     #[test]
     fn what_was_said_of_a_copy_does_not_count_for_the_next_one() {
         let (mut topology, a, b) = pair();
-        topology.apply(&Command::Exclude { primary: a, replica: b });
+        topology.apply(&Command::Exclude { primary: a, replica: b, keep: 1 });
         let known = topology.revision;
         let step = |step| Command::Steps(alloc::vec![(Partition(0), step)]);
         topology.apply(&step(Step::Drop(b)));

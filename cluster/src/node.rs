@@ -104,7 +104,12 @@ pub enum Report {
         partitions: Vec<(Partition, Epoch)>,
     },
     /// `replication::Effect::Suspect`.
-    Suspect(NodeIndex),
+    Suspect {
+        /// The replica.
+        node: NodeIndex,
+        /// It cannot catch up while it counts as in sync.
+        cannot_follow: bool,
+    },
     /// `replication::Effect::Paused`.
     Paused(Vec<Partition>),
     /// A link to a node broke, or cannot be opened.
@@ -145,6 +150,8 @@ struct Core {
 pub struct Control {
     introduction: Introduction,
     timing: Timing,
+    /// In-sync copies that a partition keeps, unless nodes end for good.
+    min_copies: u8,
     member: Member,
     topology: Arc<Topology>,
     me: Option<NodeIndex>,
@@ -174,6 +181,7 @@ impl Control {
             member: Member::new(name, incarnation, timing.clone()),
             introduction,
             timing,
+            min_copies: 1,
             topology: Arc::default(),
             me: None,
             was_member: false,
@@ -186,6 +194,12 @@ impl Control {
             lease_told: Millis(0),
             settled_told: Revision(0),
         }
+    }
+
+    /// From now on no replica is left out where fewer in-sync copies than that would be
+    /// left, the primary's included: writes wait for it.
+    pub fn set_min_copies(&mut self, min_copies: u8) {
+        self.min_copies = min_copies.max(1);
     }
 
     /// Its beats and its lease.
@@ -217,7 +231,7 @@ impl Control {
         self.drive_hand_overs(now, effects);
         // Writes would have to wait for them. Nobody else may take them out.
         for replica in self.silent.clone() {
-            self.exclude(now, replica, effects);
+            self.exclude(now, replica, self.min_copies, effects);
         }
     }
 
@@ -372,11 +386,12 @@ impl Control {
                 self.note_caught_up((core, theirs), node, acts, &partitions);
                 self.propose_in_sync(now, effects);
             }
-            Report::Suspect(node) => {
+            Report::Suspect { node, cannot_follow } => {
                 let fence = self.topology.member(node).map(|member| member.fence);
                 // Else the core has not heard yet that it is out already.
                 if fence.is_some_and(|fence| fence <= acts) {
-                    self.exclude(now, node, effects);
+                    let keep = if cannot_follow { 1 } else { self.min_copies };
+                    self.exclude(now, node, keep, effects);
                 }
             }
             Report::Paused(partitions) => {
@@ -495,13 +510,30 @@ impl Control {
     }
 
     /// A replica does not confirm, or is down.
-    fn exclude(&mut self, now: Millis, replica: NodeIndex, effects: &mut Vec<Effect>) {
+    fn exclude(&mut self, now: Millis, replica: NodeIndex, keep: u8, effects: &mut Vec<Effect>) {
         let Some(primary) = self.me else { return };
         if !self.due(now, self.excluded_at.get(&replica).copied()) {
             return;
         }
         self.excluded_at.insert(replica, now);
-        effects.push(Effect::Propose(Command::Exclude { primary, replica }));
+        if keep > 1 && !self.would_exclude(primary, replica, keep) {
+            return;
+        }
+        effects.push(Effect::Propose(Command::Exclude { primary, replica, keep }));
+    }
+
+    /// Whether an exclusion would change something. A replica that is up may be about to
+    /// be in sync, which is to be undone; one that is down is not.
+    fn would_exclude(&self, primary: NodeIndex, replica: NodeIndex, keep: u8) -> bool {
+        let is_up = self.topology.is_up(replica);
+        let led = self.topology.partitions().map(|(_, owners)| owners);
+        let mut held = led.filter(|owners| {
+            owners.primary() == Some(primary) && owners.position(replica).is_some()
+        });
+        held.any(|owners| match owners.is_in_sync(replica) {
+            true => owners.in_sync() > u32::from(keep),
+            false => is_up,
+        })
     }
 
     /// Once a hand-over is proposed it may come about at any time, until the topology
@@ -568,14 +600,20 @@ mod tests {
 
     #[test]
     fn an_exclusion_that_came_about_does_not_delay_the_next() {
-        let exclude = Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1) };
+        let exclude = Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1), keep: 1 };
         let mut topology = pair();
         let mut control = Control::new(introduction(0), Timing::default(), Millis(1_000));
         let mut effects = Vec::new();
         control.on_topology(Arc::new(topology.clone()), &mut effects);
         let suspect = |control: &mut Control, now| {
             let (mut effects, acts) = (Vec::new(), control.topology().revision());
-            control.on_report(Millis(now), 0, acts, Report::Suspect(NodeIndex(1)), &mut effects);
+            control.on_report(
+                Millis(now),
+                0,
+                acts,
+                Report::Suspect { node: NodeIndex(1), cannot_follow: false },
+                &mut effects,
+            );
             effects.contains(&Effect::Propose(exclude.clone()))
         };
         assert!(suspect(&mut control, 1_000));
@@ -631,7 +669,7 @@ mod tests {
             assert_eq!(tick(&mut control, now), [Effect::Propose(command.clone())]);
             assert_eq!(tick(&mut control, now + 299), [], "it may come about");
         }
-        let exclude = Command::Exclude { primary: NodeIndex(0), replica: to };
+        let exclude = Command::Exclude { primary: NodeIndex(0), replica: to, keep: 1 };
         topology.apply(&exclude);
         effects.clear();
         control.on_topology(Arc::new(topology.clone()), &mut effects);

@@ -227,7 +227,7 @@ mod tests {
         topology.apply(&Command::Down { node: B, incarnation: Incarnation(1) });
         assert_eq!(asks(&topology, before), [B], "it may serve until its lease ends");
         assert_eq!(asks(&topology, topology.revision()), [B], "called up again, it is in sync");
-        topology.apply(&Command::Exclude { primary: A, replica: B });
+        topology.apply(&Command::Exclude { primary: A, replica: B, keep: 1 });
         assert_eq!(asks(&topology, topology.revision()), [A], "the second round");
     }
 

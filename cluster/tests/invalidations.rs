@@ -88,7 +88,7 @@ fn who_was_left_out_of_an_invalidation_answers_as_a_replica_once_that_must_be_ov
     let mut cluster = pair();
     cluster.cut(0, 1);
     cluster.change(&down(1));
-    cluster.change(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1) });
+    cluster.change(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1), keep: 1 });
     cluster.heal(0, 1);
     cluster.change(&up(1));
     cluster.settle();
@@ -118,7 +118,7 @@ fn a_node_that_was_away_when_a_later_flush_was_said_keeps_it_too() {
     cluster.settle();
     cluster.cut(0, 1);
     cluster.change(&down(1));
-    cluster.change(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1) });
+    cluster.change(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1), keep: 1 });
     flush_at(&mut cluster, NOW.0 + 10_000, NOW.0);
     cluster.heal(0, 1);
     cluster.change(&up(1));
@@ -172,7 +172,7 @@ fn a_node_that_returns_after_the_moment_of_a_later_flush_spares_what_was_written
     cluster.settle();
     cluster.cut(0, 1);
     cluster.change(&down(1));
-    cluster.change(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1) });
+    cluster.change(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1), keep: 1 });
     cluster.nodes[0].now = Now(NOW.0 + 10_000);
     cluster.set("key", "after");
     // The other one finds its own time come before it hears of anybody.

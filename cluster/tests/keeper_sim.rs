@@ -699,7 +699,7 @@ impl World {
                     Some((owners.primary()?, owners.replicas().next()?.0))
                 });
                 if let Some((primary, replica)) = primaries.nth(node) {
-                    self.at(0, What::Ask(Command::Exclude { primary, replica }));
+                    self.at(0, What::Ask(Command::Exclude { primary, replica, keep: 1 }));
                 }
             }
             10 => self.at(0, What::Refused(NodeIndex(node as u16))),

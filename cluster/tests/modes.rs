@@ -51,7 +51,7 @@ fn what_an_asynchronous_write_lost_does_not_come_back() {
     cluster.cut(0, 1);
     assert_eq!(cluster.set("a:1", "lost"), None);
     assert_eq!(cluster.set("a:2", "lost"), None);
-    let exclude = Command::Exclude { primary: NodeIndex(1), replica: NodeIndex(0) };
+    let exclude = Command::Exclude { primary: NodeIndex(1), replica: NodeIndex(0), keep: 1 };
     cluster.topology.apply(&Command::Down { node: NodeIndex(0), incarnation: Incarnation(1) });
     cluster.topology.apply(&exclude);
     cluster.tell(1);

@@ -368,7 +368,7 @@ fn two_deaths_are_repaired_by_those_that_live() {
     // As those that live do at once.
     for primary in (0..20).map(NodeIndex).filter(|node| ![4, 11].contains(&node.0)) {
         for replica in [NodeIndex(4), NodeIndex(11)] {
-            apply(&mut topology, Command::Exclude { primary, replica });
+            apply(&mut topology, Command::Exclude { primary, replica, keep: 1 });
         }
     }
     let wishes = planner::wishes(&topology, everyone(&topology));

@@ -86,7 +86,7 @@ fn a_node_without_a_copy_reads_in_its_own_zone() {
     assert_eq!(cluster.route(3, "key", Access::Read), south);
     assert_eq!(cluster.route(3, "key", Access::Write), north);
     // Not from one that is out of sync, or down.
-    cluster.change(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1) });
+    cluster.change(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1), keep: 1 });
     assert_eq!(cluster.route(3, "key", Access::Read), north);
     cluster.settle();
     assert_eq!(cluster.route(3, "key", Access::Read), south);
@@ -102,9 +102,13 @@ fn a_primary_whose_replica_is_silent_answers_only_when_it_is_excluded() {
     let ticket = cluster.set(key, "alone");
     cluster.turns(60);
     assert!(!cluster.is_done(0, ticket));
-    assert!(cluster.nodes[0].effects.contains(&Effect::Suspect(NodeIndex(1))));
+    assert!(
+        cluster.nodes[0]
+            .effects
+            .contains(&Effect::Suspect { node: NodeIndex(1), cannot_follow: false })
+    );
     // Known, but perhaps not to everybody: the replica may still answer reads.
-    let exclude = Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1) };
+    let exclude = Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1), keep: 1 };
     cluster.topology.apply(&exclude);
     let topology = std::sync::Arc::new(cluster.topology.clone());
     let clock = cluster.clock;
@@ -143,7 +147,7 @@ fn the_heir_has_every_answered_write_and_the_old_primary_forgets_the_others() {
     cluster.set(&new, "unsafe");
     cluster.topology.apply(&down(0));
     // Only the heir hears of it. It goes on alone when the other is out.
-    let exclude = Command::Exclude { primary: NodeIndex(1), replica: NodeIndex(0) };
+    let exclude = Command::Exclude { primary: NodeIndex(1), replica: NodeIndex(0), keep: 1 };
     cluster.topology.apply(&exclude);
     cluster.tell(1);
     cluster.turn();
@@ -206,7 +210,11 @@ fn a_new_primary_waits_while_somebody_may_not_know_that_it_is_out() {
     let mut cluster = Cluster::new(3, Limits::default(), |_| vec![0, 1, 2]);
     cluster.settle();
     // The third copy is excluded, and may not have heard of it.
-    cluster.topology.apply(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(2) });
+    cluster.topology.apply(&Command::Exclude {
+        primary: NodeIndex(0),
+        replica: NodeIndex(2),
+        keep: 1,
+    });
     cluster.tell_unsettled(1);
     cluster.topology.apply(&down(0));
     cluster.tell_unsettled(1);
@@ -217,7 +225,11 @@ fn a_new_primary_waits_while_somebody_may_not_know_that_it_is_out() {
     // The same if both come at once.
     let mut cluster = Cluster::new(3, Limits::default(), |_| vec![0, 1, 2]);
     cluster.settle();
-    cluster.topology.apply(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(2) });
+    cluster.topology.apply(&Command::Exclude {
+        primary: NodeIndex(0),
+        replica: NodeIndex(2),
+        keep: 1,
+    });
     cluster.topology.apply(&down(0));
     cluster.tell_unsettled(1);
     assert_eq!(cluster.route(1, "key", Access::Read), Route::Wait);
@@ -422,8 +434,12 @@ fn a_replica_that_was_called_in_sync_in_the_middle_of_its_fill_is_filled_anew() 
         cluster.change(&Command::InSync { node: NodeIndex(1), known, partitions });
         cluster.assert_whole();
         cluster.turn();
-        assert!(cluster.nodes[0].effects.contains(&Effect::Suspect(NodeIndex(1))));
-        cluster.change(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1) });
+        assert!(
+            cluster.nodes[0]
+                .effects
+                .contains(&Effect::Suspect { node: NodeIndex(1), cannot_follow: true })
+        );
+        cluster.change(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1), keep: 1 });
         cluster.heal(0, 1);
         cluster.settle();
         cluster.assert_whole();
@@ -442,7 +458,7 @@ fn a_log_that_is_too_short_means_a_fill() {
     }
     cluster.settle();
     cluster.cut(0, 1);
-    cluster.change(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1) });
+    cluster.change(&Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1), keep: 1 });
     for _ in 0..20 {
         for key in &keys {
             cluster.set(key, &"x".repeat(300));
@@ -541,7 +557,7 @@ fn with_three_copies_the_survivors_agree_on_what_came_last() {
     cluster.change(&down(0));
     assert_eq!(cluster.primary(&key), 1);
     assert_eq!(cluster.route(2, &key, Access::Read), Route::At(NodeIndex(1)), "it is not sure");
-    cluster.change(&Command::Exclude { primary: NodeIndex(1), replica: NodeIndex(0) });
+    cluster.change(&Command::Exclude { primary: NodeIndex(1), replica: NodeIndex(0), keep: 1 });
     cluster.settle();
     cluster.assert_holds(1, &key, Some("safe"));
     cluster.assert_holds(2, &key, Some("safe"));
@@ -557,7 +573,7 @@ fn a_machine_may_have_been_up_for_years() {
 #[test]
 fn a_replica_that_had_caught_up_and_was_excluded_catches_up_again() {
     let mut cluster = pair();
-    let exclude = Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1) };
+    let exclude = Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1), keep: 1 };
     cluster.proposals_get_lost = true;
     cluster.change(&exclude);
     cluster.settle();
@@ -608,7 +624,7 @@ fn writes_wait_while_an_excluded_replica_may_still_answer_reads() {
     cluster.set(&key, "old");
     cluster.settle();
     cluster.cut(0, 1);
-    let exclude = Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1) };
+    let exclude = Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1), keep: 1 };
     cluster.topology.apply(&exclude);
     cluster.tell_unsettled(0);
     // The replica knows nothing of it, and would say "old".
@@ -681,7 +697,7 @@ fn a_question_outlives_its_link() {
         cluster.heal(0, 1);
     }
     cluster.proposals_get_lost = false;
-    let exclude = Command::Exclude { primary: NodeIndex(1), replica: NodeIndex(0) };
+    let exclude = Command::Exclude { primary: NodeIndex(1), replica: NodeIndex(0), keep: 1 };
     cluster.change(&exclude);
     cluster.settle();
     cluster.assert_holds(0, &key, Some("safe"));

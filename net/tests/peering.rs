@@ -45,6 +45,9 @@ impl Peering for Stand {
             _ => Route::At(PRIMARY),
         }
     }
+    fn has_copies_for(&self, _: &[u8], _: KeyHash) -> bool {
+        true
+    }
     fn is_read_at_primary(&self, _: &[u8]) -> bool {
         false
     }

@@ -57,6 +57,8 @@ pub(super) struct Lane {
     pub shares: Shares,
     pub waits: VecDeque<Wait>,
     pub fill: Option<Fill>,
+    /// It does not confirm in time.
+    pub late: bool,
     /// When it was last complained about.
     pub suspected: Option<Millis>,
     /// The log no longer holds what the replica lacks: nothing is sent, and
@@ -86,6 +88,7 @@ impl Lane {
             shares: Shares::default(),
             waits: VecDeque::new(),
             fill: None,
+            late: false,
             suspected: None,
             broken: false,
             held: Revision(0),

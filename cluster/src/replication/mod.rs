@@ -60,6 +60,7 @@ mod replicator;
 mod requests;
 mod roles;
 mod shares;
+mod short;
 mod source;
 mod tickets;
 mod upkeep;
@@ -97,7 +98,13 @@ pub enum Effect {
         unknown: Vec<u32>,
     },
     /// A replica does not confirm in time: ask for its exclusion.
-    Suspect(NodeIndex),
+    Suspect {
+        /// The replica.
+        node: NodeIndex,
+        /// It cannot catch up while it counts as in sync: it lost what it had, or the
+        /// log no longer reaches back to what it lacks.
+        cannot_follow: bool,
+    },
     /// A replica has everything that this core has for these partitions.
     CaughtUp {
         /// The replica.

@@ -423,7 +423,7 @@ impl Replicator {
             });
         }
         if is_in_sync {
-            self.effects.push(Effect::Suspect(peer.node));
+            self.effects.push(Effect::Suspect { node: peer.node, cannot_follow: true });
         }
     }
 }

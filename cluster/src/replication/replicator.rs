@@ -34,6 +34,11 @@ pub struct Limits {
     pub log_bytes_max: usize,
     /// A replica that has not confirmed for so long is complained about.
     pub confirm_ms: u64,
+    /// In-sync copies that a write needs, the primary's included.
+    pub min_copies: u8,
+    /// With more than one: a write that replicas have not confirmed for so long is
+    /// answered as of unknown outcome.
+    pub answer_ms: u64,
     /// Bytes handed to a link at once.
     pub send_bytes_max: usize,
     /// Of these, bytes of a fill.
@@ -59,6 +64,8 @@ impl Default for Limits {
         Limits {
             log_bytes_max: 16 << 20,
             confirm_ms: 150,
+            min_copies: 1,
+            answer_ms: 2_000,
             send_bytes_max: 256 << 10,
             fill_bytes_max: 64 << 10,
             fill_bytes_per_second: 200 << 20,

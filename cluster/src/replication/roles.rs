@@ -345,7 +345,7 @@ impl Replicator {
                     }
                 });
                 if too_early {
-                    self.effects.push(Effect::Suspect(node));
+                    self.effects.push(Effect::Suspect { node, cannot_follow: true });
                 }
             }
         }

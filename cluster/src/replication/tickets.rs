@@ -16,6 +16,8 @@ pub(super) struct Waiting {
     /// The keys that it has written, until then not to be read.
     keys: Vec<(KeyHash, Lsn)>,
     unknown: Vec<u32>,
+    /// It was answered before all confirmations were there.
+    answered: bool,
 }
 
 /// What became of a batch when it was closed.
@@ -117,7 +119,17 @@ impl Tickets {
         }
         let waiting = self.waiting.remove(&ticket)?;
         self.settle_keys(&waiting.keys);
-        Some(waiting.unknown)
+        (!waiting.answered).then_some(waiting.unknown)
+    }
+
+    /// The batch is answered before its confirmations are there; until then its keys are
+    /// not to be read. The requests of unknown outcome, these among them; none if it was
+    /// answered before, or is not closed yet.
+    pub fn answer_early(&mut self, ticket: Ticket, unknown: Vec<u32>) -> Option<Vec<u32>> {
+        let waiting = self.waiting.get_mut(&ticket).filter(|waiting| !waiting.answered)?;
+        waiting.answered = true;
+        waiting.unknown.extend(unknown);
+        Some(core::mem::take(&mut waiting.unknown))
     }
 
     fn settle_keys(&mut self, keys: &[(KeyHash, Lsn)]) {

@@ -24,6 +24,7 @@ impl Replicator {
         let untold = self.untold_late();
         self.expire_grants(clock);
         self.complain(&untold);
+        self.answer_overdue();
         self.mend();
         self.report_paused();
         self.earn_fill_budget();
@@ -46,11 +47,13 @@ impl Replicator {
                 lane.waits.front().is_some_and(old)
                     && lane.waits.iter().any(|wait| old(wait) && required(&wait.partition))
             };
+            lane.late = late;
             let said =
                 lane.suspected.is_some_and(|at| clock.since(at) < self.limits.confirm_ms.max(1));
             if late && !said {
                 lane.suspected = Some(clock);
-                self.effects.push(Effect::Suspect(lane.peer.node));
+                let (node, cannot_follow) = (lane.peer.node, lane.broken);
+                self.effects.push(Effect::Suspect { node, cannot_follow });
             }
         }
     }

@@ -75,6 +75,10 @@ pub trait Peering: Debug + Send {
     /// Whether even a read of the key executes where it may be changed.
     fn is_read_at_primary(&self, key: &[u8]) -> bool;
 
+    /// Whether enough copies of the key are in sync for a change of it. One that has too
+    /// few waits.
+    fn has_copies_for(&self, key: &[u8], hash: KeyHash) -> bool;
+
     /// Whether what is here of the key is out of date, for a moment.
     fn is_out_of_date(&self, hash: KeyHash, key: &[u8]) -> bool;
 

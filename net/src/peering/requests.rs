@@ -23,6 +23,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 const UNKNOWN: &str = "the outcome is unknown: the node that took it was lost";
 /// Said when nobody takes a request for too long.
 const NOBODY: &str = "no node takes this key now";
+/// Said of a change for which too few copies were in sync for too long.
+const TOO_FEW_COPIES: &str = "too few copies of this key are in sync for a write";
 
 /// One request of a parked batch.
 type Place = (u64, u32);
@@ -284,7 +286,14 @@ impl Peers {
             || self.away_hashes.contains_key(&hop.hash);
         let route = if behind { Route::Wait } else { self.peering.route(hop.hash, at_primary) };
         let passed_on = matches!(parked.home, Home::Link(_));
+        let lacks_copies =
+            route == Route::Here && changes && !self.peering.has_copies_for(request.key, hop.hash);
         match route {
+            Route::Here if lacks_copies && passed_on => parked.fill(place.1, Slot::Elsewhere),
+            Route::Here if lacks_copies => {
+                parked.note_stuck();
+                self.wait(place, hop.hash, until, attempt.next());
+            }
             Route::Here => self.run(place, parked, op, core),
             Route::At(_) | Route::Wait if passed_on => parked.fill(place.1, Slot::Elsewhere),
             Route::At(peer) => {
@@ -465,6 +474,16 @@ impl Peers {
         false
     }
 
+    /// Why nobody has taken a request for too long.
+    fn why_nobody(&self, parked: &Parked, index: u32) -> &'static str {
+        let hop = parked.batch.requests[index as usize];
+        let Kind::Execute(op) = hop.kind else { return NOBODY };
+        let request = hop.request(op, &parked.batch.bytes);
+        let lacks_copies = request.needs() == Needs::Primary
+            && !self.peering.has_copies_for(request.key, hop.hash);
+        if lacks_copies { TOO_FEW_COPIES } else { NOBODY }
+    }
+
     /// Tries those again that wait for a route, and gives up on those that have
     /// waited too long.
     pub fn retry(&mut self, core: &mut Core) {
@@ -479,7 +498,8 @@ impl Peers {
                 count_out(&mut self.waiting_hashes, entry.hash);
                 let Some(mut parked) = self.parked.remove(&entry.place.0) else { continue };
                 if core.now >= entry.until {
-                    parked.put_error_at(entry.place.1, NOBODY);
+                    let why = self.why_nobody(&parked, entry.place.1);
+                    parked.put_error_at(entry.place.1, why);
                     parked.missing -= 1;
                 } else {
                     let behind = self.waiting.len();

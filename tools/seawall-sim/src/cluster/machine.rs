@@ -243,9 +243,11 @@ impl Machine {
             core_ports: 0,
         };
         let core = |core| Core::new(who, core, cores, setup);
+        let mut control = Control::new(introduction, setup.timing.clone(), self.clock.millis(at));
+        control.set_min_copies(setup.limits.min_copies);
         self.process = Some(Process {
             who,
-            control: Control::new(introduction, setup.timing.clone(), self.clock.millis(at)),
+            control,
             cores: (0..cores).map(core).collect(),
             keeper: None,
             lead: None,

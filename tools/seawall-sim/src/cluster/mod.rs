@@ -74,6 +74,9 @@ pub struct ClusterOptions {
     /// Copies of every partition.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=3), value_name = "N")]
     copies: u8,
+    /// In-sync copies that a write needs.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=3), value_name = "N")]
+    min_copies: u8,
     /// Data cores of the nodes: of the first, of the second, and so on from the
     /// begin.
     #[arg(long, value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u16).range(1..=8), value_name = "N,...")]
@@ -125,6 +128,7 @@ fn run(options: &ClusterOptions, seed: u64) -> Verdict {
         fill_bytes_max: random.between(64, 16 << 10) as usize,
         fill_bytes_per_second: if slow { slow_rate } else { 64 << 20 },
         purge_items_max: random.between(1, 64) as usize,
+        min_copies: options.min_copies,
         // Nodes that come back answer soon as replicas, as the real ones do.
         invalidation_ms: if seed.is_multiple_of(4) { PATIENCE_MS } else { PATIENCE_MS / 4 },
         ..Limits::default()
@@ -198,6 +202,7 @@ pub fn simulate(options: &ClusterOptions) -> Result<bool> {
         return scale::run(nodes as usize, options.copies);
     }
     ensure!(u64::from(options.copies) <= options.nodes, "there are fewer nodes than copies");
+    ensure!(options.min_copies <= options.copies, "a write needs more copies than there are");
     let seeds = options.seeds.unwrap_or(if options.seed.is_some() { 1 } else { 100 });
     let first = options.seed.unwrap_or(1);
     let bar = ProgressBar::new(seeds);

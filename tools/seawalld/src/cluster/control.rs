@@ -131,6 +131,8 @@ impl Starting {
             let limits = Limits {
                 log_bytes_max: (config.log_bytes_max as usize / cores as usize).min(64 << 20),
                 confirm_ms: config.confirm_ms,
+                min_copies: config.min_copies,
+                answer_ms: config.patience_ms,
                 fill_bytes_per_second: config.fill_rate,
                 read_nearest: config.read_nearest,
                 copies_max: config.hot.copies,
@@ -249,7 +251,8 @@ impl Cluster {
             core_ports: core_ports.unwrap_or(0),
         };
         let clock = starting.standing.clock;
-        let control = Control::new(introduction, config.timing.clone(), clock.now());
+        let mut control = Control::new(introduction, config.timing.clone(), clock.now());
+        control.set_min_copies(config.min_copies);
         let shared = Arc::new(Shared {
             skew: Skew::new(config.skew_max_ms),
             alike: Alike::new(config.common.clone()),
@@ -670,7 +673,9 @@ fn take_report(shared: &Arc<Shared>, report: Report) {
             let report = NodeReport::CaughtUp { node: peer.node, core: peer.core, partitions };
             (core, known, report)
         }
-        Report::Suspect { core, node } => (core, acts(core), NodeReport::Suspect(node)),
+        Report::Suspect { core, node, cannot_follow } => {
+            (core, acts(core), NodeReport::Suspect { node, cannot_follow })
+        }
         Report::Paused { core, partitions } => (core, acts(core), NodeReport::Paused(partitions)),
         Report::Acts { core } => (core, acts(core), NodeReport::Alive),
         Report::LinkLost { core, peer } => {

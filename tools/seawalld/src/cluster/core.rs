@@ -114,6 +114,8 @@ pub enum Report {
         core: u16,
         /// The replica.
         node: NodeIndex,
+        /// It cannot catch up while it counts as in sync.
+        cannot_follow: bool,
     },
     /// The core acts by a new topology.
     Acts {
@@ -299,7 +301,9 @@ impl CorePeering {
                     self.completed.push_back((ticket, unknown));
                     continue;
                 }
-                Effect::Suspect(node) => Report::Suspect { core, node },
+                Effect::Suspect { node, cannot_follow } => {
+                    Report::Suspect { core, node, cannot_follow }
+                }
                 Effect::CaughtUp { node, core: theirs, partitions } => {
                     Report::CaughtUp { core, peer: Peer { node, core: theirs }, known, partitions }
                 }
@@ -340,6 +344,10 @@ impl Peering for CorePeering {
 
     fn is_read_at_primary(&self, key: &[u8]) -> bool {
         self.replicator.is_read_at_primary(key)
+    }
+
+    fn has_copies_for(&self, key: &[u8], hash: KeyHash) -> bool {
+        self.replicator.has_copies_for(key, hash)
     }
 
     fn is_out_of_date(&self, hash: KeyHash, key: &[u8]) -> bool {

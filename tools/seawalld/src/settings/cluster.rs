@@ -55,6 +55,8 @@ pub struct ClusterConfig {
     pub keepers: usize,
     /// Copies of every item, for a new cluster.
     pub copies: u8,
+    /// In-sync copies that a write needs.
+    pub min_copies: u8,
     /// How writes are replicated.
     pub modes: Modes,
     /// What all nodes must be told alike.
@@ -149,6 +151,14 @@ impl ClusterConfig {
                 ),
             ));
         }
+        let (copies, min_copies) =
+            (rows.number("cluster.replicas"), rows.number("cluster.min_copies"));
+        if min_copies > copies {
+            problems.push(rows.problem(
+                "cluster.min_copies",
+                format!("{min_copies} is more than there are: cluster.replicas is {copies}"),
+            ));
+        }
         let partitions = rows.number("cluster.partitions");
         if !partitions.is_power_of_two() {
             problems.push(rows.problem("cluster.partitions", "must be a power of two".into()));
@@ -199,7 +209,8 @@ impl ClusterConfig {
             directory,
             coordinator,
             keepers: keepers as usize,
-            copies: rows.number("cluster.replicas") as u8,
+            copies: copies as u8,
+            min_copies: min_copies as u8,
             modes: modes(rows, problems),
             common: common(rows),
             ring_bits: partitions.trailing_zeros(),
@@ -269,6 +280,7 @@ fn common(rows: &Effective) -> Common {
     let all = [
         ("cluster.replication", usual.to_owned()),
         ("cluster.replication_of", modes.join(",")),
+        ("cluster.min_copies", number("cluster.min_copies")),
         ("cluster.lease_ms", number("cluster.lease_ms")),
         ("cluster.down_after_ms", number("cluster.down_after_ms")),
         ("memory.value_max", number("memory.value_max")),

@@ -144,6 +144,7 @@ pub const SETTINGS: &[Setting] = &[
     row("cluster.link_max", None, "link-max", Kind::Bytes(64 * KIB, GIB, 1), "4m", "bytes of requests that may wait for one link to another node"),
     row("cluster.fill_rate", None, "fill-rate", Kind::Bytes(64 * KIB, TIB, 1), "200m", "bytes a second that each core sends to fill replicas"),
     row("cluster.fills_max", None, "fills-max", Kind::Count(1, 1 << 24), "16384", "partitions being filled at a time"),
+    row("cluster.min_copies", None, "min-copies", Kind::Count(1, 3), "1", "in-sync copies that a write needs, the first included; with fewer it waits, then it is refused"),
     row("cluster.confirm_ms", None, "confirm-ms", Kind::Count(10, 60_000), "200", "milliseconds after which a replica that does not confirm a write is left out"),
     row("cluster.beat_ms", None, "beat-ms", Kind::Count(5, 60_000), "50", "milliseconds between two signs of life"),
     row("cluster.lease_ms", None, "lease-ms", Kind::Count(20, 60_000), "250", "milliseconds that a node serves without having its lease renewed"),

@@ -48,7 +48,14 @@ impl Core {
             if behind { Route::Wait } else { self.replicator.route(hash, access, turn.clock) };
         let passed_on = matches!(request.origin, Origin::Link { .. });
         let until = turn.clock.plus(PATIENCE_MS);
+        let lacks_copies = route == Route::Here
+            && request.op != Op::Get
+            && !self.replicator.has_copies_for(name, hash);
         match route {
+            Route::Here if lacks_copies && passed_on => {
+                self.done.push(Done::passed(request.origin, Answer::Elsewhere, 0));
+            }
+            Route::Here if lacks_copies => self.wait(request, until),
             Route::Here => self.execute(request, turn),
             Route::At(_) if self.has_copy(&request, turn) => self.execute(request, turn),
             Route::At(_) | Route::Wait if passed_on => {

@@ -93,7 +93,9 @@ impl Core {
                     }
                     self.done.append(&mut places);
                 }
-                Effect::Suspect(node) => self.report(Report::Suspect(node), turn),
+                Effect::Suspect { node, cannot_follow } => {
+                    self.report(Report::Suspect { node, cannot_follow }, turn);
+                }
                 Effect::CaughtUp { node, core, partitions } => {
                     self.report(Report::CaughtUp { node, core, partitions }, turn);
                 }
