@@ -26,12 +26,19 @@
 //! grants only while `now < leader_at + leadership`, where `leader_at` was read
 //! *before* it asked a quorum whether it still leads. One node of that quorum
 //! also voted for the new leader, and did so later, as it would have refused the
-//! old one afterwards. So the election came after `leader_at`, and
+//! old one afterwards. So the election came after `leader_at`. More than that: each
+//! voter says with its vote for how long no leader had asked it anything. The voter
+//! that is in both quorums was asked after `leader_at`, so the latest such moment of
+//! all who voted, `vacant_since`, is not earlier than `leader_at` either. (A voter that
+//! led itself counts as asked when it asked the others; one that has started since was
+//! asked before. If the voters were changed in between, a leader that was elected after
+//! `leader_at` asked a quorum of each set of voters on the way, and the last of these
+//! has a node in common with those who voted.) So
 //!
 //! ```text
 //! last grant of the old  <  leader_at + s(leadership)
 //! end of its lease       <  leader_at + s(leadership) + s(lease)
-//!                        <  started + s(leadership + lease)         (of the new)
+//!                        <  vacant_since + s(leadership + lease)    (of the new)
 //! ```
 //!
 //! Until then ([`Timing::inheritance_ms`]) the new keeper takes every process that
@@ -44,8 +51,10 @@
 //! ([`Member::on_keeping`](crate::member::Member::on_keeping)):
 //!
 //! ```text
-//! end of that node's lease  <  leader_at + leadership  <  started + s(leadership)
+//! end of that node's lease  <  leader_at + leadership  <  vacant_since + s(leadership)
 //! ```
+//!
+//! Voters are patient for longer than that, so it is usually over when they elect.
 //!
 //! A new keeper finds the last such command in the topology. Who granted since must
 //! have committed one of its own before, under a later term, and so before the new
@@ -58,6 +67,8 @@
 //! What it asks of the glue:
 //! - [`Keeper::new`] comes after the election, and the topology shown to it then
 //!   contains all that was committed before (read it as linearizable reads are);
+//! - a node that keeps once more in the same term takes its own last check for that of
+//!   a predecessor;
 //! - the topology shown never goes back, and never contains what a *later* leader
 //!   committed: a node that follows another leader drops its keeper first.
 //!
@@ -112,7 +123,8 @@ pub struct Keeper {
     keeps: bool,
     /// When it last proposed to say so.
     kept_at: Option<Millis>,
-    started: Millis,
+    /// No quorum confirmed a keeper before this one after that moment.
+    vacant_since: Millis,
     /// Processes that nobody knows any more hold no lease from then on.
     ghosts_until: Millis,
     /// A clock that stands still while this keeper does not run. By it nodes are judged:
@@ -132,9 +144,12 @@ pub struct Keeper {
 
 impl Keeper {
     /// A keeper on the node that has just become the leader, with all that was
-    /// committed before that. `now` was read after the election.
+    /// committed before that. No quorum confirmed the keeper before it, or an earlier one
+    /// on this node, after `vacant_since`: the moment of the election will do, and an
+    /// earlier one, if it is known, spares waiting.
     pub fn new(
         now: Millis,
+        vacant_since: Millis,
         timing: Timing,
         limits: Limits,
         me: Keeping,
@@ -156,8 +171,8 @@ impl Keeper {
             heir,
             keeps: false,
             kept_at: None,
-            started: now,
-            ghosts_until: now.plus(ghosts),
+            vacant_since,
+            ghosts_until: vacant_since.plus(ghosts),
             awake: now,
             ticked_at: now,
             seen: Revision::default(),
@@ -185,7 +200,7 @@ impl Keeper {
                 true => self.inherited.succession_ms(),
                 false => self.inherited.inheritance_ms(),
             };
-            let until = self.started.plus(span_ms);
+            let until = self.vacant_since.plus(span_ms);
             if let Some(life) = self.life_in(node) {
                 life.lease_until = until;
             }
@@ -345,7 +360,7 @@ impl Keeper {
 
     /// Whether every lease that its predecessor granted has ended.
     fn knows_all_leases(&self, now: Millis) -> bool {
-        now.since(self.started) >= self.inherited.inheritance_ms()
+        now.since(self.vacant_since) >= self.inherited.inheritance_ms()
     }
 
     /// The life that the topology has in a slot.

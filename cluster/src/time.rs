@@ -39,6 +39,15 @@ impl Millis {
     }
 }
 
+/// Clocks of two machines differ in rate by less than one part in this many. Crystals
+/// keep 100 parts in a million; 1/64 is a hundred times that and costs 5 ms of a lease.
+pub const DRIFT_PARTS: u64 = 64;
+
+/// How long a span of one machine's clock lasted on another one at least.
+pub const fn at_least_us(span_us: u64) -> u64 {
+    span_us - span_us.div_ceil(DRIFT_PARTS)
+}
+
 /// How long everything may take.
 ///
 /// ```text
@@ -68,8 +77,6 @@ pub struct Timing {
 
 impl Default for Timing {
     /// Failover within 400 ms: 300 to notice, the rest to agree and to tell.
-    /// Crystals keep 100 parts in a million; 1/64 is a hundred times that and
-    /// costs 5 ms of a lease.
     fn default() -> Timing {
         Timing {
             beat_ms: 50,
@@ -78,7 +85,7 @@ impl Default for Timing {
             leadership_ms: 100,
             abandon_after_ms: 60_000,
             repair_after_ms: 35_000,
-            drift_parts: 64,
+            drift_parts: DRIFT_PARTS,
         }
     }
 }
@@ -90,8 +97,8 @@ impl Timing {
         span_ms + span_ms.div_ceil(self.drift_parts) + 1
     }
 
-    /// How long after its start a keeper must reckon with leases that the keeper
-    /// before it granted.
+    /// How long after the last moment at which the keeper before it may have been
+    /// confirmed a keeper must reckon with leases that that one granted.
     pub const fn inheritance_ms(&self) -> u64 {
         self.surely_ms(self.leadership_ms + self.lease_ms)
     }
@@ -196,6 +203,18 @@ mod tests {
     #[test]
     fn the_defaults_are_safe() {
         assert_eq!(Timing::default().check(), Ok(()));
+    }
+
+    #[test]
+    fn a_span_of_another_clock_lasts_within_its_bounds() {
+        // By a clock that is as fast or as slow as it may be, against this one.
+        let drift = 1.0 / DRIFT_PARTS as f64;
+        for span_ms in [0, 1, 63, 64, 65, 250, 10_000] {
+            let (least_us, most_ms) =
+                (at_least_us(span_ms * 1_000), Timing::default().surely_ms(span_ms));
+            assert!(least_us as f64 <= span_ms as f64 * 1e3 * (1.0 - drift));
+            assert!(most_ms as f64 >= span_ms as f64 * (1.0 + drift));
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use cluster::member::{Beat, BeatReply, Member};
 use cluster::planner::{self, Limits, Wish};
 use cluster::planning::{HandOverRequest, PlanRequest};
 use cluster::ring::Partition;
-use cluster::time::{Millis, Timing};
+use cluster::time::{Millis, Timing, at_least_us};
 use cluster::topology::{Epoch, Incarnation, Introduction, Keeping, NodeIndex, Revision, Topology};
 use std::collections::BinaryHeap;
 use std::rc::Rc;
@@ -88,6 +88,8 @@ struct Process {
     leader: (u64, usize),
     /// As a voter: it refuses lower terms.
     promised: u64,
+    /// As a voter: when it last took something from a leader, or asked others as one.
+    followed: Millis,
     leading: Option<Leading>,
 }
 
@@ -110,8 +112,10 @@ enum Message {
     Vote {
         term: u64,
     },
+    /// And for how long the voter had followed nobody.
     Voted {
         term: u64,
+        silence_ms: u64,
     },
     /// Do you still know me as the leader? And what I have.
     Check {
@@ -174,6 +178,14 @@ struct Seen {
     restarts: u64,
 }
 
+struct Candidate {
+    process: usize,
+    term: u64,
+    votes: u64,
+    /// The latest moment at which one of its voters followed somebody.
+    vacant_since: Millis,
+}
+
 struct World {
     dice: Dice,
     now: u64,
@@ -191,7 +203,7 @@ struct World {
     losses: Vec<(Revision, usize)>,
     told: Revision,
     lives: u64,
-    candidate: Option<(usize, u64, u64)>,
+    candidate: Option<Candidate>,
     seen: Seen,
 }
 
@@ -276,6 +288,7 @@ impl World {
             timing,
             leader: (0, 0),
             promised,
+            followed: clock.at(self.now),
             leading: None,
         });
         self.current[node] = process;
@@ -351,6 +364,7 @@ impl World {
             return false;
         }
         self.processes[process].promised = term;
+        self.processes[process].followed = self.local(process);
         let place = self.log.len();
         let entry = &mut self.entries[entry];
         entry.voters |= 1 << voter;
@@ -392,7 +406,9 @@ impl World {
         let term = highest.unwrap_or(0) + 1;
         self.hear_term(process, term, None);
         self.processes[process].promised = term;
-        self.candidate = Some((process, term, 1 << self.processes[process].node));
+        let Process { node, followed, .. } = self.processes[process];
+        let votes = 1 << node;
+        self.candidate = Some(Candidate { process, term, votes, vacant_since: followed });
         self.broadcast(process, VOTERS, &Message::Vote { term });
     }
 
@@ -405,7 +421,7 @@ impl World {
         self.current[..VOTERS].iter().copied().find(leads)
     }
 
-    fn win(&mut self, process: usize, term: u64) {
+    fn win(&mut self, process: usize, term: u64, vacant_since: Millis) {
         self.seen.elections += 1;
         // What only some voters have may or may not be in its log.
         for entry in 0..self.entries.len() {
@@ -426,7 +442,7 @@ impl World {
         let topology = self.latest().clone();
         self.processes[process].member.on_keeping(now, Some(Millis(0)));
         self.processes[process].leading = Some(Leading {
-            keeper: Keeper::new(now, timing, limits, me, &topology),
+            keeper: Keeper::new(now, vacant_since, timing, limits, me, &topology),
             term,
             view: self.log.len() - 1,
             leader_at: Millis(0),
@@ -489,25 +505,34 @@ impl World {
                 self.hear_term(to, term, None);
                 if term > self.processes[to].promised {
                     self.processes[to].promised = term;
-                    self.send(to, from, Message::Voted { term });
+                    // Of the milliseconds one may have been seen only in part.
+                    let silence_ms = self.local(to).since(self.processes[to].followed);
+                    let silence_ms = silence_ms.saturating_sub(1);
+                    self.send(to, from, Message::Voted { term, silence_ms });
                 }
             }
-            Message::Voted { term } => {
+            Message::Voted { term, silence_ms } => {
                 let voter = self.processes[from].node;
-                let Some((candidate, of, votes)) = &mut self.candidate else { return };
-                if *candidate != to || *of != term || self.processes[to].promised != term {
+                let now = self.local(to);
+                let Some(candidate) = &mut self.candidate else { return };
+                let is_due = candidate.process == to && candidate.term == term;
+                if !is_due || self.processes[to].promised != term {
                     return;
                 }
-                *votes |= 1 << voter;
-                if votes.count_ones() as usize > VOTERS / 2 {
+                candidate.votes |= 1 << voter;
+                let followed = Millis(now.0 - at_least_us(silence_ms * 1_000) / 1_000);
+                candidate.vacant_since = candidate.vacant_since.max(followed);
+                if candidate.votes.count_ones() as usize > VOTERS / 2 {
+                    let vacant_since = candidate.vacant_since;
                     self.candidate = None;
-                    self.win(to, term);
+                    self.win(to, term, vacant_since);
                 }
             }
             Message::Check { term, check, view } => {
                 self.hear_term(to, term, Some(from));
                 if self.processes[to].node < VOTERS && term >= self.processes[to].promised {
                     self.processes[to].promised = term;
+                    self.processes[to].followed = self.local(to);
                     self.send(to, from, Message::Checked { term, check });
                 }
                 let revision = self.log[view].revision();
@@ -579,7 +604,9 @@ impl World {
             leading.check += 1;
             leading.check_began = now;
             leading.acked = 1 << node;
+            self.processes[process].followed = now;
         }
+        let Some(leading) = &self.processes[process].leading else { return };
         let (term, check, view) = (leading.term, leading.check, leading.view);
         self.tell(process);
         if ask {

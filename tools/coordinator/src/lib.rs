@@ -70,9 +70,8 @@ pub trait Coordinator: Send + Sync {
     /// Who leads, as far as this node knows.
     fn role(&self) -> watch::Receiver<Role>;
 
-    /// Asks a majority whether this node still leads. The instant was taken
-    /// before asking: at that time nobody else led.
-    fn confirm_leadership(&self) -> Boxed<'_, Result<Instant, CoordinatorError>>;
+    /// Asks a majority whether this node still leads.
+    fn confirm_leadership(&self) -> Boxed<'_, Result<Confirmation, CoordinatorError>>;
 
     /// For the operator.
     fn health(&self) -> Health;
@@ -80,6 +79,18 @@ pub trait Coordinator: Send + Sync {
     /// Takes part no longer: the last call. A leader gives its place up if it can,
     /// so that others need not wait until its silence is long enough.
     fn leave(&self) -> Boxed<'_, ()>;
+}
+
+/// A majority said that this node leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Confirmation {
+    /// Was taken before the majority was asked: at that time nobody else led.
+    pub at: Instant,
+    /// The term in which this node leads.
+    pub term: u64,
+    /// From then until `at` no majority confirmed any leader, neither this node nor one
+    /// of an earlier term. `None` if that is not known.
+    pub vacant_since: Option<Instant>,
 }
 
 /// Who leads.

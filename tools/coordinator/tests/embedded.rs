@@ -11,7 +11,7 @@ use cluster::topology::{Incarnation, Introduction, NodeIndex, Revision};
 use coordinator::embedded::disk::{DiskError, FILE};
 use coordinator::embedded::{Embedded, EmbeddedOptions};
 use coordinator::wire::{Boxed, Handler, PeerInfo, Peers, Server, WireSettings};
-use coordinator::{Coordinator, CoordinatorError, Role};
+use coordinator::{Confirmation, Coordinator, CoordinatorError, Role};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -246,7 +246,7 @@ async fn three_with_the_same_list_begin_one_cluster() {
         }
         confirmed = keepers[leader(&keepers).await].embedded.confirm_leadership().await;
     }
-    assert!(confirmed.unwrap() >= before);
+    assert!(confirmed.unwrap().at >= before);
 }
 
 #[tokio::test]
@@ -463,6 +463,44 @@ async fn a_leader_that_is_cut_off_stops_before_it_harms() {
         assert!(topology.named("kept").is_some());
         assert!(topology.named("lost").is_none(), "a refused command was carried out");
     }
+}
+
+#[tokio::test]
+async fn a_new_leader_knows_since_when_nobody_was_confirmed() {
+    let folder = tempfile::tempdir().unwrap();
+    let keepers = three(&folder).await;
+    keepers[0].append(create()).await;
+    until_voters(&keepers, &addresses(&keepers)).await;
+    let mut last: Option<Confirmation> = None;
+    for _ in 0..4 {
+        let at = leader(&keepers).await;
+        // It asks until it is told that it leads no more.
+        let asking = async {
+            let mut confirmed = 0;
+            while let Ok(confirmation) = keepers[at].embedded.confirm_leadership().await {
+                if let (Some(last), Some(since)) = (last, confirmation.vacant_since) {
+                    assert!(since >= last.at, "{:?} too early", last.at - since);
+                    assert!(since <= confirmation.at && confirmation.term >= last.term);
+                    confirmed += 1;
+                }
+                last = Some(confirmation);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            confirmed
+        };
+        let cutting = async {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            cut_off(&keepers, at, true);
+            let others = || keepers.iter().filter(|it| it.name != keepers[at].name);
+            until("another leader", || others().any(|keeper| keeper.leads())).await;
+        };
+        let (confirmed, ()) = tokio::join!(asking, cutting);
+        eprintln!("{} was confirmed {confirmed} times", keepers[at].name);
+        until("that it does not believe itself to lead", || !keepers[at].leads()).await;
+        cut_off(&keepers, at, false);
+    }
+    let last = last.expect("somebody was confirmed");
+    assert!(last.vacant_since.is_some(), "an elected leader knows it");
 }
 
 #[tokio::test]

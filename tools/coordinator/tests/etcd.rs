@@ -235,6 +235,7 @@ async fn one_leads_and_another_takes_over() {
     until("a leader", || nodes.iter().any(Node::leads)).await;
     let mut took = Vec::new();
     let mut terms = Vec::new();
+    let mut last = None;
     for round in 0..3 {
         let others_know = || {
             let Some(leader) = nodes.iter().find(|node| node.leads()) else { return false };
@@ -247,7 +248,11 @@ async fn one_leads_and_another_takes_over() {
         let leader = loop {
             let leader = nodes.iter().position(Node::leads).unwrap_or(0);
             if let Ok(confirmed) = nodes[leader].etcd.confirm_leadership().await {
-                assert!(confirmed >= before);
+                assert!(confirmed.at >= before);
+                // Nobody was confirmed since, neither another leader nor this one.
+                let since = confirmed.vacant_since.expect("it took over");
+                assert!(since <= confirmed.at && last.is_none_or(|last| since >= last));
+                last = Some(confirmed.at);
                 break leader;
             }
             assert!(before.elapsed() < PATIENCE, "no leader can confirm that it is");

@@ -128,7 +128,8 @@ fn a_new_keeper_waits_out_what_its_predecessor_granted() {
     let beat = house.beat(2, house.topology.revision());
     let seen = house.topology.clone();
     let limits = Limits::default();
-    let mut new = Keeper::new(Millis(1_001), house.timing.clone(), limits, keeping(2, 1), &seen);
+    let now = Millis(1_001);
+    let mut new = Keeper::new(now, now, house.timing.clone(), limits, keeping(2, 1), &seen);
     // It goes on for as long as it may.
     let last = asked_at.plus(house.timing.leadership_ms - 1);
     assert!(house.keeper.on_beat(last, &seen, asked_at, &beat).lease);
@@ -136,7 +137,7 @@ fn a_new_keeper_waits_out_what_its_predecessor_granted() {
     let lease_ends = last.plus(house.timing.lease_ms);
     // The new one moves everything away from that node.
     let fenced = house.apply(Command::Down { node: NodeIndex(2), incarnation: LIFE });
-    let mut now = Millis(1_001);
+    let mut now = now;
     for node in [0, 1] {
         new.on_beat(now, &house.topology, now, &house.beat(node, seen.revision()));
     }
@@ -173,6 +174,31 @@ fn the_node_of_the_keeper_before_is_waited_out_for_the_rest_of_its_leadership() 
     assert!(house.keeper.settled() < joined);
     house.tick(until + house.timing.inheritance_ms());
     assert!(house.keeper.settled() >= joined);
+}
+
+#[test]
+fn leases_of_the_keeper_before_count_from_the_last_moment_it_can_have_been_confirmed() {
+    let mut house = House::new(3);
+    house.run(READY, READY + 100, 0..3);
+    // Its voters heard of nobody for longer than a leadership lasts.
+    let vacant_since = READY + 100;
+    let elected = vacant_since + house.timing.succession_ms() + 50;
+    house.elect_after(vacant_since, elected, 1);
+    house.apply(keep(house.term, 1, house.topology.settled()));
+    let fenced = house.apply(Command::Down { node: NodeIndex(0), incarnation: LIFE });
+    house.all_beat(elected, 1..3);
+    house.tick(elected);
+    assert!(house.keeper.settled() >= fenced, "nothing is left of the past keeper's leadership");
+    // Other nodes may have a whole lease from its last moment.
+    house.elect_after(vacant_since, elected, 1);
+    house.apply(keep(house.term, 1, house.topology.settled()));
+    let fenced = house.apply(Command::Down { node: NodeIndex(2), incarnation: LIFE });
+    let until = vacant_since + house.timing.inheritance_ms();
+    house.all_beat(until - 1, 1..2);
+    house.tick(until - 1);
+    assert!(house.keeper.settled() < fenced);
+    house.tick(until);
+    assert!(house.keeper.settled() >= fenced);
 }
 
 #[test]

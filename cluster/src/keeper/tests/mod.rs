@@ -52,7 +52,7 @@ impl House {
         let timing = Timing::default();
         topology.apply(&keep(1, 0, topology.revision()));
         let (limits, me) = (Limits::default(), keeping(1, 0));
-        let keeper = Keeper::new(Millis(0), timing.clone(), limits, me, &topology);
+        let keeper = Keeper::new(Millis(0), Millis(0), timing.clone(), limits, me, &topology);
         let mut house = House { topology, keeper, term: 1, timing, effects: Vec::new() };
         let wishes = planner::wishes(&house.topology, |_| true);
         let plan = planner::next_steps(&house.topology, &wishes, Limits::default(), |_| true);
@@ -61,12 +61,18 @@ impl House {
         house
     }
 
-    /// Another keeper begins on a node.
+    /// Another keeper begins on a node, as far as it knows right after the one before.
     fn elect(&mut self, now: u64, node: u16) {
+        self.elect_after(now, now, node);
+    }
+
+    /// Another keeper begins on a node, whose voters heard of none after `vacant_since`.
+    fn elect_after(&mut self, vacant_since: u64, now: u64, node: u16) {
         self.term += 1;
         let (timing, limits) = (self.timing.clone(), Limits::default());
         let me = Keeping::new(self.term, format!("node-{node}"), LIFE, &timing);
-        self.keeper = Keeper::new(Millis(now), timing, limits, me, &self.topology);
+        self.keeper =
+            Keeper::new(Millis(now), Millis(vacant_since), timing, limits, me, &self.topology);
     }
 
     /// Another keeper begins on a node, and says so.

@@ -15,8 +15,8 @@ use openraft::ServerState;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
-use super::node::Node;
-use super::types::{Envelope, Metrics, encode, kind};
+use super::node::{Engine, Node};
+use super::types::{Ballot, Envelope, LogId, Metrics, encode, kind};
 
 /// Runs until the node stops.
 pub(super) async fn run(node: Arc<Node>) {
@@ -47,14 +47,15 @@ pub(super) async fn run(node: Arc<Node>) {
         if node.silence() < patience {
             continue;
         }
-        if !others_agree(&node, &metrics).await {
+        if !others_agree(&node, &engine, &metrics).await {
             // They heard a little later than this node, or cannot be reached.
             not_before = Instant::now() + draw(timing.heartbeat / 4, timing.heartbeat);
         } else if node.silence() >= patience {
             node.stand();
             // It fails if Raft has stopped, which its supervisor notices.
             let _ = engine.raft.trigger().elect().await;
-            not_before = Instant::now() + draw(timing.election_min / 2, timing.election_max);
+            // Votes that have not come by then do not count any more.
+            not_before = Instant::now() + draw(timing.lease(), 2 * timing.lease());
         }
     }
 }
@@ -79,15 +80,23 @@ pub(super) async fn heartbeat(node: Arc<Node>) {
     }
 }
 
-/// Whether this node would vote for another one: it misses a leader too.
-pub(super) fn would_vote(node: &Node) -> bool {
-    let Some(engine) = node.engine() else { return false };
+/// Whether this node would vote for another one: it misses a leader too, and its log is
+/// no longer than the other's. Asked in earnest, a voter refuses whose log is longer; the
+/// attempt would only use up a term, which may cost the voter's own attempt.
+pub(super) fn would_vote(node: &Node, engine: &Engine, ballot: &Ballot) -> bool {
     // One that leads nobody any more may vote; Raft's own lease stays underneath.
     let leads = engine.raft.metrics().borrow().state == ServerState::Leader && node.leads();
-    !leads && node.silence() >= node.options.timing.lease()
+    !leads
+        && !is_behind(ballot.last, engine.log.last())
+        && node.silence() >= node.options.timing.lease()
 }
 
-async fn others_agree(node: &Arc<Node>, metrics: &Metrics) -> bool {
+/// Whether a log that ends there lacks something of the voter's. Older nodes do not tell.
+fn is_behind(theirs: Option<LogId>, own: Option<LogId>) -> bool {
+    theirs.is_some() && theirs < own
+}
+
+async fn others_agree(node: &Arc<Node>, engine: &Engine, metrics: &Metrics) -> bool {
     let membership = metrics.membership_config.membership();
     let majorities = membership.get_joint_config();
     let mut agree = BTreeSet::from([node.id()]);
@@ -98,8 +107,8 @@ async fn others_agree(node: &Arc<Node>, metrics: &Metrics) -> bool {
     let mut asking = JoinSet::new();
     for voter in membership.voter_ids().filter(|voter| *voter != node.id()) {
         let Some(address) = node.address(metrics, voter) else { continue };
-        let cluster = node.cluster();
-        let body = encode(&Envelope { cluster, to: voter, leads: false, content: () });
+        let (cluster, content) = (node.cluster(), Ballot { last: engine.log.last() });
+        let body = encode(&Envelope { cluster, to: voter, leads: false, content });
         let peers = node.peers.clone();
         asking.spawn(async move {
             let answer = peers.call(&address, kind::BALLOT, body, within).await.ok()?;
@@ -127,6 +136,18 @@ fn is_quorum(majorities: &[BTreeSet<u64>], who: &BTreeSet<u64>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use openraft::LeaderId;
+
+    #[test]
+    fn a_log_is_behind_by_the_term_of_its_end_first() {
+        let end = |term, index| Some(LogId::new(LeaderId::new(term, 1), index));
+        assert!(is_behind(end(2, 7), end(2, 8)));
+        assert!(is_behind(end(2, 9), end(3, 8)));
+        assert!(!is_behind(end(2, 8), end(2, 8)));
+        assert!(!is_behind(end(3, 8), end(2, 9)));
+        assert!(!is_behind(end(1, 1), None));
+        assert!(!is_behind(None, end(2, 8)), "an older node does not say where its log ends");
+    }
 
     #[test]
     fn a_quorum_is_a_majority_of_each_set() {

@@ -90,6 +90,11 @@ impl Log {
         self.memory().written_bytes
     }
 
+    /// The last entry, written or about to be.
+    pub fn last(&self) -> Option<LogId> {
+        self.memory().last
+    }
+
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -49,7 +49,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::applied::{Applied, command_bytes};
 use crate::wire::{Boxed, Handler, Peers};
-use crate::{COMMAND_BYTES_MAX, Coordinator, CoordinatorError, Health, Role};
+use crate::{COMMAND_BYTES_MAX, Confirmation, Coordinator, CoordinatorError, Health, Role};
 use disk::DiskError;
 use node::{Engine, Node};
 use types::{Forward, Forwarded, Order, encode, kind};
@@ -232,20 +232,28 @@ impl Embedded {
         }
     }
 
-    async fn confirm(&self) -> Result<Instant, CoordinatorError> {
-        let timing = &self.node.options.timing;
-        let end = Instant::now() + timing.election_max;
+    async fn confirm(&self) -> Result<Confirmation, CoordinatorError> {
+        let node = &self.node;
+        let end = Instant::now() + node.options.timing.election_max;
         loop {
-            let Some(engine) = self.node.engine() else { return Err(CoordinatorError::NotLeader) };
-            let before = Instant::now();
-            let rest = end.saturating_duration_since(before);
+            let Some(engine) = node.engine() else { return Err(CoordinatorError::NotLeader) };
+            let heard = node.followed();
+            let at = Instant::now();
+            // As its own voter it hears of this leader, too.
+            node.note_followed(at);
+            let rest = end.saturating_duration_since(at);
             match timeout(rest, engine.raft.ensure_linearizable()).await {
-                Ok(Ok(_)) => return Ok(before),
+                // It is the leader's first entry at least.
+                Ok(Ok(Some(upto))) => {
+                    let term = upto.leader_id.term;
+                    let vacant_since = node.voters_followed(term).map(|theirs| theirs.max(heard));
+                    return Ok(Confirmation { at, term, vacant_since });
+                }
                 Ok(Err(RaftError::APIError(CheckIsLeaderError::QuorumNotEnough(_)))) => {
                     // A follower may have been slow; the next answer may come.
                     sleep(Duration::from_millis(5)).await;
                 }
-                Ok(Err(_)) | Err(_) => return Err(CoordinatorError::NotLeader),
+                Ok(Ok(None) | Err(_)) | Err(_) => return Err(CoordinatorError::NotLeader),
             }
         }
     }
@@ -286,7 +294,7 @@ impl Coordinator for Embedded {
         self.node.role.subscribe()
     }
 
-    fn confirm_leadership(&self) -> Boxed<'_, Result<Instant, CoordinatorError>> {
+    fn confirm_leadership(&self) -> Boxed<'_, Result<Confirmation, CoordinatorError>> {
         Box::pin(self.confirm())
     }
 

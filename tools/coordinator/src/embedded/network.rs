@@ -2,8 +2,9 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use cluster::time::at_least_us;
 use openraft::error::{
     Fatal, NetworkError, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable,
 };
@@ -16,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::node::Node;
-use super::types::{Envelope, Keeper, Transfer, Types, Vote, encode, kind};
+use super::types::{Envelope, Keeper, Transfer, Types, Vote, Voted, encode, kind};
 use crate::wire::CallError;
 
 type Refused = RPCError<u64, Keeper, RaftError<u64>>;
@@ -59,7 +60,9 @@ impl Line {
         // It may have moved since the membership was written.
         let address = self.node.address_of(self.target).unwrap_or_else(|| self.address.clone());
         let answer = self.node.peers.call(&address, kind, body, within).await;
-        let answer = answer.map_err(NoAnswer::Unreachable)?;
+        let mut answer = answer.map_err(NoAnswer::Unreachable)?;
+        // An older node's answer may lack an optional field at its end: this says `None`.
+        answer.push(0);
         let answer: Result<A, String> = postcard::from_bytes(&answer)
             .map_err(|error| NoAnswer::Refused(std::io::Error::other(error)))?;
         answer.map_err(|why| {
@@ -67,6 +70,12 @@ impl Line {
             NoAnswer::Refused(std::io::Error::other(why))
         })
     }
+}
+
+/// The latest moment at which a voter followed a leader, if its answer came at `now`.
+fn followed_by(now: Instant, silence_us: Option<u64>) -> Instant {
+    let silence = Duration::from_micros(at_least_us(silence_us.unwrap_or(0)));
+    now.checked_sub(silence).unwrap_or(now)
 }
 
 impl From<NoAnswer> for Refused {
@@ -92,7 +101,12 @@ impl RaftNetwork<Types> for Line {
         request: VoteRequest<u64>,
         option: RPCOption,
     ) -> Result<VoteResponse<u64>, Refused> {
-        Ok(self.ask(kind::RAFT_VOTE, request, option.hard_ttl()).await?)
+        let term = request.vote.leader_id.term;
+        let voted: Voted = self.ask(kind::RAFT_VOTE, request, option.hard_ttl()).await?;
+        if voted.answer.vote_granted {
+            self.node.note_voter_followed(term, followed_by(Instant::now(), voted.silence_us));
+        }
+        Ok(voted.answer)
     }
 
     async fn full_snapshot(
@@ -117,5 +131,19 @@ impl RaftNetwork<Types> for Line {
 
     fn backoff(&self) -> Backoff {
         Backoff::new(std::iter::repeat(self.node.peers.settings().retry_every))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_voter_that_does_not_tell_its_silence_followed_a_leader_a_moment_ago() {
+        let now = Instant::now();
+        assert_eq!(followed_by(now, None), now);
+        let silence = |ms| followed_by(now, Some(ms * 1_000));
+        // Its clock may be fast.
+        assert_eq!(now - silence(128), Duration::from_millis(126));
     }
 }

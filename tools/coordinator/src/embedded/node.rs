@@ -45,6 +45,12 @@ struct Inner {
     heard: Instant,
     /// When it asked to lead last.
     stood: Option<Instant>,
+    /// When something came from a leader last that this node may have accepted, or when
+    /// it asked a majority whether it leads itself. What an earlier process accepted
+    /// came before this one started.
+    followed: Instant,
+    /// The same of those who voted for this node, the latest of them, and the term.
+    voters_followed: Option<(u64, Instant)>,
     /// Addresses that nodes told, which may be newer than the membership.
     addresses: HashMap<u64, String>,
     /// When a node's refusal was logged.
@@ -78,6 +84,8 @@ impl Node {
             engine: None,
             heard: Instant::now(),
             stood: None,
+            followed: Instant::now(),
+            voters_followed: None,
             addresses: HashMap::new(),
             refused: HashMap::new(),
             disk_error: None,
@@ -148,6 +156,33 @@ impl Node {
 
     pub fn hear(&self) {
         self.inner().heard = Instant::now();
+    }
+
+    /// No leader was told by this node, as a voter, that it leads after this moment.
+    pub fn followed(&self) -> Instant {
+        self.inner().followed
+    }
+
+    /// To be called before Raft is handed what came, so that it is noted in time for a
+    /// vote which Raft grants afterwards.
+    pub fn note_followed(&self, at: Instant) {
+        let mut inner = self.inner();
+        inner.followed = inner.followed.max(at);
+    }
+
+    /// The same of the voters by which this node was elected in that term, beside itself.
+    pub fn voters_followed(&self, term: u64) -> Option<Instant> {
+        self.inner().voters_followed.filter(|noted| noted.0 == term).map(|noted| noted.1)
+    }
+
+    /// A voter granted its vote in that term. To be called before Raft counts it.
+    pub fn note_voter_followed(&self, term: u64, at: Instant) {
+        let mut inner = self.inner();
+        match &mut inner.voters_followed {
+            Some((noted, _)) if *noted > term => {}
+            Some((noted, latest)) if *noted == term => *latest = at.max(*latest),
+            noted => *noted = Some((term, at)),
+        }
     }
 
     /// It asks to lead.

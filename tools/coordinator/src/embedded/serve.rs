@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use openraft::Snapshot;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, VoteRequest};
@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 
 use super::node::{Engine, Node};
 use super::types::{
-    Enrolled, Envelope, Forward, Forwarded, Introduce, Known, Transfer, Types, encode, kind,
+    Ballot, Enrolled, Envelope, Forward, Forwarded, Introduce, Known, Transfer, Types, Voted,
+    encode, kind,
 };
 use super::{election, join, put_here};
 use crate::Role;
@@ -73,26 +74,33 @@ impl Answers {
     }
 
     async fn ballot(&self, body: &[u8]) -> Result<bool, String> {
-        self.opened::<()>(body).await?;
-        Ok(election::would_vote(&self.0))
+        // An older node's question ends before its log: this says `None`.
+        let body = [body, &[0]].concat();
+        let (engine, _, ballot) = self.opened::<Ballot>(&body).await?;
+        Ok(election::would_vote(&self.0, &engine, &ballot))
     }
 
     async fn raft_append(&self, body: &[u8]) -> Result<AppendEntriesResponse<u64>, String> {
         let (engine, leads, request) = self.opened::<AppendEntriesRequest<Types>>(body).await?;
-        // The disk may make the answer wait, but the leader has been heard.
-        if leads && request.vote >= engine.raft.metrics().borrow().vote {
-            self.0.hear();
+        // The vote that is shown is never ahead of Raft's own: what Raft accepts gets here.
+        if request.vote >= engine.raft.metrics().borrow().vote {
+            self.0.note_followed(Instant::now());
+            // The disk may make the answer wait, but the leader has been heard.
+            if leads {
+                self.0.hear();
+            }
         }
         engine.raft.append_entries(request).await.map_err(|error| error.to_string())
     }
 
-    async fn raft_vote(&self, body: &[u8]) -> Result<openraft::raft::VoteResponse<u64>, String> {
+    async fn raft_vote(&self, body: &[u8]) -> Result<Voted, String> {
         let (engine, _, request) = self.opened::<VoteRequest<u64>>(body).await?;
         let answer = engine.raft.vote(request).await.map_err(|error| error.to_string())?;
         if answer.vote_granted {
             self.0.hear();
         }
-        Ok(answer)
+        let silence_us = self.0.followed().elapsed().as_micros() as u64;
+        Ok(Voted { answer, silence_us: Some(silence_us) })
     }
 
     async fn raft_snapshot(
@@ -100,6 +108,7 @@ impl Answers {
         body: &[u8],
     ) -> Result<openraft::raft::SnapshotResponse<u64>, String> {
         let (engine, leads, Transfer { vote, meta, bytes }) = self.opened(body).await?;
+        self.0.note_followed(Instant::now());
         if leads {
             self.0.hear();
         }

@@ -68,7 +68,7 @@ pub(super) mod kind {
     pub const ENROL: u8 = 0xc1;
     /// Put a command into the order. [`super::Forward`]
     pub const APPEND: u8 = 0xc2;
-    /// Would you vote for me? [`super::Envelope`] of nothing
+    /// Would you vote for me? [`super::Envelope`] of a [`super::Ballot`]
     pub const BALLOT: u8 = 0xc3;
     /// Raft's own.
     pub const RAFT_APPEND: u8 = 0xc4;
@@ -135,6 +135,21 @@ pub(super) struct Envelope<T> {
     /// was also sends, but is nobody's leader before a majority answers.
     pub leads: bool,
     pub content: T,
+}
+
+/// Would the voter vote for the sender?
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Ballot {
+    /// The end of the sender's log; none from an older node, which does not say it.
+    pub last: Option<LogId>,
+}
+
+/// Answer to [`kind::RAFT_VOTE`].
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Voted {
+    pub answer: openraft::raft::VoteResponse<u64>,
+    /// For how long this voter had not followed any leader, by its clock.
+    pub silence_us: Option<u64>,
 }
 
 /// A whole snapshot on its way.

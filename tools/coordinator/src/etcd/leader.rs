@@ -20,7 +20,7 @@ use tokio::time::sleep;
 
 use super::Node;
 use super::gateway::{GatewayError, Pair, encode, number, pairs, put, revision, unchanged};
-use crate::{CoordinatorError, Role, draw};
+use crate::{Confirmation, CoordinatorError, Role, draw};
 
 /// The lease is renewed so many times in its length.
 const RENEWALS: u32 = 4;
@@ -58,6 +58,11 @@ struct Known {
     changed: Option<Instant>,
     /// This node's record was written by a request that began then.
     written: Option<Instant>,
+    /// The term in which this node took over, and when it had seen the record change that
+    /// it replaced: no earlier leader has written its own since.
+    took_over: Option<(u64, Instant)>,
+    /// When this node asked etcd last whether it leads.
+    asked: Option<Instant>,
     lease: Option<(i64, Instant)>,
 }
 
@@ -190,13 +195,24 @@ fn jitter(most: Duration) -> Duration {
 }
 
 /// Asks etcd whether this node still leads, by writing its record.
-pub(super) async fn confirm(node: &Arc<Node>) -> Result<Instant, CoordinatorError> {
-    let before = Instant::now();
-    if !node.leadership.known().is_own() {
-        return Err(CoordinatorError::NotLeader);
-    }
+pub(super) async fn confirm(node: &Arc<Node>) -> Result<Confirmation, CoordinatorError> {
+    let at = Instant::now();
+    let asked_before = {
+        let mut known = node.leadership.known();
+        if !known.is_own() {
+            return Err(CoordinatorError::NotLeader);
+        }
+        known.asked.replace(at)
+    };
     match write(node, false).await {
-        Ok(true) => Ok(before),
+        Ok(true) => {
+            let known = node.leadership.known();
+            let record = known.record.as_ref().filter(|_| known.is_own());
+            let term = record.ok_or(CoordinatorError::NotLeader)?.term;
+            let took_over = known.took_over.filter(|took_over| took_over.0 == term);
+            let vacant_since = took_over.map(|(_, seen)| asked_before.unwrap_or(seen).max(seen));
+            Ok(Confirmation { at, term, vacant_since })
+        }
         Ok(false) => Err(CoordinatorError::NotLeader),
         Err(error) => {
             node.trouble(&error.why);
@@ -216,12 +232,12 @@ async fn write(node: &Arc<Node>, take_over: bool) -> Result<bool, GatewayError> 
 
 async fn write_once(node: &Arc<Node>, take_over: bool) -> Result<bool, GatewayError> {
     let lease = lease(node).await?;
-    let (tag, mod_revision, record) = {
+    let (tag, mod_revision, record, changed) = {
         let known = node.leadership.known();
         if !take_over && !known.is_own() {
             return Ok(false);
         }
-        (known.tag, known.mod_revision, known.record.clone())
+        (known.tag, known.mod_revision, known.record.clone(), known.changed)
     };
     let mut conditions = vec![unchanged(&key(node), mod_revision)];
     let mut puts = Vec::new();
@@ -260,6 +276,9 @@ async fn write_once(node: &Arc<Node>, take_over: bool) -> Result<bool, GatewayEr
         known.changed = Some(Instant::now());
     }
     known.written = Some(began);
+    if let Some(seen) = changed.filter(|_| take_over) {
+        known.took_over = Some((term, seen));
+    }
     drop(known);
     show(node);
     Ok(true)

@@ -37,7 +37,7 @@ use tokio::task::JoinSet;
 
 use crate::applied::Applied;
 use crate::wire::{Boxed, Tls};
-use crate::{Coordinator, CoordinatorError, Health, Log as Lines, Role};
+use crate::{Confirmation, Coordinator, CoordinatorError, Health, Log as Lines, Role};
 use gateway::Gateway;
 use leader::Leadership;
 
@@ -295,7 +295,7 @@ impl Coordinator for Etcd {
         self.node.role.subscribe()
     }
 
-    fn confirm_leadership(&self) -> Boxed<'_, Result<Instant, CoordinatorError>> {
+    fn confirm_leadership(&self) -> Boxed<'_, Result<Confirmation, CoordinatorError>> {
         Box::pin(leader::confirm(&self.node))
     }
 

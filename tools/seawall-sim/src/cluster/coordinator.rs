@@ -21,6 +21,8 @@ pub struct Coordinator {
     pub leader: Option<Who>,
     /// By voter: the latest term that it voted in or heard of. Outlives its process.
     pub promised: Vec<u64>,
+    /// By voter: when it last took something from a leader, or asked others as one.
+    pub followed: Vec<u64>,
     /// Since when nobody can commit.
     pub leaderless_since: Option<u64>,
 }
@@ -33,6 +35,7 @@ impl Coordinator {
             term: 0,
             leader: None,
             promised: vec![0; voters],
+            followed: vec![0; voters],
             leaderless_since: Some(0),
         }
     }

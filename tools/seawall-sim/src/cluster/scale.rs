@@ -156,7 +156,7 @@ impl Fleet {
         let mut fleet = Fleet {
             now: 1_000,
             nodes: Vec::new(),
-            keeper: Keeper::new(Millis(1_000), timing, limits, me, &topology),
+            keeper: Keeper::new(Millis(1_000), Millis(1_000), timing, limits, me, &topology),
             topology: Arc::new(topology),
             proposals: BTreeMap::new(),
             topologies: BTreeMap::new(),

@@ -170,6 +170,8 @@ pub struct Shared {
     pub alike: Alike,
     /// A beat is due now.
     pub beat: Notify,
+    /// The keeper here, if there is one, has something to look at.
+    pub look: Notify,
     control: Mutex<Control>,
     standing: Arc<Standing>,
     node: Arc<NodeHandle>,
@@ -268,6 +270,7 @@ impl Cluster {
             names: Names::default(),
             leading: Mutex::new(None),
             beat: Notify::new(),
+            look: Notify::new(),
             control: Mutex::new(control),
             standing: starting.standing,
             node,

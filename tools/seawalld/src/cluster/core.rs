@@ -35,10 +35,11 @@ impl NodeClock {
         Millis(time.tv_sec as u64 * 1000 + time.tv_nsec as u64 / 1_000_000)
     }
 
-    /// A moment that is past.
-    pub fn at(self, instant: Instant) -> Millis {
-        // The milliseconds between are rounded up, so that it is not later.
-        let passed = instant.elapsed().as_millis() as u64 + 1;
+    /// A moment that is past, or a later one if the machine has slept since: an `Instant`
+    /// does not count that.
+    pub fn not_before(self, instant: Instant) -> Millis {
+        // Read in this order, and rounded so, it is not too early.
+        let passed = instant.elapsed().as_millis() as u64;
         Millis(self.now().0.saturating_sub(passed))
     }
 }

@@ -10,12 +10,12 @@ use cluster::planner::{self, Limits};
 use cluster::planning::HandOverRequest;
 use cluster::time::Millis;
 use cluster::topology::{Keeping, Topology};
-use coordinator::Role;
 use coordinator::wire::{Boxed, Handler, PeerInfo};
+use coordinator::{Confirmation, Role};
 use serde::{Deserialize, Serialize};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Calls of this module.
 pub mod kind {
@@ -107,13 +107,13 @@ async fn begin(shared: &Arc<Shared>, term: u64) -> bool {
         return false;
     }
     let topology = shared.coordinator.watch().borrow().clone();
-    let Ok(at) = shared.coordinator.confirm_leadership().await else { return false };
-    let leader_at = shared.clock.at(at);
+    let Some((leader_at, confirmed)) = shared.confirm_leadership(term).await else { return false };
     shared.keeps_since(leader_at);
+    let vacant_since = confirmed.vacant_since.map_or(started, |at| shared.clock.not_before(at));
     let timing = shared.config.timing.clone();
     let (name, incarnation) = (shared.config.node.clone(), shared.incarnation);
     let me = Keeping::new(term, name, incarnation, &timing);
-    let keeper = Keeper::new(started, timing, limits, me, &topology);
+    let keeper = Keeper::new(started, vacant_since.min(started), timing, limits, me, &topology);
     let leading = Leading { term, keeper, leader_at, topology };
     *shared.leading.lock().expect("no holder panics") = Some(leading);
     say(&format!("this node keeps the cluster from now on (term {term})"));
@@ -123,6 +123,17 @@ async fn begin(shared: &Arc<Shared>, term: u64) -> bool {
 }
 
 impl Shared {
+    /// Asks a majority whether this node leads in that term: since when that is sure, and
+    /// what else the majority said.
+    async fn confirm_leadership(&self, term: u64) -> Option<(Millis, Confirmation)> {
+        // From here on spans are counted that leave out the machine's sleep, if there is
+        // any: the moment is then too early, which is safe.
+        let (now, began) = (self.clock.now(), Instant::now());
+        let confirmed = self.coordinator.confirm_leadership().await.ok()?;
+        let passed = confirmed.at.saturating_duration_since(began).as_millis() as u64;
+        (confirmed.term == term).then(|| (now.plus(passed), confirmed))
+    }
+
     /// A majority knew this node as the leader at that moment.
     fn keeps_since(self: &Arc<Shared>, leader_at: Millis) {
         let until = leader_at.plus(self.config.timing.leadership_ms);
@@ -146,6 +157,7 @@ async fn keep(shared: &Arc<Shared>, term: u64) {
         tokio::select! {
             _ = role.changed() => {}
             _ = tick.tick() => {}
+            () = shared.look.notified() => {}
         }
         if !matches!(*role.borrow(), Role::Leader { term: now } if now == term) {
             say("another node keeps the cluster now");
@@ -170,8 +182,7 @@ async fn confirm_again_and_again(shared: Arc<Shared>, term: u64) {
     let mut watch = shared.coordinator.watch();
     loop {
         let topology = watch.borrow_and_update().clone();
-        if let Ok(at) = shared.coordinator.confirm_leadership().await {
-            let leader_at = shared.clock.at(at);
+        if let Some((leader_at, _)) = shared.confirm_leadership(term).await {
             let mut leading = shared.leading.lock().expect("no holder panics");
             let Some(leading) = leading.as_mut().filter(|leading| leading.term == term) else {
                 return;
@@ -237,6 +248,7 @@ fn act(shared: &Arc<Shared>, effect: Effect) {
                     && let Some(leading) = shared.leading.lock().expect("no holder panics").as_mut()
                 {
                     leading.keeper.on_refused(node);
+                    shared.look.notify_one();
                 }
             });
         }

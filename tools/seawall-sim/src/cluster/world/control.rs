@@ -73,6 +73,7 @@ impl World {
                     return;
                 }
                 self.coordinator.promised[own] = term;
+                self.coordinator.followed[own] = self.hub.at;
                 if term > process.term {
                     process.term = term;
                     process.leader = Some(leader);
@@ -135,6 +136,7 @@ impl World {
         let news = lead.wrote_at.0 == 0;
         if news || now.since(lead.wrote_at) >= LOG_MS {
             lead.wrote_at = now;
+            self.coordinator.followed[own] = self.hub.at;
             let (term, leader, upto, sent) = (lead.term, own, process.applied, now);
             for to in (0..self.machines.len()).filter(|to| *to != own) {
                 self.send(own, to, Message::Log { term, leader, upto, sent });

@@ -9,6 +9,7 @@ use cluster::change::Command;
 use cluster::keeper::Keeper;
 use cluster::planner;
 use cluster::ring::Partition;
+use cluster::time::{Millis, at_least_us};
 use cluster::topology::{Epoch, Incarnation, Keeping, Topology};
 use engine::KeyHash;
 use std::sync::Arc;
@@ -102,11 +103,13 @@ impl World {
             voters.remove(out);
         }
         voters.push(winner);
+        let now = self.machines[winner].clock.millis(at);
+        let mut vacant_since = Millis(0);
         for voter in voters {
+            vacant_since = vacant_since.max(self.followed(voter, winner));
             self.coordinator.promised[voter] = term;
         }
         let entries = self.coordinator.committed();
-        let now = self.machines[winner].clock.millis(at);
         let timing = self.setup.node.timing.clone();
         let topology = Arc::clone(self.coordinator.latest());
         let Some(process) = &mut self.machines[winner].process else { return };
@@ -114,16 +117,28 @@ impl World {
         process.leader = Some(winner);
         process.applied = entries;
         let acks = vec![None; self.setup.nodes];
-        let zero = cluster::time::Millis(0);
+        let zero = Millis(0);
         process.lead = Some(Lead { term, acks, wrote_at: zero, ticked_at: zero });
         let incarnation = Incarnation(process.who.life);
         let me = Keeping::new(term, machine_name(winner), incarnation, &timing);
-        process.keeper = Some(Keeper::new(now, timing, planner::Limits::default(), me, &topology));
+        let limits = planner::Limits::default();
+        process.keeper = Some(Keeper::new(now, vacant_since, timing, limits, me, &topology));
         process.control.on_leader();
         let who = process.who;
         self.coordinator.leader = Some(who);
         self.coordinator.leaderless_since = None;
         self.wake_control(who, 100);
+    }
+
+    /// When a voter last followed a leader, by the winner's clock, as the winner can know
+    /// it from the voter's answer; perhaps too late.
+    fn followed(&self, voter: usize, winner: usize) -> Millis {
+        let (at, followed) = (self.hub.at, self.coordinator.followed[voter]);
+        let clock = &self.machines[voter].clock;
+        // Of the milliseconds one may have been seen only in part.
+        let silence_ms = clock.millis(at).since(clock.millis(followed)).saturating_sub(1);
+        let now = self.machines[winner].clock.millis(at);
+        Millis(now.0 - at_least_us(silence_ms * 1_000) / 1_000)
     }
 
     /// Another epoch of a partition begins.
