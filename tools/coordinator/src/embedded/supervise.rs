@@ -45,6 +45,8 @@ pub(super) async fn run(node: Arc<Node>) {
             if let Err(fatal) = &metrics.borrow_and_update().running_state {
                 break fatal.to_string();
             }
+            // Whoever begins to lead, or to follow, acts at once.
+            node.show_role();
             if metrics.changed().await.is_err() {
                 break "Raft has ended".to_owned();
             }
