@@ -98,7 +98,7 @@ impl Default for EtcdTiming {
     fn default() -> EtcdTiming {
         EtcdTiming {
             refresh: Duration::from_millis(100),
-            takeover: Duration::from_millis(300),
+            takeover: Duration::from_millis(250),
             lease: Duration::from_secs(5),
             connect_timeout: Duration::from_millis(200),
             request_timeout: Duration::from_secs(1),
