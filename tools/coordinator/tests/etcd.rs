@@ -235,7 +235,7 @@ async fn one_leads_and_another_takes_over() {
     until("a leader", || nodes.iter().any(Node::leads)).await;
     let mut took = Vec::new();
     let mut terms = Vec::new();
-    let mut last = None;
+    let mut last: Option<Instant> = None;
     for round in 0..3 {
         let others_know = || {
             let Some(leader) = nodes.iter().find(|node| node.leads()) else { return false };
