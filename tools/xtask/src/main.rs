@@ -1,5 +1,5 @@
 //! The project's own commands: `cargo xtask test`, `check`, `differential`,
-//! `soak`, `cluster`, `failover`, `handover`, `bench`, `instructions`, `fuzz`, `sanitize`, `miri`.
+//! `soak`, `cluster`, `failover`, `handover`, `kills`, `bench`, `instructions`, `fuzz`, `sanitize`, `miri`.
 
 mod bench;
 mod build;
@@ -44,6 +44,9 @@ cargo xtask <command>
                 [--coordinator embedded|etcd]
   handover      between two writes of a key while its node hands over   [--runs N] [--save]
                 [--coordinator embedded|etcd]
+  kills         nodes killed at random on busy CPUs: which acknowledged writes are lost, and why
+                [--seconds N] [--min-copies N,...] [--settled] [--seed N] [--spinners N]
+                [--flags '...'] [--coordinator embedded|etcd] [--save]
   differential  generated streams to Debian's memcached and to Seawall, byte for byte
                 [--seed N] [--streams N] [--minutes N] [--cases | --no-cases] [--only NAME]
                 [--mismatches N] [--server PATH | --server memcached] [--flags '-t 2']
@@ -126,6 +129,10 @@ fn dispatch() -> Result<bool> {
         }
         "handover" => {
             cluster::handover(&mut arguments, &mut report)?;
+            true
+        }
+        "kills" => {
+            cluster::kills(&mut arguments, &mut report)?;
             true
         }
         "fuzz" => {

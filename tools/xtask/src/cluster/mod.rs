@@ -9,6 +9,7 @@ mod clients;
 mod failover;
 mod faults;
 mod handover;
+mod kills;
 mod load;
 mod moves;
 mod network;
@@ -73,6 +74,47 @@ pub fn handover(arguments: &mut lexopt::Parser, report: &mut Report) -> Result<(
     repeated("handover", 5, handover::run, arguments, report)
 }
 
+/// `cargo xtask kills`.
+pub fn kills(arguments: &mut lexopt::Parser, report: &mut Report) -> Result<()> {
+    let (mut save, mut coordinator) = (false, Coordinator::Embedded);
+    let mut all = vec![None];
+    let mut options = kills::Options {
+        seconds: 120,
+        min_copies: None,
+        settled: false,
+        seed: 1,
+        spinners: 1,
+        flags: Vec::new(),
+    };
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long("seconds") => options.seconds = arguments.value()?.parse()?,
+            Long("min-copies") => {
+                let each = arguments.value()?.string()?;
+                let each: Result<Vec<u8>, _> = each.split(',').map(str::parse).collect();
+                all = each?.into_iter().map(Some).collect();
+            }
+            Long("spinners") => options.spinners = arguments.value()?.parse()?,
+            Long("settled") => options.settled = true,
+            Long("seed") => options.seed = arguments.value()?.parse()?,
+            Long("flags") => {
+                let flags = arguments.value()?.string()?;
+                options.flags = flags.split_whitespace().map(str::to_owned).collect();
+            }
+            Long("save") => save = true,
+            Long("coordinator") => coordinator = named(&arguments.value()?.string()?)?,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    let words: Vec<_> = std::env::args().skip(1).filter(|word| word != "--save").collect();
+    let words = save.then(|| words.join(" "));
+    let each = |min_copies| kills::Options { min_copies, ..options.clone() };
+    let all: Vec<_> = all.into_iter().map(each).collect();
+    let programs = programs()?;
+    report.step("kills", || kills::command(&programs, coordinator, &all, words.as_deref()));
+    Ok(())
+}
+
 fn repeated(
     name: &str,
     mut runs: usize,
@@ -102,6 +144,7 @@ pub fn in_test(report: &mut Report) -> Result<()> {
             step(report, &programs, *coordinator, fault, SECONDS_IN_TEST);
         }
     }
+    report.step("cluster, embedded, kills on busy CPUs", || kills::in_test(&programs));
     Ok(())
 }
 
