@@ -119,7 +119,9 @@ pub fn wishes(topology: &Topology, counted: impl Fn(NodeIndex) -> bool) -> Vec<W
 /// wished copy, one goes that is not in sync, or that is beyond the number
 /// wished. With fewer nodes that count than copies wanted nothing is dropped at
 /// all: the last but one cannot be drained before the cluster asks for less.
-/// Partitions with the fewest copies in sync are filled first.
+/// Partitions with the fewest copies in sync are filled first, and a node that fills
+/// or takes a copy that its partition lacks, be it left out or come back, has no part in
+/// copies that only move until that is in sync.
 pub fn next_steps(
     topology: &Topology,
     wishes: &[Wish],
@@ -129,6 +131,7 @@ pub fn next_steps(
     let mut plan = Plan::default();
     let mut filling = Filling::new(topology, limits);
     let mut missing: [Vec<(Partition, NodeIndex)>; COPIES_MAX + 1] = Default::default();
+    let wanted_live = usize::from(topology.copies_wanted());
     let is_up = topology.up_by_number();
     let up = |node: &NodeIndex| is_up[usize::from(node.0)];
     let all_up = topology.nodes().all(|(_, member)| member.up);
@@ -170,6 +173,11 @@ pub fn next_steps(
                 plan.now.extend(gone.map(|node| (partition, Step::Drop(node))));
                 break;
             }
+            // Enough nodes have a copy, or are about to: this one only moves.
+            let moves = owners.copies().iter().filter(|node| up(node)).count() >= wanted_live;
+            if moves && (filling.mends(*node) || filling.mends(primary)) {
+                continue;
+            }
             room -= 1;
             missing[all_live].push((partition, *node));
         }
@@ -196,26 +204,39 @@ struct Filling {
     limits: Limits,
     all: u32,
     per_node: Vec<u32>,
+    /// Nodes that fill or take copies which their partitions lack.
+    mending: Vec<bool>,
 }
 
 impl Filling {
     fn new(topology: &Topology, limits: Limits) -> Filling {
-        let mut filling = Filling { limits, all: 0, per_node: vec![0; topology.members().len()] };
+        let slots = topology.members().len();
+        let mut filling =
+            Filling { limits, all: 0, per_node: vec![0; slots], mending: vec![false; slots] };
         for (_, owners) in topology.partitions() {
             if usize::from(owners.count) == owners.in_sync() as usize {
                 continue;
             }
-            if !owners.primary().is_some_and(|primary| topology.is_up(primary)) {
+            let Some(primary) = owners.primary().filter(|primary| topology.is_up(*primary)) else {
                 continue;
-            }
+            };
+            let live = |node: &&NodeIndex| owners.is_in_sync(**node) && topology.is_up(**node);
+            let live = owners.copies().iter().filter(live).count();
+            let lacks = live < usize::from(topology.copies_wanted());
             for (node, _) in owners.replicas().filter(|(_, in_sync)| !in_sync) {
                 if topology.is_up(node) {
                     filling.all += 1;
                     filling.per_node[usize::from(node.0)] += 1;
+                    filling.mending[usize::from(node.0)] |= lacks;
+                    filling.mending[usize::from(primary.0)] |= lacks;
                 }
             }
         }
         filling
+    }
+
+    fn mends(&self, node: NodeIndex) -> bool {
+        self.mending[usize::from(node.0)]
     }
 
     fn start(&mut self, node: NodeIndex) -> bool {

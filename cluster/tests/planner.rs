@@ -427,6 +427,35 @@ fn limits_bound_what_is_being_filled() {
     }
 }
 
+/// Partitions whose copy is to be added, by the node that leads them.
+fn adds_by_primary(topology: &Topology, wishes: &[Wish]) -> BTreeMap<u16, usize> {
+    let plan = planner::next_steps(topology, wishes, NO_LIMITS, everyone(topology));
+    let mut adds = BTreeMap::new();
+    for (partition, step) in plan.now {
+        if matches!(step, Step::Add(_)) {
+            let primary = topology.owners(partition).primary().unwrap();
+            *adds.entry(primary.0).or_default() += 1;
+        }
+    }
+    adds
+}
+
+#[test]
+fn a_replica_that_is_left_out_is_taken_back_before_copies_move() {
+    let mut topology = ready(8, 2, 3);
+    let exclude = Command::Exclude { primary: NodeIndex(0), replica: NodeIndex(1), keep: 1 };
+    apply(&mut topology, exclude);
+    join(&mut topology, 3);
+    let wishes = planner::wishes(&topology, everyone(&topology));
+    let adds = adds_by_primary(&topology, &wishes);
+    assert!(adds.contains_key(&2), "it has no part in that: {adds:?}");
+    assert!(!adds.contains_key(&0) && !adds.contains_key(&1), "{adds:?}");
+    assert!(fill(&mut topology));
+    let adds = adds_by_primary(&topology, &wishes);
+    assert!(adds.contains_key(&0), "{adds:?}");
+    settle(&mut topology, NO_LIMITS);
+}
+
 #[test]
 fn a_fresh_cluster_gets_all_its_copies_in_one_command() {
     let mut topology = empty(10, 3);

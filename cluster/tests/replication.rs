@@ -763,3 +763,34 @@ fn a_write_that_was_in_the_fill_is_answered_though_nothing_is_written_after_it()
     cluster.assert_holds(1, key, Some("one"));
     assert!(cluster.is_done(0, ticket));
 }
+
+#[test]
+fn what_partitions_lack_is_filled_before_copies_that_only_move() {
+    let limits = Limits { fill_bytes_max: 1_000, ..Limits::default() };
+    let mut cluster = Cluster::new(3, limits, |_| vec![0, 1]);
+    cluster.settle();
+    let keys: Vec<String> = (0..300).map(|n| format!("key:{n}")).collect();
+    for key in &keys {
+        cluster.set(key, "value");
+    }
+    cluster.settle();
+    let partitions: Vec<Partition> = cluster.topology.partitions().map(|(at, _)| at).collect();
+    let add = |at: &Partition| (*at, Step::Add(NodeIndex(2)));
+    cluster.change(&Command::Steps(partitions.iter().map(add).collect()));
+    cluster.turns(4);
+    // Node 1 starts again, empty, while node 2 is being filled.
+    cluster.nodes[1] = fixture::TestNode::new(limits, 2);
+    cluster.cut(0, 1);
+    cluster.change(&Command::Join(introduction(1, 2)));
+    cluster.heal(0, 1);
+    let in_sync = |cluster: &Cluster, node| {
+        let mut all = cluster.topology.partitions();
+        all.all(|(_, owners)| owners.is_in_sync(NodeIndex(node)))
+    };
+    while !in_sync(&cluster, 1) {
+        assert!(cluster.turn(), "node 1 is not filled");
+        assert!(!in_sync(&cluster, 2), "the copies that move came first");
+    }
+    cluster.settle();
+    cluster.assert_holds_all(2, &keys, "value");
+}

@@ -33,6 +33,8 @@ pub(super) struct Wait {
 #[derive(Debug)]
 pub(super) struct Fill {
     pub number: u32,
+    /// It covers partitions that lack a copy, and those alone.
+    pub mends: bool,
     /// The replica was told on this link what it covers.
     pub begun: bool,
     pub cursor: ScanCursor,

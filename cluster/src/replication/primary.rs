@@ -48,7 +48,8 @@ impl Replicator {
         let Some(lane) = self.lanes.get(&peer) else { return false };
         let fills = self.fill_budget > 0
             // One that has used up its share of time is no reason to turn.
-            && lane.fill.as_ref().is_some_and(|fill| fill.ended.is_none());
+            && lane.fill.as_ref().is_some_and(|fill| fill.ended.is_none())
+            && self.may_fill(lane);
         lane.open && self.copies.has_news(peer, self.clock)
             || lane.open
                 && !lane.broken
@@ -62,6 +63,15 @@ impl Replicator {
 
     fn wants_fill(&self, lane: &Lane) -> bool {
         lane.fill.is_none() && lane.shares.has_missing() && lane.held >= self.topology.revision()
+    }
+
+    /// Whether a lane's fill is to go on now: those that mend come first.
+    fn may_fill(&self, lane: &Lane) -> bool {
+        let mends = |lane: &Lane| {
+            let goes_on = |fill: &Fill| fill.mends && fill.ended.is_none();
+            lane.open && !lane.broken && lane.fill.as_ref().is_some_and(goes_on)
+        };
+        lane.fill.as_ref().is_some_and(|fill| fill.mends) || !self.lanes.values().any(mends)
     }
 
     /// What goes out to a peer now. True: there is more.
@@ -136,6 +146,9 @@ impl Replicator {
             self.begin_fill(peer);
         }
         self.tell_begin(peer, shard, out);
+        if self.lanes.get(&peer).is_none_or(|lane| !self.may_fill(lane)) {
+            return;
+        }
         let (ring, next) = (self.topology.ring(), self.log.next());
         let Some(lane) = self.lanes.get_mut(&peer) else { return };
         let Some(fill) = lane.fill.as_mut().filter(|fill| fill.ended.is_none()) else { return };
@@ -173,12 +186,16 @@ impl Replicator {
         }
     }
 
-    /// Everything that is missing on a peer is filled in one walk.
+    /// Everything that is missing on a peer is filled in one walk; but if some of it is
+    /// what its partitions lack, a walk for that goes before.
     fn begin_fill(&mut self, peer: Peer) {
         let from = self.log.next();
+        let (topology, wanted) = (&self.topology, u32::from(self.topology.copies_wanted()));
+        let lacks = |partition: Partition| topology.owners(partition).in_sync() < wanted;
         let Some(lane) = self.lanes.get_mut(&peer) else { return };
-        lane.shares.change_open(|_, share| {
-            if share.stage == Stage::Missing {
+        let mends = lane.shares.missing().any(lacks);
+        lane.shares.change_open(|partition, share| {
+            if share.stage == Stage::Missing && (!mends || lacks(partition)) {
                 (share.stage, share.from, share.rewound) = (Stage::Filling, from, false);
                 share.hollow = false;
             }
@@ -186,7 +203,7 @@ impl Replicator {
         self.counters.fills += 1;
         // No other fill of this life has that number, whatever becomes of the lane.
         let (number, cursor) = (self.counters.fills as u32, ScanCursor::default());
-        lane.fill = Some(Fill { number, begun: false, cursor, ended: None });
+        lane.fill = Some(Fill { number, mends, begun: false, cursor, ended: None });
     }
 
     /// What the fill covers is the first that a replica hears of it on a link.

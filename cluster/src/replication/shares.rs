@@ -206,6 +206,12 @@ impl Shares {
         filling
     }
 
+    /// Those that have nothing to build on, in no order.
+    pub fn missing(&self) -> impl Iterator<Item = Partition> + '_ {
+        let is_missing = |at: &Partition| self.all[at].stage == Stage::Missing;
+        self.open.iter().copied().filter(is_missing)
+    }
+
     /// Whether some have nothing to build on.
     pub fn has_missing(&self) -> bool {
         self.missing > 0
