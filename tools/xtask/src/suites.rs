@@ -149,20 +149,29 @@ pub fn python() -> Result<PathBuf> {
     Ok(python)
 }
 
-fn node_folder() -> PathBuf {
+/// Where the scripts for Node.js lie beside their modules.
+pub fn node_folder() -> PathBuf {
     paths::target().join("xtask/node")
 }
 
 /// Modules are found beside the script, so scripts and modules live under target.
-fn node() -> Result<()> {
+pub fn node() -> Result<()> {
     install::apt(&["nodejs", "npm"], &["node", "npm"])?;
     let folder = node_folder();
     std::fs::create_dir_all(&folder)?;
-    for entry in std::fs::read_dir(paths::xtask().join("clients/node"))? {
+    let lock = |folder: &Path| std::fs::read(folder.join("package-lock.json")).ok();
+    let source = paths::xtask().join("clients/node");
+    // What npm writes last.
+    let installed = folder.join("node_modules/.package-lock.json").exists();
+    let same = installed && lock(&folder) == lock(&source);
+    for entry in std::fs::read_dir(source)? {
         let entry = entry?;
         if entry.file_type()?.is_file() {
             std::fs::copy(entry.path(), folder.join(entry.file_name()))?;
         }
+    }
+    if same {
+        return Ok(());
     }
     let mut npm = Command::new("npm");
     npm.current_dir(&folder).args(["ci", "--silent", "--no-audit", "--no-fund"]);

@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 use super::clients::Seen;
 use super::network::End;
 use super::scene::{Coordinator, Scene};
-use super::{moves, outage, strangers};
+use super::{libraries, moves, outage, strangers};
 use crate::process::monotonic_ns;
 
 /// One round of a fault.
@@ -46,6 +46,7 @@ pub const FAULTS: &[Fault] = &[
     Fault { name: "join", round: moves::join_and_drain, settings: moves::SETTINGS, expects: no_error, in_test: BOTH },
     Fault { name: "outage", round: outage::short, settings: outage::SHORT_SETTINGS, expects: anything, in_test: BOTH },
     Fault { name: "long-outage", round: outage::long, settings: outage::LONG_SETTINGS, expects: anything, in_test: NEITHER },
+    Fault { name: "libraries", round: libraries::round, settings: &[], expects: anything, in_test: EMBEDDED },
     Fault { name: "strangers", round: strangers::round, settings: &[], expects: no_error, in_test: BOTH },
 ];
 

@@ -10,6 +10,7 @@ mod failover;
 mod faults;
 mod handover;
 mod kills;
+mod libraries;
 mod load;
 mod moves;
 mod network;

@@ -59,7 +59,7 @@ pub struct Scene {
     pub nodes: Vec<Node>,
     etcd: Option<Child>,
     pub network: Network,
-    programs: Programs,
+    pub programs: Programs,
     flags: Vec<String>,
     folder: PathBuf,
     /// Milliseconds until every key could be written again, of every round.
