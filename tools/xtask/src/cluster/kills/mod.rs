@@ -169,7 +169,7 @@ fn run(programs: &Programs, by: Coordinator, options: &Options) -> Result<Outcom
         let clients = Clients::start(&addresses)?;
         let watch = Watch::start(addresses);
         let spinners = Spinners::start(options.spinners)?;
-        let mut random = options.seed | 1;
+        let mut random = options.seed.wrapping_mul(2) + 1;
         let mut draw = |from: u64, to: u64| {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             from + (random >> 33) % (to - from + 1)
