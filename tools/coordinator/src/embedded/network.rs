@@ -142,7 +142,7 @@ mod tests {
     fn a_voter_that_does_not_tell_its_silence_followed_a_leader_a_moment_ago() {
         let now = Instant::now();
         assert_eq!(followed_by(now, None), now);
-        let silence = |ms| followed_by(now, Some(ms * 1_000));
+        let silence = |ms: u64| followed_by(now, Some(ms * 1_000));
         // Its clock may be fast.
         assert_eq!(now - silence(128), Duration::from_millis(126));
     }
