@@ -42,14 +42,14 @@ pub enum Command {
     Join(Introduction),
     /// A node no longer answers.
     Down {
-        /// Which.
+        /// The node that is down.
         node: NodeIndex,
         /// Which life of it: not a later one.
         incarnation: Incarnation,
     },
     /// A node that was down answers again, with its memory.
     Up {
-        /// Which.
+        /// The node that is up again.
         node: NodeIndex,
         /// Which life of it.
         incarnation: Incarnation,
@@ -89,14 +89,14 @@ pub enum Command {
     },
     /// Empty a node, or no longer.
     Drain {
-        /// Which.
+        /// The node to empty.
         node: NodeIndex,
         /// Empty it.
         on: bool,
     },
     /// A node is about to end, and comes back soon.
     Leaving {
-        /// Which.
+        /// The node that is about to end.
         node: NodeIndex,
         /// Which life of it.
         incarnation: Incarnation,
@@ -104,12 +104,12 @@ pub enum Command {
     /// Nobody waits any longer for the copies of a node that is down: partitions
     /// that only it held begin anew, empty, elsewhere.
     Abandon {
-        /// Which.
+        /// The node that is given up.
         node: NodeIndex,
     },
     /// A node that holds nothing is forgotten.
     Leave {
-        /// Which.
+        /// The node to forget.
         node: NodeIndex,
     },
     /// From now on as many copies.

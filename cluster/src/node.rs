@@ -47,7 +47,7 @@ pub const PARTITIONS_MAX: usize = 4 * 1024;
 pub enum Tell {
     /// To act under this topology from now on: `Replicator::set_topology`.
     Topology {
-        /// It.
+        /// The topology to act under.
         topology: Arc<Topology>,
         /// This node in it.
         me: Option<NodeIndex>,
@@ -73,7 +73,7 @@ pub enum Effect {
     Propose(Command),
     /// Cores may open links to this node, until [`Effect::Disconnect`].
     Connect {
-        /// Which.
+        /// The node to connect to.
         node: NodeIndex,
         /// This life of it: a link to another one is to be closed.
         incarnation: Incarnation,

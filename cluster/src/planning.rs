@@ -24,7 +24,7 @@ pub struct HandOverRequest {
     pub primary: NodeIndex,
     /// Who should: it is in sync.
     pub to: NodeIndex,
-    /// Which.
+    /// The partitions whose primary changes.
     pub partitions: Vec<Partition>,
 }
 

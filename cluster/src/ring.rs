@@ -41,11 +41,6 @@ impl Ring {
     pub const fn of(self, hash: KeyHash) -> Partition {
         Partition(hash.partition(self.bits))
     }
-
-    /// The ring with twice as many partitions; `p` becomes `2p` and `2p + 1`.
-    pub const fn doubled(self) -> Option<Ring> {
-        Ring::new(self.bits + 1)
-    }
 }
 
 impl Default for Ring {
@@ -61,7 +56,7 @@ mod tests {
     #[test]
     fn doubling_keeps_every_key_in_its_half() {
         let ring = Ring::default();
-        let doubled = ring.doubled().unwrap();
+        let doubled = Ring::new(Ring::BITS_DEFAULT + 1).unwrap();
         for step in 0..10_000u64 {
             let hash = KeyHash(step.wrapping_mul(0x9e37_79b9_7f4a_7c15));
             assert_eq!(doubled.of(hash).0 / 2, ring.of(hash).0);

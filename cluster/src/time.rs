@@ -158,7 +158,7 @@ impl Timing {
 pub enum TimingFault {
     /// A span that cannot be nothing.
     Zero {
-        /// Which.
+        /// The setting that is zero.
         setting: &'static str,
     },
     /// Clocks that may drift so far measure nothing.

@@ -153,7 +153,7 @@ pub struct Owners {
 }
 
 impl Owners {
-    /// Nobody.
+    /// No node owns the partition.
     pub const NONE: Owners = Owners {
         epoch: Epoch(0),
         born: Epoch(0),
@@ -396,11 +396,6 @@ impl Topology {
         old: &'a Topology,
     ) -> impl Iterator<Item = (Partition, &'a Owners, &'a Owners)> + 'a {
         self.owners.changed(&old.owners)
-    }
-
-    /// Partitions of which `node` is primary.
-    pub fn primaries_of(&self, node: NodeIndex) -> usize {
-        self.owners.iter().filter(|owners| owners.primary() == Some(node)).count()
     }
 
     /// The whole topology as bytes, some 8 a partition and 64 a node.

@@ -33,7 +33,7 @@ const NODES: usize = 5;
 const VOTERS: usize = 3;
 const TICK_US: u64 = 10_000;
 
-/// Splitmix64.
+/// Random numbers by Splitmix64.
 struct Dice(u64);
 
 impl Dice {

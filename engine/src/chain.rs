@@ -133,7 +133,7 @@ pub struct Item<'a> {
     rest: Option<Parts<'a>>,
     /// Client flags.
     pub client_flags: u32,
-    /// Expiry.
+    /// When the item expires.
     pub expiry: Expiry,
     /// CAS unique: the version, or what the client set; 0 with `-C`.
     pub cas: u64,

@@ -218,7 +218,7 @@ impl Index {
         }
     }
 
-    /// Items.
+    /// Number of items.
     pub fn len(&self) -> u64 {
         self.len
     }

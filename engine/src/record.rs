@@ -52,13 +52,13 @@ pub struct Record<'a> {
     pub value: RecordValue<'a>,
     /// Client flags.
     pub client_flags: u32,
-    /// Expiry.
+    /// When the item expires.
     pub expiry: Expiry,
     /// Version; [`Version::ZERO`] where none is kept (`-C`).
     pub version: Version,
     /// The CAS that a client set (meta `E`).
     pub explicit_cas: Option<u64>,
-    /// Tags.
+    /// Hashes of its tags.
     pub tags: TagBytes<'a>,
     /// Marked stale (meta `md I`).
     pub stale: bool,

@@ -35,7 +35,6 @@ pub const END_BYTES: usize = BLOCK_HEADER_BYTES + 28;
 
 const MAGIC: &[u8; 8] = b"SEAWALL\n";
 const END_MAGIC: &[u8; 8] = b"SEAWALL.";
-const RECORD_FIXED_BYTES: usize = 1 + 1 + 1 + 4 + 4 + 8 + 8;
 
 const STALE: u8 = 1 << 0;
 const TOKEN_SENT: u8 = 1 << 1;
@@ -458,9 +457,6 @@ pub fn check(file: &[u8]) -> Result<Totals, SnapshotError> {
         }
     }
 }
-
-/// Largest record that [`write_record`] can make with the value elsewhere.
-pub const RECORD_BYTES_MAX: usize = RECORD_FIXED_BYTES + 8 + TAGS_MAX * 8 + KEY_BYTES_MAX;
 
 /// Bytes not yet read.
 struct Fields<'a>(&'a [u8]);

@@ -24,7 +24,7 @@ macro_rules! counters {
 counters! {
     /// What happened in a shard since its start, or since the last reset.
     Counters {
-        /// Reads.
+        /// Lookups by reads.
         cmd_get,
         /// Reads that found an item.
         get_hits,
@@ -34,7 +34,7 @@ counters! {
         get_expired,
         /// Lookups that met an item older than a flush or an invalidation.
         get_flushed,
-        /// Writes.
+        /// Writes that ask to store an item.
         cmd_set,
         /// Touches, alone or with a read.
         cmd_touch,
@@ -92,7 +92,7 @@ counters! {
 counters! {
     /// How much is in a shard now.
     Gauges {
-        /// Items.
+        /// Items that are stored.
         curr_items,
         /// Their bytes, headers included.
         bytes,
@@ -122,7 +122,7 @@ counters! {
     ClassCounters {
         /// Reads that hit.
         get_hits,
-        /// Writes.
+        /// Writes that ask to store an item.
         cmd_set,
         /// Deletes that hit.
         delete_hits,
@@ -162,11 +162,11 @@ pub struct ClassStats {
     pub chunk_bytes: u64,
     /// Chunks in a page.
     pub chunks_per_page: u64,
-    /// Pages.
+    /// Pages of the class.
     pub pages: u64,
     /// Chunks in use.
     pub used_chunks: u64,
-    /// Items.
+    /// Items of the class.
     pub items: u64,
     /// Items that the policy calls hot.
     pub hot: u64,

@@ -15,7 +15,7 @@ pub enum Eviction {
     Lru,
     /// Least frequently used, with aging.
     Lfu,
-    /// S3-FIFO.
+    /// S3-FIFO: three queues.
     S3Fifo,
     /// Nothing is evicted: a full shard refuses writes (memcached `-M`).
     None,
@@ -166,7 +166,7 @@ pub struct Write<'a> {
     pub value: Value<'a>,
     /// Client flags.
     pub client_flags: u32,
-    /// Expiry.
+    /// When the item expires.
     pub expiry: Expiry,
     /// Store only if the item's CAS equals this (classic `cas`, meta `C`).
     pub compare: Option<u64>,

@@ -66,7 +66,7 @@ pub enum Crowding {
     Calm,
     /// Less than a quarter.
     Crowded,
-    /// More.
+    /// At least a quarter.
     Tight,
 }
 

@@ -12,8 +12,6 @@ use crate::proto::{base64, meta, number};
 use crate::stats::CoreStats;
 use crate::watch::{LogStats, Watcher, class_number, uri_encode};
 use engine::{ClassStats, Expiry, Now, ScanCursor, ShardStats};
-use std::any::Any;
-use std::sync::Arc;
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -51,8 +49,6 @@ pub enum ControlOp {
     Unwatch(u32, ConnToken),
     /// The next part of a dump.
     Dump(DumpFormat, ScanCursor),
-    /// Whatever the daemon needs to do on a core.
-    Run(RunOnCore),
 }
 
 impl ControlOp {
@@ -67,19 +63,6 @@ impl ControlOp {
     }
 }
 
-/// A function to be run on every core.
-#[derive(Clone)]
-pub struct RunOnCore(pub Arc<CoreFunction>);
-
-/// What it does; its result goes back to the asker.
-pub type CoreFunction = dyn Fn(&mut Core) -> Box<dyn Any + Send> + Send + Sync;
-
-impl std::fmt::Debug for RunOnCore {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("RunOnCore")
-    }
-}
-
 /// How a dump shows items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DumpFormat {
@@ -89,7 +72,7 @@ pub enum DumpFormat {
     Mgdump,
     /// `stats cachedump`, and how many items of it are still wanted.
     Cachedump {
-        /// Items.
+        /// Items still wanted, at most.
         items_max: u32,
     },
 }
@@ -101,11 +84,11 @@ pub enum ControlAnswer {
     /// Not executed yet.
     #[default]
     None,
-    /// Done.
+    /// It is done.
     Done,
     /// How many of the named things exist here.
     Count(u64),
-    /// Counters.
+    /// The core's counters.
     Stats(Box<CoreReport>),
     /// Names and values.
     Pairs(Vec<(String, String)>),
@@ -117,8 +100,6 @@ pub enum ControlAnswer {
     Dump(Vec<u8>, u32, Option<ScanCursor>),
     /// It was not done, or not everywhere: why.
     Failed(String),
-    /// What the function returned.
-    Ran(Box<dyn Any + Send>),
 }
 
 /// One core's counters.
@@ -226,7 +207,6 @@ pub fn execute(op: &ControlOp, core: &mut Core, connections: &dyn Connections) -
             ControlAnswer::Done
         }
         ControlOp::Dump(format, cursor) => dump(*format, *cursor, core),
-        ControlOp::Run(RunOnCore(run)) => ControlAnswer::Ran(run(core)),
     }
 }
 

@@ -6,13 +6,13 @@ use std::collections::HashMap;
 /// Counters of one prefix.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PrefixCounts {
-    /// Reads.
+    /// Keys that were read.
     pub gets: u64,
     /// Those that hit.
     pub hits: u64,
-    /// Writes.
+    /// Keys that were written.
     pub sets: u64,
-    /// Deletes.
+    /// Keys that were deleted.
     pub deletes: u64,
 }
 

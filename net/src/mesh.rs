@@ -106,7 +106,7 @@ impl std::fmt::Debug for NodeCall {
 pub enum Life {
     /// The cores answer calls; nobody can connect yet.
     Closed = 0,
-    /// Serving.
+    /// Clients are served.
     Running = 1,
     /// No new connections; what is under way is finished, idle ones are closed.
     Draining = 2,

@@ -62,7 +62,7 @@ impl Events {
         }
     }
 
-    /// Both.
+    /// Events of both sets.
     pub fn and(self, other: Events) -> Events {
         Events(self.0 | other.0)
     }
@@ -168,7 +168,7 @@ pub struct WatchLog {
     pub first_connection: u64,
     /// What a feed's buffer may hold.
     pub buffer_bytes_max: usize,
-    /// Counters.
+    /// Lines sent and dropped.
     pub stats: LogStats,
 }
 
@@ -200,7 +200,7 @@ impl WatchLog {
         self.wanted = self.wanted.and(watcher.events);
     }
 
-    /// Stops.
+    /// Ends the feed of a connection.
     pub fn remove(&mut self, core: u32, conn: ConnToken) {
         self.feeds.retain(|feed| !(feed.watcher.core == core && feed.watcher.conn == conn));
         self.wanted =

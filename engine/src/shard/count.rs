@@ -92,7 +92,7 @@ impl Shard {
         }
     }
 
-    /// Items.
+    /// Number of items.
     pub fn len(&self) -> u64 {
         self.index.len()
     }

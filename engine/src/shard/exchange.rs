@@ -76,7 +76,7 @@ impl ScanCursor {
 /// How much one slice of a walk shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ScanLimits {
-    /// Items.
+    /// Items looked at, at most.
     pub items: usize,
     /// Bytes of keys and values; the last item may exceed it. Values that are
     /// not shown inline do not count.
@@ -360,17 +360,6 @@ impl Shard {
                 generations.merge_namespace_id(generation.id, generation.version);
             }
         }
-    }
-
-    /// Takes over a tag's generation.
-    pub fn merge_tag_generation(&mut self, tag: Tag, version: Version) {
-        self.merge_generation(Generation { scope: GenerationScope::Tag, id: tag.0.get(), version });
-    }
-
-    /// Takes over a namespace's generation; false if it is not configured here.
-    pub fn merge_namespace_generation(&mut self, name: &[u8], version: Version) -> bool {
-        self.clock.observe(version);
-        self.store.generations.merge_namespace(name, version).is_some()
     }
 
     /// Takes over a flush: everything up to `version` is dead.

@@ -4,8 +4,7 @@ use super::Shard;
 use crate::chain::{self, PIECE_HEADER_BYTES, PieceLinks, Reservation};
 use crate::item::{self, CHAINED, Fields, HEADER_BYTES_MAX, STALE, TOKEN_SENT, TagList, View};
 use crate::{
-    ChunkRef, ClassId, Expiry, KeyHash, Now, StoreError, Value, Version, Write, WriteMode,
-    WriteOutcome,
+    ChunkRef, ClassId, Expiry, KeyHash, Now, StoreError, Value, Write, WriteMode, WriteOutcome,
 };
 
 /// Stands for "some CAS that no item has" in a compare.
@@ -24,7 +23,7 @@ enum Decision {
 }
 
 impl Shard {
-    /// Stores.
+    /// Stores an item, or says why not.
     pub fn write(&mut self, write: Write<'_>, now: Now) -> Result<WriteOutcome, StoreError> {
         self.at(now);
         self.hot.record(write.key, write.hash);
@@ -36,20 +35,6 @@ impl Shard {
             Ok(_) => {}
         }
         result
-    }
-
-    /// Counts a write that was refused before it reached the shard, and removes
-    /// the old item: a reader must not find data that the writer meant to replace.
-    pub fn write_refused(&mut self, key: &[u8], hash: KeyHash, error: StoreError, now: Now) {
-        self.at(now);
-        match error {
-            StoreError::TooLarge { .. } => self.counters.store_too_large += 1,
-            StoreError::OutOfMemory { .. } => self.counters.store_no_memory += 1,
-        }
-        if let Some((at, _)) = self.lookup(key, hash) {
-            self.changes += 1;
-            self.unlink(at, hash);
-        }
     }
 
     pub(super) fn store_uncounted(
@@ -533,13 +518,6 @@ impl Shard {
     fn count_arrived(&mut self, value_bytes: usize) {
         self.reserved -= 1;
         self.reserved_bytes -= value_bytes as u64;
-    }
-
-    /// The version of the item under `key`, for replicas.
-    pub fn version_of(&mut self, key: &[u8], hash: KeyHash, now: Now) -> Option<Version> {
-        self.at(now);
-        let (_, view) = self.lookup(key, hash)?;
-        view.version(&self.store.slab)
     }
 }
 

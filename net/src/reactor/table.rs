@@ -54,7 +54,7 @@ pub(super) struct Connection {
 /// What a slot holds.
 #[derive(Debug)]
 pub(super) enum Place {
-    /// Nothing.
+    /// The slot is free.
     Free,
     /// A connection.
     Open(Box<Connection>),

@@ -77,7 +77,7 @@ pub enum BackendChoice {
     Auto,
     /// io_uring or do not start.
     Uring,
-    /// epoll.
+    /// epoll, which every kernel has.
     Epoll,
 }
 
@@ -141,7 +141,7 @@ pub enum Event {
     AcceptFailed {
         /// The listener's number.
         listener: u32,
-        /// errno.
+        /// The kernel's error number.
         errno: i32,
     },
     /// Bytes came in.
@@ -160,7 +160,7 @@ pub enum Event {
     Failed {
         /// The connection.
         slot: Slot,
-        /// errno.
+        /// The kernel's error number.
         errno: i32,
     },
     /// The rest of a short send is out.

@@ -120,6 +120,6 @@ pub struct Acknowledgement {
     pub epoch: u64,
     /// The node.
     pub node: Box<str>,
-    /// When.
+    /// When it was seen.
     pub at_ns: u64,
 }

@@ -68,7 +68,7 @@ pub enum Reason {
     },
     /// Two values had to be there at the same moment.
     Overlap {
-        /// One.
+        /// One of the values.
         value: u64,
         /// The other.
         other: u64,

@@ -91,7 +91,7 @@ enum PolicyOption {
     Lru,
     /// Least frequently used, with aging.
     Lfu,
-    /// S3-FIFO.
+    /// S3-FIFO: three queues.
     #[value(name = "s3-fifo", alias = "s3fifo")]
     S3Fifo,
     /// The limit: Belady's rule, which knows the future (not with --bytes).
@@ -101,13 +101,13 @@ enum PolicyOption {
 /// What decides who leaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// CLOCK-Pro.
+    /// CLOCK-Pro, as the engine has it.
     ClockPro,
     /// Least recently used.
     Lru,
     /// Least frequently used, with aging.
     Lfu,
-    /// S3-FIFO.
+    /// S3-FIFO: three queues.
     S3Fifo,
     /// Knows the future.
     Belady,

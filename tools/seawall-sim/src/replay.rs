@@ -46,7 +46,7 @@ pub struct Setup {
 /// What came out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Outcome {
-    /// Requests.
+    /// Requests replayed.
     pub requests: u64,
     /// Those that were not in the cache.
     pub misses: u64,

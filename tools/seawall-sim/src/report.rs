@@ -25,7 +25,7 @@ pub struct Row {
     pub shards: u32,
     /// Seed of the hash.
     pub seed: u64,
-    /// Requests.
+    /// Requests replayed.
     pub requests: u64,
     /// Requests that missed.
     pub misses: u64,

@@ -47,7 +47,7 @@ pub enum CtlError {
     Usage(String),
     /// A file could not be written.
     File {
-        /// Which.
+        /// The file.
         path: String,
         /// What the system said.
         error: io::Error,

@@ -6,9 +6,9 @@ use std::io::{self, Write};
 /// How a column is aligned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Align {
-    /// Words.
+    /// Flush left, for words.
     Left,
-    /// Numbers.
+    /// Flush right, for numbers.
     Right,
 }
 

@@ -18,6 +18,7 @@ mod sasl;
 mod server;
 mod soak;
 mod suites;
+mod tidy;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -29,7 +30,8 @@ const HELP: &str = "\
 cargo xtask <command>
 
   test          check, every crate's own tests, conformance, soak, cluster, differential; installs what it needs
-  check         formatting, lints, dependency rules
+  check         formatting, lints, dependency rules, tidy
+  tidy          unused pub items, long functions, empty docs, dead links, banned words   [--record]
   conformance   memccapable and the client libraries
   bench         every figure beside memcached and Redis   [--only PART,...] [--rounds N] [--keys N]
                 [--milliseconds N] [--traces FOLDER] [--save]
@@ -73,7 +75,8 @@ const SOAK_SECONDS_IN_TEST: u64 = 15;
 fn check_all(report: &mut report::Report) -> bool {
     report.step("formatting", check::formatting);
     report.step("lints", check::lints);
-    report.step("dependency rules", check::rules)
+    report.step("dependency rules", check::rules);
+    report.step("tidy", || tidy::run(false))
 }
 
 fn conformance(report: &mut report::Report) -> Result<bool> {
@@ -147,6 +150,16 @@ fn dispatch() -> Result<bool> {
         }
         "sanitize" => report.step("sanitize", sanitize::addresses),
         "miri" => report.step("miri", sanitize::miri),
+        "tidy" => {
+            let mut record = false;
+            while let Some(argument) = arguments.next()? {
+                match argument {
+                    Long("record") => record = true,
+                    other => return Err(other.unexpected().into()),
+                }
+            }
+            report.step("tidy", || tidy::run(record))
+        }
         "check" => check_all(&mut report),
         "conformance" => conformance(&mut report)?,
         "soak" => {

@@ -39,26 +39,26 @@ pub(super) const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::
 pub enum DiskError {
     /// It cannot be opened or made.
     Open {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// What the system says.
         why: String,
     },
     /// It is not a keeper's, or it is damaged.
     Foreign {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
     },
     /// Another process uses it.
     InUse {
-        /// Which.
+        /// The file.
         path: PathBuf,
     },
     /// Reading or writing failed.
     Failed {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// What the system says.
         why: String,

@@ -14,7 +14,7 @@ pub struct Refusals(Mutex<(u64, Option<Refusal>)>);
 pub struct Refusal {
     /// Who, and why.
     pub what: String,
-    /// When.
+    /// When it was refused.
     pub at: Instant,
 }
 

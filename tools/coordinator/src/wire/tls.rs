@@ -40,7 +40,7 @@ pub struct TlsFiles {
 pub enum TlsError {
     /// A file that cannot be read, or holds something else.
     File {
-        /// Which.
+        /// The file.
         path: PathBuf,
         /// What is wrong with it.
         why: String,

@@ -110,7 +110,7 @@ impl Daemon {
         false
     }
 
-    /// SIGKILL.
+    /// Kills the process by SIGKILL.
     pub fn kill(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -63,7 +63,7 @@ pub struct ClusterConfig {
     pub common: Common,
     /// Partitions as a power of two, for a new cluster.
     pub ring_bits: u32,
-    /// Zone.
+    /// The node's zone.
     pub zone: String,
     /// Relative share.
     pub weight: u16,
@@ -91,7 +91,7 @@ pub struct ClusterConfig {
     pub timing: Timing,
     /// Milliseconds that clocks of day may differ by.
     pub skew_max_ms: u64,
-    /// Certificates.
+    /// Certificates between nodes.
     pub tls: Option<TlsConfig>,
 }
 

@@ -19,7 +19,7 @@ pub struct Problem {
 /// What the command line asks for beside settings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Intent {
-    /// Serve.
+    /// Serve clients.
     #[default]
     Run,
     /// Print help.

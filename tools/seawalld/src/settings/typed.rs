@@ -31,7 +31,7 @@ pub struct Config {
     pub eviction: Option<String>,
     /// Explicit huge pages.
     pub large_pages: bool,
-    /// mlockall.
+    /// Lock all memory into RAM.
     pub lock_memory: bool,
     /// Last access per item.
     pub access_times: bool,
@@ -117,7 +117,7 @@ pub struct Config {
     pub cluster: Option<ClusterConfig>,
     /// User to become.
     pub user: Option<String>,
-    /// Background.
+    /// Run in the background.
     pub daemon: bool,
     /// PID file.
     pub pid_file: Option<PathBuf>,

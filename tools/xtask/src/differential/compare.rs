@@ -26,7 +26,7 @@ enum How {
     PastIsZero,
     /// Versions of one word each, of digits and dots, behind equal words.
     Release,
-    /// Anything.
+    /// Any answer at all.
     Any,
 }
 

@@ -12,7 +12,7 @@ use std::fmt::Write;
 pub enum Protocol {
     /// Classic and meta commands.
     Text,
-    /// Packets.
+    /// Binary packets.
     Binary,
 }
 

@@ -17,7 +17,7 @@ pub enum Manner {
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Load {
-    /// Clients.
+    /// Connections of the load.
     pub connections: usize,
     /// Keys of one `get`.
     pub keys: usize,
