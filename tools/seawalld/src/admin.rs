@@ -1,27 +1,16 @@
 //! The admin HTTP API, on the control thread.
 //!
-//! It has no login of its own: it listens on loopback unless told otherwise,
-//! and whoever can reach it may flush the cache.
-//!
-//! | request | answer |
-//! |---|---|
-//! | `GET /metrics` | Prometheus text |
-//! | `GET /livez` | 200 while every core turns its loop |
-//! | `GET /readyz` | 200 when clients are served, else 503; the reasons in the body; in a cluster also whether all is whole and settled |
-//! | `GET /config` | every setting with value, source and default |
-//! | `GET /cores` | each core's counters |
-//! | `GET /hot` | the hottest keys of each core; in a cluster, where they have copies |
-//! | `GET /topology` | who owns the keys |
-//! | `GET /snapshot`, `POST /snapshot` | how far it is; write one now |
-//! | `POST /invalidate?tag=a&tag=b&ns=c` | invalidates tags and namespaces |
-//! | `POST /flush` | invalidates everything |
+//! It has no login of its own: it listens on loopback unless the settings say
+//! otherwise, and whoever can reach it may flush the cache. [`ENDPOINTS`] is the one
+//! list of what it answers: the router, the page of an unknown address and
+//! docs/operations.md are made from it.
 
 use crate::server::{Server, Unready};
 use axum::Router;
 use axum::extract::{RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 use cluster::change::Command;
 use cluster::topology::NodeIndex;
 use engine::Now;
@@ -31,24 +20,77 @@ use std::sync::Arc;
 
 type Shared = State<Arc<Server>>;
 
+/// One request that is answered.
+struct Endpoint {
+    method: &'static str,
+    path: &'static str,
+    /// Parameters, as an example; empty without any.
+    query: &'static str,
+    /// What it answers or does.
+    help: &'static str,
+    route: fn() -> MethodRouter<Arc<Server>>,
+}
+
+const fn read(
+    path: &'static str,
+    help: &'static str,
+    route: fn() -> MethodRouter<Arc<Server>>,
+) -> Endpoint {
+    Endpoint { method: "GET", path, query: "", help, route }
+}
+
+const fn write(
+    path: &'static str,
+    query: &'static str,
+    help: &'static str,
+    route: fn() -> MethodRouter<Arc<Server>>,
+) -> Endpoint {
+    Endpoint { method: "POST", path, query, help, route }
+}
+
+/// Everything that is answered.
+#[rustfmt::skip]
+const ENDPOINTS: &[Endpoint] = &[
+    read("/metrics", "Prometheus text: memcached_exporter's names, then `seawall_*`", || get(metrics)),
+    read("/livez", "200 while every core turns its loop", || get(livez)),
+    read("/readyz", "200 when clients should come, else 503 with the reasons: loading, draining, no lease from the cluster, in another cluster than the one of `cluster.join`, a core that does not answer; in a cluster also whether all partitions have all their copies, and whether nothing more is planned", || get(readyz)),
+    read("/config", "every setting with value, source, default", || get(config)),
+    read("/cores", "each core's counters", || get(cores)),
+    read("/hot", "the hottest keys of each core; in a cluster also where they have copies", || get(hot)),
+    read("/topology", "who owns the keys; in a cluster what the `topology` command answers", || get(topology)),
+    read("/ring", "the cluster: nodes, partitions, coordinator", || get(ring)),
+    read("/snapshot", "the state of the last snapshot, or of the one under way", || get(snapshot)),
+    write("/snapshot", "", "begins a snapshot", || post(start_snapshot)),
+    write("/invalidate", "tag=a&tag=b&ns=c", "invalidates tags and namespaces", || post(invalidate)),
+    write("/flush", "", "invalidates everything", || post(flush)),
+    write("/drain", "node=NAME&on=true", "empties a node of the cluster, or (`on=false`) no longer", || post(drain)),
+    write("/forget", "node=NAME", "takes an empty node out of the cluster", || post(forget)),
+];
+
 /// The routes.
 pub fn router(server: Arc<Server>) -> Router {
-    Router::new()
-        .route("/metrics", get(metrics))
-        .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
-        .route("/config", get(config))
-        .route("/cores", get(cores))
-        .route("/hot", get(hot))
-        .route("/topology", get(topology))
-        .route("/ring", get(ring))
-        .route("/drain", post(drain))
-        .route("/forget", post(forget))
-        .route("/snapshot", get(snapshot).post(start_snapshot))
-        .route("/invalidate", post(invalidate))
-        .route("/flush", post(flush))
-        .fallback(|| async { (StatusCode::NOT_FOUND, "no such page; see docs/operations.md\n") })
+    let routes = Router::new();
+    ENDPOINTS
+        .iter()
+        .fold(routes, |routes, endpoint| routes.route(endpoint.path, (endpoint.route)()))
+        .fallback(|| async { (StatusCode::NOT_FOUND, unknown_page()) })
         .with_state(server)
+}
+
+/// What a request for anything else is answered with.
+fn unknown_page() -> String {
+    let mut text = String::from("no such page; see docs/operations.md. There are:\n");
+    for endpoint in ENDPOINTS {
+        text.push_str(&format!("  {:<34} {}\n", request(endpoint), endpoint.help));
+    }
+    text
+}
+
+/// A request as an operator would type it.
+fn request(endpoint: &Endpoint) -> String {
+    let Endpoint { method, path, query, .. } = endpoint;
+    let mark = if query.is_empty() { "" } else { "?" };
+    format!("{method} {path}{mark}{query}")
 }
 
 /// Runs a call that waits for the cores away from the control thread's tasks.
@@ -147,8 +189,9 @@ async fn forget(State(server): Shared, RawQuery(query): RawQuery) -> Result<Json
     change(&server, query, |node, _| Command::Leave { node }).await
 }
 
-async fn topology(State(server): Shared) -> Json<Value> {
-    Json(server.topology_json())
+async fn topology(State(server): Shared) -> Result<Response, Response> {
+    let text = waiting(&server, Server::topology_json).await?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
 }
 
 async fn snapshot(State(server): Shared) -> Response {
@@ -215,4 +258,44 @@ async fn everywhere(server: &Arc<Server>, ops: &[ControlOp]) -> Result<(), Respo
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The table of docs/operations.md.
+    fn markdown() -> String {
+        let mut out = String::from("| request | answer |\n|---|---|\n");
+        for endpoint in ENDPOINTS {
+            out.push_str(&format!("| `{}` | {} |\n", request(endpoint), endpoint.help));
+        }
+        out
+    }
+
+    #[test]
+    fn the_operations_page_lists_every_request() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operations.md");
+        let page = std::fs::read_to_string(path).unwrap();
+        let begin = page.find("| request | answer |").expect("the page has the table");
+        let end = begin + page[begin..].find("\n\n").map_or(page.len() - begin, |at| at + 1);
+        if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+            let updated = format!("{}{}{}", &page[..begin], markdown(), &page[end..]);
+            std::fs::write(path, updated).unwrap();
+            return;
+        }
+        assert_eq!(
+            &page[begin..end],
+            markdown(),
+            "docs/operations.md is out of date; run the test with UPDATE_SNAPSHOTS=1"
+        );
+    }
+
+    #[test]
+    fn no_request_has_two_answers_and_each_method_is_what_it_says() {
+        for (at, one) in ENDPOINTS.iter().enumerate() {
+            let same = |other: &&Endpoint| other.method == one.method && other.path == one.path;
+            assert_eq!(ENDPOINTS.iter().position(|other| same(&other)), Some(at), "{}", one.path);
+        }
+    }
 }

@@ -152,6 +152,27 @@ fn get(client: &mut Asker, key: usize) -> Option<String> {
     Some(String::from_utf8(value).unwrap())
 }
 
+/// `GET /topology` is what the command answers: all nodes and all partitions.
+fn the_admin_api_shows_the_topology(cluster: &Cluster) {
+    let began = Instant::now();
+    loop {
+        let (status, page) = cluster.node(0).http("GET", "/topology");
+        assert_eq!(status, 200, "{page}");
+        // Between the two, the topology may change.
+        if page == cluster.node(0).connect().ask("topology") {
+            let page: serde_json::Value = serde_json::from_str(&page).unwrap();
+            assert_eq!(page["nodes"].as_array().unwrap().len(), 3, "{page}");
+            let width = page["width"].as_u64().unwrap() as usize;
+            let partitions = page["owners"].as_str().unwrap().len() / width;
+            assert_eq!(page["partitions"], partitions, "{page}");
+            assert!(partitions > 1, "{page}");
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "{page}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// What every cluster must do, whatever its traffic travels in.
 fn lives(mut cluster: Cluster) {
     // Whoever is asked, everybody knows.
@@ -159,6 +180,7 @@ fn lives(mut cluster: Cluster) {
     cluster.each(&[1, 2, 0], |client, key| {
         assert_eq!(get(client, key).as_deref(), Some(format!("first {key}").as_str()));
     });
+    the_admin_api_shows_the_topology(&cluster);
     // A value that is longer than any buffer.
     let long = "x".repeat(300_000);
     cluster.each(&[2], |client, key| {

@@ -190,7 +190,9 @@ fn the_admin_api_answers() {
     assert_eq!(daemon.http("GET", "/flush").0, 405);
     assert_eq!(daemon.http("POST", "/flush").0, 200);
     assert_eq!(client.get("key"), None);
-    assert_eq!(daemon.http("GET", "/nowhere").0, 404);
+    let (status, pages) = daemon.http("GET", "/nowhere");
+    assert_eq!(status, 404);
+    assert!(pages.contains("GET /ring") && pages.contains("POST /drain?node=NAME"), "{pages}");
     assert_eq!(daemon.http("POST", "/snapshot").0, 409, "no file is configured");
     daemon.stop();
 }

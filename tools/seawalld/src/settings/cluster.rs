@@ -1,9 +1,9 @@
 //! The settings of a node that belongs to a cluster.
 
-use super::Effective;
 use super::collect::Problem;
+use super::{Effective, choices};
 use crate::cluster::{Common, HotSettings};
-use cluster::replication::{Mode, Modes};
+use cluster::replication::Modes;
 use cluster::time::Timing;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -11,6 +11,11 @@ use std::path::PathBuf;
 
 /// How long a keeper may grant leases after a confirmation of its leadership by etcd.
 const ETCD_LEADERSHIP_MS: u64 = 150;
+
+/// The replication log, unless said: this part of the memory limit.
+const LOG_MEMORY_PART: u64 = 8;
+/// Frames may be so long, however small values are.
+const FRAME_BYTES_MIN: usize = 64 << 20;
 
 /// Who keeps the topology.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,104 +107,19 @@ impl ClusterConfig {
         value_bytes_max: u64,
         problems: &mut Vec<Problem>,
     ) -> Option<ClusterConfig> {
-        let listen = rows.text("cluster.listen");
-        if listen.is_empty() {
-            if rows.is_given("cluster.join") {
-                problems.push(rows.problem(
-                    "cluster.join",
-                    "needs an address for this node, too: --cluster-listen IP:PORT".into(),
-                ));
-            }
-            return None;
-        }
-        let Ok(listen) = listen.parse::<SocketAddr>() else {
-            problems.push(
-                rows.problem("cluster.listen", format!("{listen:?} is not IP:PORT or [IPv6]:PORT")),
-            );
-            return None;
-        };
+        let listen = listen(rows, problems)?;
         let given = |key: &str| Some(rows.text(key)).filter(|text| !text.is_empty());
         let advertise =
             given("cluster.advertise").map_or_else(|| listen.to_string(), str::to_owned);
-        let unreachable = listen.ip().is_unspecified() || listen.port() == 0;
-        if unreachable && given("cluster.advertise").is_none() {
-            problems.push(rows.problem(
-                "cluster.listen",
-                format!("no peer can reach {listen}: say where with --cluster-advertise HOST:PORT"),
-            ));
-        }
-        let coordinator = match rows.text("cluster.coordinator") {
-            "embedded" => Coordinator::Embedded,
-            text => match text.strip_prefix("etcd://") {
-                Some(hosts) if !hosts.is_empty() => Coordinator::Etcd(text.to_owned()),
-                _ => {
-                    problems.push(rows.problem(
-                        "cluster.coordinator",
-                        format!("{text:?} is neither embedded nor etcd://HOST:PORT,..."),
-                    ));
-                    Coordinator::Embedded
-                }
-            },
-        };
-        let keepers = rows.number("cluster.keepers");
-        if keepers.is_multiple_of(2) {
-            problems.push(rows.problem(
-                "cluster.keepers",
-                format!(
-                    "{keepers} keepers lose as much with one dead as {}: take 1, 3, 5 or 7",
-                    keepers - 1
-                ),
-            ));
-        }
-        let (copies, min_copies) =
-            (rows.number("cluster.replicas"), rows.number("cluster.min_copies"));
-        if min_copies > copies {
-            problems.push(rows.problem(
-                "cluster.min_copies",
-                format!("{min_copies} is more than there are: cluster.replicas is {copies}"),
-            ));
-        }
-        let partitions = rows.number("cluster.partitions");
-        if !partitions.is_power_of_two() {
-            problems.push(rows.problem("cluster.partitions", "must be a power of two".into()));
-        }
-        if rows.switch("protocol.disable_cas") {
-            problems.push(rows.problem(
-                "protocol.disable_cas",
-                "a cluster needs the version of every item; leave -C out".into(),
-            ));
-        }
-        if rows.path("snapshot.file").is_some() {
-            problems.push(rows.problem(
-                "snapshot.file",
-                "a node of a cluster is filled by its peers, whose items are newer; leave it out".into(),
-            ));
-        }
-        let timing = Timing {
-            beat_ms: rows.number("cluster.beat_ms"),
-            lease_ms: rows.number("cluster.lease_ms"),
-            down_after_ms: rows.number("cluster.down_after_ms"),
-            repair_after_ms: rows.number("cluster.repair_after_ms"),
-            abandon_after_ms: rows.number("cluster.abandon_after_ms"),
-            leadership_ms: match coordinator {
-                Coordinator::Embedded => Timing::default().leadership_ms,
-                // Each confirmation is a write to its disks.
-                Coordinator::Etcd(_) => ETCD_LEADERSHIP_MS,
-            }
-            .min(rows.number("cluster.down_after_ms") / 2),
-            ..Timing::default()
-        };
-        if let Err(faults) = timing.check() {
-            for fault in faults {
-                problems.push(rows.problem("cluster.lease_ms", fault.to_string()));
-            }
-        }
+        let coordinator = coordinator(rows, problems);
+        counts(rows, problems);
+        excluded(rows, problems);
+        let timing = timing(rows, &coordinator, problems);
         let node = given("cluster.node").map_or_else(|| advertise.clone(), str::to_owned);
         let directory = rows
             .path("cluster.directory")
             .unwrap_or_else(|| PathBuf::from(format!("seawall-{}", node.replace(['/', ':'], "_"))));
         let tls = tls(rows, problems);
-        let log = rows.number("cluster.log_max");
         Some(ClusterConfig {
             listen,
             advertise,
@@ -208,29 +128,23 @@ impl ClusterConfig {
             node,
             directory,
             coordinator,
-            keepers: keepers as usize,
-            copies: copies as u8,
-            min_copies: min_copies as u8,
+            keepers: rows.number("cluster.keepers") as usize,
+            copies: rows.number("cluster.replicas") as u8,
+            min_copies: rows.number("cluster.min_copies") as u8,
             modes: modes(rows, problems),
             common: common(rows),
-            ring_bits: partitions.trailing_zeros(),
+            ring_bits: rows.number("cluster.partitions").trailing_zeros(),
             zone: rows.text("cluster.zone").to_owned(),
             weight: rows.number("cluster.weight") as u16,
-            read_nearest: rows.text("cluster.read_from") == "nearest",
-            hot: HotSettings {
-                // Reads that are to execute at primaries alone do not at copies.
-                copies: match rows.text("cluster.read_from") {
-                    "nearest" => rows.number("cluster.hot_copies") as usize,
-                    _ => 0,
-                },
-                share: rows.number("cluster.hot_percent") as f64 / 100.0,
-                per_second: rows.number("cluster.hot_rate") as f64,
-            },
+            read_nearest: rows.choice("cluster.read_from", &choices::READ_NEAREST),
+            hot: hot(rows),
             hot_ms: rows.number("cluster.hot_ms"),
             patience_ms: rows.number("cluster.patience_ms"),
-            log_bytes_max: if log == 0 { rows.number("memory.limit") / 8 } else { log },
+            log_bytes_max: rows
+                .nonzero("cluster.log_max")
+                .unwrap_or(rows.number("memory.limit") / LOG_MEMORY_PART),
             link_bytes_max: rows.number("cluster.link_max") as usize,
-            frame_bytes_max: (2 * value_bytes_max as usize).max(64 << 20),
+            frame_bytes_max: (2 * value_bytes_max as usize).max(FRAME_BYTES_MIN),
             fill_rate: rows.number("cluster.fill_rate"),
             fills_max: rows.number("cluster.fills_max") as usize,
             confirm_ms: rows.number("cluster.confirm_ms"),
@@ -241,11 +155,130 @@ impl ClusterConfig {
     }
 }
 
+/// Where peers reach the node; none for a node that belongs to no cluster.
+fn listen(rows: &Effective, problems: &mut Vec<Problem>) -> Option<SocketAddr> {
+    let text = rows.text("cluster.listen");
+    if text.is_empty() {
+        if rows.is_given("cluster.join") {
+            problems.push(rows.problem(
+                "cluster.join",
+                "needs an address for this node, too: --cluster-listen IP:PORT".into(),
+            ));
+        }
+        return None;
+    }
+    let Ok(listen) = text.parse::<SocketAddr>() else {
+        problems.push(
+            rows.problem("cluster.listen", format!("{text:?} is not IP:PORT or [IPv6]:PORT")),
+        );
+        return None;
+    };
+    let unreachable = listen.ip().is_unspecified() || listen.port() == 0;
+    if unreachable && rows.text("cluster.advertise").is_empty() {
+        problems.push(rows.problem(
+            "cluster.listen",
+            format!("no peer can reach {listen}: say where with --cluster-advertise HOST:PORT"),
+        ));
+    }
+    Some(listen)
+}
+
+fn coordinator(rows: &Effective, problems: &mut Vec<Problem>) -> Coordinator {
+    let text = rows.text("cluster.coordinator");
+    match text.strip_prefix("etcd://") {
+        _ if text == "embedded" => return Coordinator::Embedded,
+        Some(hosts) if !hosts.is_empty() => return Coordinator::Etcd(text.to_owned()),
+        Some(_) | None => {}
+    }
+    problems.push(rows.problem(
+        "cluster.coordinator",
+        format!("{text:?} is neither embedded nor etcd://HOST:PORT,..."),
+    ));
+    Coordinator::Embedded
+}
+
+fn counts(rows: &Effective, problems: &mut Vec<Problem>) {
+    let keepers = rows.number("cluster.keepers");
+    if keepers.is_multiple_of(2) {
+        problems.push(rows.problem(
+            "cluster.keepers",
+            format!(
+                "{keepers} keepers lose as much with one dead as {}: take 1, 3, 5 or 7",
+                keepers - 1
+            ),
+        ));
+    }
+    let (copies, min_copies) = (rows.number("cluster.replicas"), rows.number("cluster.min_copies"));
+    if min_copies > copies {
+        problems.push(rows.problem(
+            "cluster.min_copies",
+            format!("{min_copies} is more than there are: cluster.replicas is {copies}"),
+        ));
+    }
+    if !rows.number("cluster.partitions").is_power_of_two() {
+        problems.push(rows.problem("cluster.partitions", "must be a power of two".into()));
+    }
+}
+
+/// What a node of a cluster cannot have.
+fn excluded(rows: &Effective, problems: &mut Vec<Problem>) {
+    if rows.switch("protocol.disable_cas") {
+        problems.push(rows.problem(
+            "protocol.disable_cas",
+            "a cluster needs the version of every item; leave -C out".into(),
+        ));
+    }
+    if rows.path("snapshot.file").is_some() {
+        problems.push(
+            rows.problem(
+                "snapshot.file",
+                "a node of a cluster is filled by its peers, whose items are newer; leave it out"
+                    .into(),
+            ),
+        );
+    }
+}
+
+fn timing(rows: &Effective, coordinator: &Coordinator, problems: &mut Vec<Problem>) -> Timing {
+    let leadership_ms = match coordinator {
+        Coordinator::Embedded => Timing::default().leadership_ms,
+        // Each confirmation is a write to its disks.
+        Coordinator::Etcd(_) => ETCD_LEADERSHIP_MS,
+    };
+    let timing = Timing {
+        beat_ms: rows.number("cluster.beat_ms"),
+        lease_ms: rows.number("cluster.lease_ms"),
+        down_after_ms: rows.number("cluster.down_after_ms"),
+        repair_after_ms: rows.number("cluster.repair_after_ms"),
+        abandon_after_ms: rows.number("cluster.abandon_after_ms"),
+        leadership_ms: leadership_ms.min(rows.number("cluster.down_after_ms") / 2),
+        ..Timing::default()
+    };
+    if let Err(faults) = timing.check() {
+        for fault in faults {
+            problems.push(rows.problem("cluster.lease_ms", fault.to_string()));
+        }
+    }
+    timing
+}
+
+fn hot(rows: &Effective) -> HotSettings {
+    HotSettings {
+        // Reads that are to execute at primaries alone do not at copies.
+        copies: match rows.choice("cluster.read_from", &choices::READ_NEAREST) {
+            true => rows.number("cluster.hot_copies") as usize,
+            false => 0,
+        },
+        share: rows.number("cluster.hot_percent") as f64 / 100.0,
+        per_second: rows.number("cluster.hot_rate") as f64,
+    }
+}
+
 fn modes(rows: &Effective, problems: &mut Vec<Problem>) -> Modes {
     let mut namespaces = Vec::new();
     for entry in rows.list("cluster.replication_of") {
         let parts = entry.split_once('=');
-        match parts.and_then(|(name, mode)| Some((name, Mode::parse(mode)?))) {
+        match parts.and_then(|(name, mode)| Some((name, choices::REPLICATION.meaning(mode)?))) {
             Some((name, mode)) if !name.is_empty() => {
                 namespaces.push((name.as_bytes().into(), mode));
             }
@@ -256,7 +289,7 @@ fn modes(rows: &Effective, problems: &mut Vec<Problem>) -> Modes {
         }
     }
     let delimiter = rows.text("namespace.delimiter").as_bytes()[0];
-    let usual = Mode::parse(rows.text("cluster.replication")).unwrap_or_default();
+    let usual = rows.choice("cluster.replication", &choices::REPLICATION);
     Modes::new(delimiter, usual, namespaces)
 }
 

@@ -5,10 +5,12 @@
 //! stands and the nearest valid name.
 
 mod advertise;
+mod choices;
 mod cluster;
 mod collect;
 mod foreign;
 mod help;
+mod node;
 pub mod table;
 mod typed;
 pub mod value;
@@ -17,6 +19,7 @@ pub use advertise::Advertise;
 pub use cluster::{ClusterConfig, Coordinator};
 pub use collect::{Collected, Intent, Problem, collect};
 pub use help::{help, man_page};
+pub use node::Advertised;
 pub use typed::Config;
 
 use value::Value;

@@ -3,6 +3,8 @@
 //!
 //! memcached's own flags are the short ones, with memcached's meaning.
 
+use super::choices;
+
 /// What a setting holds, with its bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -79,7 +81,7 @@ pub const SETTINGS: &[Setting] = &[
     row("memory.value_max", Some('I'), "max-item-size", Kind::Bytes(KIB, GIB, 1), "1m", "largest value"),
     row("memory.arriving_max", None, "arriving-max", Kind::Bytes(0, 32 * TIB, 1), "0", "memory that values may hold while clients still send them (those above 16 KiB); 0: a quarter of the limit"),
     row("memory.arriving_wait_ms", None, "arriving-wait-ms", Kind::Count(0, 3_600_000), "1000", "milliseconds that a value waits for that memory before it is refused"),
-    row("memory.eviction", None, "eviction", Kind::Choice(&["clock-pro", "lru", "lfu", "s3-fifo"]), "clock-pro", "which items leave when memory is full; clock-pro and s3-fifo keep what is read again and little of the newest, lru keeps the newest"),
+    row("memory.eviction", None, "eviction", Kind::Choice(choices::EVICTION.words), "clock-pro", "which items leave when memory is full; clock-pro and s3-fifo keep what is read again and little of the newest, lru keeps the newest"),
     row("memory.no_eviction", Some('M'), "disable-evictions", Kind::Switch, "false", "answer an error when memory is full instead of evicting"),
     row("memory.large_pages", Some('L'), "enable-largepages", Kind::Switch, "false", "take explicit huge pages where the system has reserved enough, else warn; transparent ones are asked for in any case"),
     row("memory.lock", Some('k'), "lock-memory", Kind::Switch, "false", "lock all memory into RAM; a warning if the system refuses"),
@@ -88,25 +90,25 @@ pub const SETTINGS: &[Setting] = &[
     row("memory.hash_seed", None, "hash-seed", Kind::Count(0, u64::MAX), "0", "seed of the key hash; 0: a random one at each start"),
 
     row("cores.count", Some('t'), "threads", Kind::Count(0, 256), "0", "data cores; 0: every CPU that this process may use"),
-    row("cores.pin", None, "pin-cores", Kind::Choice(&["auto", "yes", "no"]), "auto", "pin each core's thread to a CPU; auto: when there are as many CPUs as cores"),
+    row("cores.pin", None, "pin-cores", Kind::Choice(choices::PIN.words), "auto", "pin each core's thread to a CPU; auto: when there are as many CPUs as cores"),
     row("cores.requests_per_turn", Some('R'), "max-reqs-per-event", Kind::Count(1, 1_000_000), "512", "requests of one connection before the others of its core get their turn"),
 
-    row("io.backend", None, "io-backend", Kind::Choice(&["auto", "io_uring", "epoll"]), "auto", "socket loop; auto: io_uring where the kernel allows it, else epoll"),
+    row("io.backend", None, "io-backend", Kind::Choice(choices::BACKEND.words), "auto", "socket loop; auto: io_uring where the kernel allows it, else epoll"),
     row("io.ring_entries", None, "ring-entries", Kind::Count(64, 32_768), "1024", "submission queue entries of each core's io_uring"),
     row("io.receive_buffers", None, "receive-buffers", Kind::Count(16, 32_768), "256", "16 KiB receive buffers of each core; a power of two"),
     row("io.busy_poll_us", None, "busy-poll-us", Kind::Count(0, 1_000_000), "0", "microseconds that an idle core spins before it sleeps"),
 
     row("connections.max", Some('c'), "conn-limit", Kind::Count(1, 10_000_000), "1024", "simultaneous connections"),
-    row("connections.refuse_fast", None, "maxconns-fast", Kind::Choice(&["yes", "no"]), "yes", "past the limit: answer an error and close (yes), or leave new ones waiting (no)"),
+    row("connections.refuse_fast", None, "maxconns-fast", Kind::Choice(choices::REFUSE_FAST.words), "yes", "past the limit: answer an error and close (yes), or leave new ones waiting (no)"),
     row("connections.idle_timeout", None, "idle-timeout", Kind::Count(0, 86_400 * 365), "0", "seconds after which an idle connection is closed; 0: never"),
     row("connections.output_max", None, "output-max", Kind::Bytes(16 * KIB, GIB, 1), "256k", "answers a connection may have waiting before its requests wait too"),
     row("connections.backlog_max", None, "backlog-max", Kind::Bytes(16 * KIB, GIB, 1), "64k", "received bytes that may wait on a connection before it is no longer read"),
     row("connections.memory_max", None, "connections-memory-max", Kind::Bytes(0, 32 * TIB, 1), "0", "memory that all connections may hold in buffers; near it each may hold less, and those that do not read are closed; 0: a quarter of memory.limit, at least 64m"),
     row("connections.hops_max", None, "hops-max", Kind::Count(16, 1_000_000), "1024", "requests of one connection that may be under way at other cores"),
 
-    row("protocol.only", Some('B'), "protocol", Kind::Choice(&["auto", "auto-negotiate", "ascii", "binary"]), "auto", "protocol to accept; auto: by the first byte of each connection"),
+    row("protocol.only", Some('B'), "protocol", Kind::Choice(choices::PROTOCOL.words), "auto", "protocol to accept; auto: by the first byte of each connection"),
     row("protocol.disable_cas", Some('C'), "disable-cas", Kind::Switch, "false", "keep no version per item (8 bytes less each, no CAS)"),
-    row("protocol.cas_bits", None, "cas-bits", Kind::Choice(&["64", "32"]), "64", "bits of CAS uniques; 32 for clients that cannot read 64 (meta-memcache from 2.0 on): one in 4 billion conflicts then goes unnoticed; the same on all nodes"),
+    row("protocol.cas_bits", None, "cas-bits", Kind::Choice(choices::CAS_BITS.words), "64", "bits of CAS uniques; 32 for clients that cannot read 64 (meta-memcache from 2.0 on): one in 4 billion conflicts then goes unnoticed; the same on all nodes"),
     row("protocol.disable_flush_all", Some('F'), "disable-flush-all", Kind::Switch, "false", "refuse flush_all"),
     row("protocol.disable_dump", Some('X'), "disable-dumping", Kind::Switch, "false", "refuse stats cachedump and lru_crawler metadump"),
     row("protocol.disable_watch", Some('W'), "disable-watch", Kind::Switch, "false", "refuse watch"),
@@ -129,12 +131,12 @@ pub const SETTINGS: &[Setting] = &[
     row("cluster.coordinator", None, "coordinator", Kind::Text, "embedded", "who keeps the topology: embedded (the nodes themselves), or etcd://HOST:PORT,..."),
     row("cluster.keepers", None, "keepers", Kind::Count(1, 7), "3", "nodes that keep the topology among themselves: 1, 3, 5 or 7"),
     row("cluster.replicas", None, "replicas", Kind::Count(1, 3), "2", "copies of every item, the first included; taken by the node that begins the cluster"),
-    row("cluster.replication", None, "replication", Kind::Choice(&["sync", "async", "none"]), "sync", "when a write is answered: sync, when every in-sync copy has it; async, at once, the copies follow; none, at once, and there is one copy; the same on all nodes"),
+    row("cluster.replication", None, "replication", Kind::Choice(choices::REPLICATION.words), "sync", "when a write is answered: sync, when every in-sync copy has it; async, at once, the copies follow; none, at once, and there is one copy; the same on all nodes"),
     row("cluster.replication_of", None, "replication-of", Kind::List, "", "NAMESPACE=sync|async|none for the keys of some namespaces; the same on all nodes"),
     row("cluster.partitions", None, "partitions", Kind::Count(16, 1 << 24), "4096", "parts that the keys are cut into, a power of two; taken by the node that begins the cluster; 65536 for more than 200 nodes"),
     row("cluster.zone", None, "zone", Kind::Text, "", "zone of this node: copies go to distinct zones, and reads to a copy in the same one"),
     row("cluster.weight", None, "weight", Kind::Count(1, 10_000), "100", "share of the partitions relative to other nodes"),
-    row("cluster.read_from", None, "read-from", Kind::Choice(&["nearest", "primary"]), "nearest", "where plain reads execute: nearest, at any in-sync copy, this node's own first, then one in its zone; or at the primary"),
+    row("cluster.read_from", None, "read-from", Kind::Choice(choices::READ_NEAREST.words), "nearest", "where plain reads execute: nearest, at any in-sync copy, this node's own first, then one in its zone; or at the primary"),
     row("cluster.hot_copies", None, "hot-copies", Kind::Count(0, 32), "16", "hot keys of other nodes that each core keeps copies of, and whether it shows its own hot keys to the other cores; 0: no copies"),
     row("cluster.hot_percent", None, "hot-percent", Kind::Count(0, 100), "1", "percent of a core's requests (for other nodes' keys: of the reads that it passes on) from which a key is hot"),
     row("cluster.hot_rate", None, "hot-rate", Kind::Count(1, 1_000_000_000), "1000", "requests a second, on one core, from which a key is hot"),
@@ -161,7 +163,7 @@ pub const SETTINGS: &[Setting] = &[
     row("admin.advertise", None, "advertise", Kind::Text, "", "where `config get cluster` sends clients: HOST, HOST:PORT or HOST|IP|PORT; empty: the address listened on, or else the host of cluster.advertise"),
 
     row("snapshot.file", None, "snapshot", Kind::Path, "", "write the cache here on SIGTERM and load it at the next start, once"),
-    row("snapshot.load", None, "snapshot-load", Kind::Choice(&["clean", "any"]), "clean", "which snapshots to load: clean, only what was written at the last clean end; any, also an older one, whose items clients may have changed or deleted since"),
+    row("snapshot.load", None, "snapshot-load", Kind::Choice(choices::LOAD_STALE.words), "clean", "which snapshots to load: clean, only what was written at the last clean end; any, also an older one, whose items clients may have changed or deleted since"),
     row("snapshot.drain_seconds", None, "drain-seconds", Kind::Count(0, 3_600), "5", "on SIGTERM, how long clients may finish what they sent"),
 
     row("process.user", Some('u'), "user", Kind::Text, "", "user to become when started as root"),

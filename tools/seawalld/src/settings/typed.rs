@@ -1,16 +1,19 @@
-//! The settings as the daemon uses them: one field a row, typed, and the checks
-//! that need more than one row.
+//! The settings as the daemon uses them, typed, and the checks that need more than
+//! one row.
 
 use super::advertise::Advertise;
+use super::choices::{self, Choices};
 use super::cluster::ClusterConfig;
 use super::collect::Problem;
 use super::table::EPHEMERAL_PORT;
-use super::value::Value;
+use super::value::{Value, bytes_text};
 use super::{Effective, Source};
+use engine::Eviction;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-/// What the daemon runs with.
+/// What the daemon runs with. Rows that the cores take as they are have no field here:
+/// `Config::node` reads them.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// TCP addresses; empty with a Unix socket or `--port 0`.
@@ -19,74 +22,26 @@ pub struct Config {
     pub tcp_any: bool,
     /// Unix socket and its mode.
     pub unix: Option<(PathBuf, u32)>,
-    /// Listen backlog.
-    pub backlog: u32,
     /// First of the per-core ports.
     pub core_ports: Option<u16>,
     /// Bytes for items and index, all cores together.
     pub memory_bytes: u64,
     /// Largest value in bytes.
     pub value_bytes_max: u64,
-    /// `clock-pro`, `lru`, `lfu`, `s3-fifo`; `None` refuses writes when full.
-    pub eviction: Option<String>,
+    /// The policy, or that a full node refuses writes.
+    pub eviction: Eviction,
     /// Explicit huge pages.
     pub large_pages: bool,
     /// Lock all memory into RAM.
     pub lock_memory: bool,
-    /// Last access per item.
-    pub access_times: bool,
-    /// Items by size.
-    pub track_sizes: bool,
     /// Hash seed, if fixed.
     pub hash_seed: Option<u64>,
     /// Data cores; `None`: all.
     pub cores: Option<u32>,
-    /// `auto`, `yes`, `no`.
-    pub pin: String,
-    /// Fairness budget.
-    pub requests_per_turn: u32,
-    /// `auto`, `io_uring`, `epoll`.
-    pub backend: String,
-    /// Ring size.
-    pub ring_entries: u32,
-    /// Receive buffers a core.
-    pub receive_buffers: u32,
-    /// Spin before sleep.
-    pub busy_poll_us: u64,
     /// Connection limit.
     pub connections_max: u32,
     /// The user chose that number.
     pub connections_asked: bool,
-    /// Error and close past the limit.
-    pub refuse_fast: bool,
-    /// Seconds; 0 never.
-    pub idle_timeout: u32,
-    /// Output bound a connection.
-    pub output_max: usize,
-    /// Input bound a connection.
-    pub backlog_max: usize,
-    /// Buffers of all connections together, in bytes.
-    pub connections_memory_max: usize,
-    /// Values under way, in bytes; 0: a quarter of the memory.
-    pub arriving_max: u64,
-    /// Milliseconds that a value waits for that memory.
-    pub arriving_wait_ms: u64,
-    /// Hops under way a connection.
-    pub hops_max: u32,
-    /// `auto`, `ascii`, `binary`.
-    pub protocol: String,
-    /// `-C`.
-    pub disable_cas: bool,
-    /// `--cas-bits 32`.
-    pub short_cas: bool,
-    /// `-F`.
-    pub disable_flush_all: bool,
-    /// `-X`.
-    pub disable_dump: bool,
-    /// `-W`.
-    pub disable_watch: bool,
-    /// `-A`.
-    pub enable_shutdown: bool,
     /// `-Y`.
     pub auth_file: Option<PathBuf>,
     /// `-S`.
@@ -97,10 +52,6 @@ pub struct Config {
     pub namespaces: Vec<String>,
     /// Namespace delimiter, also of `stats detail`.
     pub delimiter: u8,
-    /// `stats detail` starts on.
-    pub detail: bool,
-    /// Bound of the generation table, a core.
-    pub tag_generations_max: usize,
     /// Admin address.
     pub admin: Option<SocketAddr>,
     /// The admin address was chosen by the user: failing to bind it is fatal.
@@ -135,6 +86,11 @@ impl Effective {
         }
     }
 
+    /// A number for which 0 stands for none.
+    pub(super) fn nonzero(&self, key: &str) -> Option<u64> {
+        Some(self.number(key)).filter(|number| *number != 0)
+    }
+
     pub(super) fn switch(&self, key: &str) -> bool {
         matches!(self.row(key).1, Value::Switch(true))
     }
@@ -144,6 +100,11 @@ impl Effective {
             Value::Text(text) => text,
             _ => unreachable!("{key} is a text"),
         }
+    }
+
+    /// What the word of a setting means.
+    pub(super) fn choice<T: Copy + PartialEq>(&self, key: &str, choices: &Choices<T>) -> T {
+        choices.meaning(self.text(key)).expect("the table takes its words from the choices")
     }
 
     pub(super) fn path(&self, key: &str) -> Option<PathBuf> {
@@ -178,134 +139,53 @@ impl Config {
                 "TCP is off and there is no --unix-socket: nothing to listen on".into(),
             ));
         }
-        let memory_bytes = rows.number("memory.limit");
-        let value_bytes_max = rows.number("memory.value_max");
-        if value_bytes_max > memory_bytes / 2 {
-            problems.push(rows.problem(
-                "memory.value_max",
-                format!(
-                    "values of {} do not fit: memory.limit must be at least twice as much, and is {}",
-                    super::value::bytes_text(value_bytes_max),
-                    super::value::bytes_text(memory_bytes)
-                ),
-            ));
-        }
-        if !rows.number("io.receive_buffers").is_power_of_two() {
-            problems.push(rows.problem("io.receive_buffers", "must be a power of two".into()));
-        }
-        let admin = match rows.text("admin.listen") {
-            "off" | "none" | "" => None,
-            text => match text.parse::<SocketAddr>() {
-                Ok(address) => Some(address),
-                Err(_) => {
-                    problems.push(rows.problem(
-                        "admin.listen",
-                        format!("{text:?} is not IP:PORT, [IPv6]:PORT or off"),
-                    ));
-                    None
-                }
-            },
-        };
-        let text = rows.text("admin.advertise");
-        let advertise = Advertise::parse(text);
-        if advertise.is_none() && !text.is_empty() {
-            problems.push(rows.problem(
-                "admin.advertise",
-                format!("{text:?} is not HOST, HOST:PORT, [IPV6]:PORT or HOST|IP|PORT"),
-            ));
-        }
-        let namespaces = rows.list("namespace.names").to_vec();
-        let delimiter = rows.text("namespace.delimiter").as_bytes()[0];
-        for name in namespaces.iter().filter(|name| name.as_bytes().contains(&delimiter)) {
-            problems
-                .push(rows.problem("namespace.names", format!("{name:?} contains the delimiter")));
-        }
-        let core_ports = rows.number("listen.core_ports");
-        if core_ports != 0 && tcp.is_empty() && unix_socket.is_some() {
+        let core_ports = rows.nonzero("listen.core_ports");
+        if core_ports.is_some() && tcp.is_empty() && unix_socket.is_some() {
             problems.push(rows.problem(
                 "listen.core_ports",
                 "core ports are TCP ports, and TCP is off; give --listen ADDRESS too".into(),
             ));
         }
-        let cores = rows.number("cores.count");
-        if cores != 0
-            && value_bytes_max <= memory_bytes / 2
-            && value_bytes_max > memory_bytes / cores
-        {
-            problems.push(rows.problem(
-                "memory.value_max",
-                format!(
-                    "values of {} fit no core: each of {cores} has {}; a larger -m, or fewer cores",
-                    super::value::bytes_text(value_bytes_max),
-                    super::value::bytes_text(memory_bytes / cores)
-                ),
-            ));
-        }
-        let auth_file = rows.path("auth.file");
-        let sasl = rows.switch("auth.sasl");
+        sizes(rows, &mut problems);
+        let admin = admin(rows, &mut problems);
+        let advertise = advertise(rows, &mut problems);
+        let (namespaces, delimiter) = namespaces(rows, &mut problems);
         let sasl_file = rows
             .path("auth.sasl_file")
             .or_else(|| std::env::var_os("MEMCACHED_SASL_PWDB").map(PathBuf::from));
         logins(rows, sasl_file.is_some(), &mut problems);
+        let value_bytes_max = rows.number("memory.value_max");
         let cluster = ClusterConfig::new(rows, value_bytes_max, &mut problems);
         if !problems.is_empty() {
             return Err(problems);
         }
-        let nonzero = |key| Some(rows.number(key)).filter(|number| *number != 0);
         Ok(Config {
             tcp,
             tcp_any,
             unix: unix_socket.map(|path| (path, rows.number("listen.unix_mask") as u32)),
-            backlog: rows.number("listen.backlog") as u32,
-            core_ports: (core_ports != 0).then_some(core_ports as u16),
-            memory_bytes,
+            core_ports: core_ports.map(|port| port as u16),
+            memory_bytes: rows.number("memory.limit"),
             value_bytes_max,
-            eviction: (!rows.switch("memory.no_eviction"))
-                .then(|| rows.text("memory.eviction").to_owned()),
+            eviction: match rows.switch("memory.no_eviction") {
+                true => Eviction::None,
+                false => rows.choice("memory.eviction", &choices::EVICTION),
+            },
             large_pages: rows.switch("memory.large_pages"),
             lock_memory: rows.switch("memory.lock"),
-            access_times: rows.switch("memory.access_times"),
-            track_sizes: rows.switch("memory.track_sizes"),
-            hash_seed: nonzero("memory.hash_seed"),
-            cores: nonzero("cores.count").map(|count| count as u32),
-            pin: rows.text("cores.pin").to_owned(),
-            requests_per_turn: rows.number("cores.requests_per_turn") as u32,
-            backend: rows.text("io.backend").to_owned(),
-            ring_entries: rows.number("io.ring_entries") as u32,
-            receive_buffers: rows.number("io.receive_buffers") as u32,
-            busy_poll_us: rows.number("io.busy_poll_us"),
+            hash_seed: rows.nonzero("memory.hash_seed"),
+            cores: rows.nonzero("cores.count").map(|count| count as u32),
             connections_max: rows.number("connections.max") as u32,
             connections_asked: rows.is_given("connections.max"),
-            refuse_fast: rows.text("connections.refuse_fast") == "yes",
-            idle_timeout: rows.number("connections.idle_timeout") as u32,
-            output_max: rows.number("connections.output_max") as usize,
-            backlog_max: rows.number("connections.backlog_max") as usize,
-            connections_memory_max: match rows.number("connections.memory_max") {
-                0 => (rows.number("memory.limit") / 4).max(64 << 20) as usize,
-                bytes => bytes as usize,
-            },
-            arriving_max: rows.number("memory.arriving_max"),
-            arriving_wait_ms: rows.number("memory.arriving_wait_ms"),
-            hops_max: rows.number("connections.hops_max") as u32,
-            protocol: rows.text("protocol.only").to_owned(),
-            disable_cas: rows.switch("protocol.disable_cas"),
-            short_cas: rows.text("protocol.cas_bits") == "32",
-            disable_flush_all: rows.switch("protocol.disable_flush_all"),
-            disable_dump: rows.switch("protocol.disable_dump"),
-            disable_watch: rows.switch("protocol.disable_watch"),
-            enable_shutdown: rows.switch("protocol.enable_shutdown"),
-            auth_file,
-            sasl,
+            auth_file: rows.path("auth.file"),
+            sasl: rows.switch("auth.sasl"),
             sasl_file,
             namespaces,
             delimiter,
-            detail: rows.is_given("namespace.delimiter"),
-            tag_generations_max: rows.number("namespace.tag_generations_max") as usize,
             admin,
             admin_required: rows.is_given("admin.listen"),
             advertise,
             snapshot: rows.path("snapshot.file"),
-            snapshot_stale: rows.text("snapshot.load") == "any",
+            snapshot_stale: rows.choice("snapshot.load", &choices::LOAD_STALE),
             drain_seconds: rows.number("snapshot.drain_seconds"),
             cluster,
             user: Some(rows.text("process.user").to_owned()).filter(|text| !text.is_empty()),
@@ -315,6 +195,71 @@ impl Config {
             verbosity: rows.number("process.verbosity") as u32,
         })
     }
+}
+
+/// Whether values fit the memory and each core's part of it, and buffers the ring.
+fn sizes(rows: &Effective, problems: &mut Vec<Problem>) {
+    let memory_bytes = rows.number("memory.limit");
+    let value_bytes_max = rows.number("memory.value_max");
+    let cores = rows.number("cores.count");
+    if value_bytes_max > memory_bytes / 2 {
+        problems.push(rows.problem(
+            "memory.value_max",
+            format!(
+                "values of {} do not fit: memory.limit must be at least twice as much, and is {}",
+                bytes_text(value_bytes_max),
+                bytes_text(memory_bytes)
+            ),
+        ));
+    } else if cores != 0 && value_bytes_max > memory_bytes / cores {
+        problems.push(rows.problem(
+            "memory.value_max",
+            format!(
+                "values of {} fit no core: each of {cores} has {}; a larger -m, or fewer cores",
+                bytes_text(value_bytes_max),
+                bytes_text(memory_bytes / cores)
+            ),
+        ));
+    }
+    if !rows.number("io.receive_buffers").is_power_of_two() {
+        problems.push(rows.problem("io.receive_buffers", "must be a power of two".into()));
+    }
+}
+
+/// Names and the byte that ends them.
+fn namespaces(rows: &Effective, problems: &mut Vec<Problem>) -> (Vec<String>, u8) {
+    let names = rows.list("namespace.names").to_vec();
+    let delimiter = rows.text("namespace.delimiter").as_bytes()[0];
+    for name in names.iter().filter(|name| name.as_bytes().contains(&delimiter)) {
+        problems.push(rows.problem("namespace.names", format!("{name:?} contains the delimiter")));
+    }
+    (names, delimiter)
+}
+
+fn admin(rows: &Effective, problems: &mut Vec<Problem>) -> Option<SocketAddr> {
+    let text = rows.text("admin.listen");
+    if ["off", "none", ""].contains(&text) {
+        return None;
+    }
+    let address = text.parse().ok();
+    if address.is_none() {
+        problems.push(
+            rows.problem("admin.listen", format!("{text:?} is not IP:PORT, [IPv6]:PORT or off")),
+        );
+    }
+    address
+}
+
+fn advertise(rows: &Effective, problems: &mut Vec<Problem>) -> Option<Advertise> {
+    let text = rows.text("admin.advertise");
+    let advertise = Advertise::parse(text);
+    if advertise.is_none() && !text.is_empty() {
+        problems.push(rows.problem(
+            "admin.advertise",
+            format!("{text:?} is not HOST, HOST:PORT, [IPV6]:PORT or HOST|IP|PORT"),
+        ));
+    }
+    advertise
 }
 
 /// Each way to log in belongs to one protocol: SASL to the binary one, a file of
@@ -446,6 +391,20 @@ mod tests {
         let free = config(&["-p", "-1", "-l", "127.0.0.1"]).unwrap().tcp;
         assert_eq!(free, ["127.0.0.1:0".parse().unwrap()]);
         assert_eq!(config(&["-p", "-1"]).unwrap().tcp.len(), 2);
+    }
+
+    #[test]
+    fn every_word_of_every_setting_has_a_meaning() {
+        use crate::settings::table::{Kind, SETTINGS};
+        for setting in SETTINGS {
+            let Kind::Choice(words) = setting.kind else { continue };
+            for word in words {
+                let clustered = ["--cluster-listen", "127.0.0.1:7000"];
+                let flag = format!("--{}", setting.long);
+                // A meaning that lacks would panic; some words go with other settings only.
+                let _ = config(&[clustered[0], clustered[1], &flag, word]);
+            }
+        }
     }
 
     #[test]

@@ -225,7 +225,7 @@ impl<S: Read + Write> Client<S> {
             return None;
         }
         let fields: Vec<&str> = head.split(' ').collect();
-        assert_eq!(fields[..2], ["VALUE", key], "{head}");
+        assert_eq!(fields.get(..2), Some(&["VALUE", key][..]), "{head:?}");
         let mut value = vec![0; fields[3].parse::<usize>().unwrap() + 2];
         self.0.read_exact(&mut value).unwrap();
         value.truncate(value.len() - 2);
