@@ -14,7 +14,7 @@ const PROFILE: &str = "release";
 
 /// Prints every table; writes the requests' figures down if `record`.
 pub fn run(record: bool) -> Result<Done> {
-    build::tools(PROFILE, &["seawall-benches"])?;
+    build::build(PROFILE)?;
     let operations = engine(&build::binary(PROFILE, "count_engine")?)?;
     println!("\n   instructions a request (a key for multigets), 32 that arrive together:");
     println!("   parser, engine and writer, without sockets");
@@ -55,7 +55,7 @@ fn recorded_path() -> PathBuf {
 
 /// Counted in the profile of the tests, whose binaries are there already.
 fn requests() -> Result<Vec<(&'static str, f64)>> {
-    build::tools(build::profile(), &["seawall-benches"])?;
+    build::programs()?;
     let binary = build::binary(build::profile(), "count_requests")?;
     let count = |shape: &&'static str| {
         Ok((*shape, callgrind::instructions_each(&binary, &[shape], REQUESTS)?))

@@ -1,5 +1,4 @@
-//! The project's own commands: `cargo xtask test`, `check`, `differential`,
-//! `soak`, `cluster`, `failover`, `handover`, `kills`, `bench`, `instructions`, `fuzz`, `sanitize`, `miri`.
+//! The project's own commands. `cargo xtask help` lists them.
 
 mod bench;
 mod build;
@@ -19,9 +18,9 @@ mod server;
 mod soak;
 mod suites;
 mod tidy;
+mod tiers;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Result;
 use lexopt::prelude::*;
@@ -29,7 +28,10 @@ use lexopt::prelude::*;
 const HELP: &str = "\
 cargo xtask <command>
 
+  quick         check, unit tests, 20 simulated clusters: while working
   test          check, every crate's own tests, conformance, soak, cluster, differential; installs what it needs
+  all           test, then 10,000 simulated clusters, every fault, soak and fuzzing at length
+
   check         formatting, lints, dependency rules, tidy
   tidy          unused pub items, long functions, empty docs, dead links, banned words   [--record]
   conformance   memccapable and the client libraries
@@ -65,34 +67,9 @@ fn main() -> ExitCode {
     }
 }
 
-/// Of the tests: a minute or so.
-const DIFFERENTIAL_STREAMS: u64 = 3_000;
-/// Of the command; the tests take a part of it, in which each kind of
-/// misbehaviour happens hundreds of times.
+/// Unless said otherwise.
 const SOAK_SECONDS: u64 = 60;
-const SOAK_SECONDS_IN_TEST: u64 = 15;
-
-fn check_all(report: &mut report::Report) -> bool {
-    report.step("formatting", check::formatting);
-    report.step("lints", check::lints);
-    report.step("dependency rules", check::rules);
-    report.step("tidy", || tidy::run(false))
-}
-
-fn conformance(report: &mut report::Report) -> Result<bool> {
-    let seawalld = build::seawalld()?;
-    report.step("memccapable", || suites::memccapable(&seawalld));
-    Ok(report.step("client libraries", || suites::clients(&seawalld)))
-}
-
-fn soak_for(report: &mut report::Report, seconds: u64, only: Option<&str>) -> bool {
-    report.step("soak", || {
-        build::tools(build::profile(), &["seawalld", "seawall-load"])?;
-        let seawalld = build::binary(build::profile(), "seawalld")?;
-        let load = build::binary(build::profile(), "seawall-load")?;
-        soak::run(&seawalld, &load, Duration::from_secs(seconds), only)
-    })
-}
+const FUZZ_MINUTES: u64 = 10;
 
 fn dispatch() -> Result<bool> {
     let mut arguments = lexopt::Parser::from_env();
@@ -101,109 +78,74 @@ fn dispatch() -> Result<bool> {
         Some(Value(word)) => word.string()?,
         Some(other) => return Err(other.unexpected().into()),
     };
-    let mut report = report::Report::new();
+    let (arguments, mut report) = (&mut arguments, report::Report::new());
     match command.as_str() {
         "help" => {
             print!("{HELP}");
             return Ok(true);
         }
-        "differential" => report.step("differential", || differential::command(&mut arguments)),
-        "instructions" => {
-            let mut record = false;
-            while let Some(argument) = arguments.next()? {
-                match argument {
-                    Long("record") => record = true,
-                    other => return Err(other.unexpected().into()),
-                }
-            }
-            report.step("instructions", || instructions::run(record))
-        }
-        "bench" => {
-            bench::command(&mut arguments, &mut report)?;
-            true
-        }
-        "cluster" => {
-            cluster::command(&mut arguments, &mut report)?;
-            true
-        }
-        "failover" => {
-            cluster::failover(&mut arguments, &mut report)?;
-            true
-        }
-        "handover" => {
-            cluster::handover(&mut arguments, &mut report)?;
-            true
-        }
-        "kills" => {
-            cluster::kills(&mut arguments, &mut report)?;
-            true
-        }
-        "fuzz" => {
-            let mut minutes = 10;
-            while let Some(argument) = arguments.next()? {
-                match argument {
-                    Long("minutes") => minutes = arguments.value()?.parse()?,
-                    other => return Err(other.unexpected().into()),
-                }
-            }
-            report.step("fuzz", || fuzz::run(minutes))
-        }
-        "sanitize" => report.step("sanitize", sanitize::addresses),
-        "miri" => report.step("miri", sanitize::miri),
+        "quick" => tiers::quick(&mut report),
+        "test" => tiers::test(&mut report)?,
+        "all" => tiers::all(&mut report)?,
+        "check" => drop(tiers::check(&mut report)),
         "tidy" => {
-            let mut record = false;
-            while let Some(argument) = arguments.next()? {
-                match argument {
-                    Long("record") => record = true,
-                    other => return Err(other.unexpected().into()),
-                }
-            }
-            report.step("tidy", || tidy::run(record))
+            let record = is_given("record", arguments)?;
+            report.step("tidy", || tidy::run(record));
         }
-        "check" => check_all(&mut report),
-        "conformance" => conformance(&mut report)?,
+        "conformance" => drop(tiers::conformance(&mut report)?),
+        "bench" => bench::command(arguments, &mut report)?,
+        "instructions" => {
+            let record = is_given("record", arguments)?;
+            report.step("instructions", || instructions::run(record));
+        }
+        "kills" => cluster::kills(arguments, &mut report)?,
+        "fuzz" => {
+            let (minutes, only) = number_and_name("minutes", FUZZ_MINUTES, arguments)?;
+            anyhow::ensure!(only.is_none(), "fuzz runs every target: leave --only out");
+            report.step("fuzz", || fuzz::run(minutes));
+        }
+        "sanitize" => drop(report.step("sanitize", sanitize::addresses)),
+        "miri" => drop(report.step("miri", sanitize::miri)),
         "soak" => {
-            let (mut seconds, mut only) = (SOAK_SECONDS, None);
-            while let Some(argument) = arguments.next()? {
-                match argument {
-                    Long("seconds") => seconds = arguments.value()?.parse()?,
-                    Long("only") => only = Some(arguments.value()?.string()?),
-                    other => return Err(other.unexpected().into()),
-                }
-            }
-            soak_for(&mut report, seconds, only.as_deref())
+            let (seconds, only) = number_and_name("seconds", SOAK_SECONDS, arguments)?;
+            tiers::soak_for(&mut report, seconds, only.as_deref());
         }
-        "test" => {
-            check_all(&mut report);
-            report.step("cargo test --workspace", || {
-                // The coordinator's tests run against real ones.
-                install::apt(&["etcd-server"], &["etcd"])?;
-                let mut command = check::cargo(&["test", "--workspace"]);
-                process::run(&mut command, Duration::from_secs(2_400))?;
-                Ok(report::Done::new(1, "every crate's own tests"))
-            });
-            if sanitize::has_nightly() {
-                report.step("sanitize", sanitize::addresses);
-            } else {
-                println!("== sanitize: left out, for there is no nightly toolchain");
-            }
-            if sanitize::has_miri() {
-                report.step("miri", sanitize::miri);
-            } else {
-                println!("== miri: left out, for it is not installed");
-            }
-            conformance(&mut report)?;
-            soak_for(&mut report, SOAK_SECONDS_IN_TEST, None);
-            cluster::in_test(&mut report)?;
-            report.step("instructions a request", instructions::gate);
-            report.step("differential", || {
-                // Always the same streams; `cargo xtask differential` plays others.
-                let streams = DIFFERENTIAL_STREAMS.to_string();
-                let arguments = ["--seed", "1", "--streams", &streams];
-                differential::command(&mut lexopt::Parser::from_args(arguments))
-            })
+        "cluster" => cluster::command(arguments, &mut report)?,
+        "failover" => cluster::failover(arguments, &mut report)?,
+        "handover" => cluster::handover(arguments, &mut report)?,
+        "differential" => {
+            report.step("differential", || differential::command(arguments));
         }
         other => anyhow::bail!("`{other}` is no command\n\n{HELP}"),
-    };
+    }
     Ok(report.close())
+}
+
+/// Whether the one flag of a command is there.
+fn is_given(flag: &str, arguments: &mut lexopt::Parser) -> Result<bool> {
+    let mut given = false;
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long(name) if name == flag => given = true,
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(given)
+}
+
+/// The number of a command's one flag, and what `--only` names.
+fn number_and_name(
+    flag: &str,
+    usual: u64,
+    arguments: &mut lexopt::Parser,
+) -> Result<(u64, Option<String>)> {
+    let (mut number, mut only) = (usual, None);
+    while let Some(argument) = arguments.next()? {
+        match argument {
+            Long(name) if name == flag => number = arguments.value()?.parse()?,
+            Long("only") => only = Some(arguments.value()?.string()?),
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok((number, only))
 }

@@ -85,8 +85,7 @@ pub fn command(arguments: &mut lexopt::Parser, report: &mut Report) -> Result<()
     install::apt(&["memcached"], &["memcached"])?;
     install::apt(&["redis-server"], &["redis-server"])?;
     report.step("build", || {
-        let packages = ["seawalld", "seawall-load", "seawall-sim", "seawall-benches"];
-        build::tools(PROFILE, &packages)?;
+        build::build(PROFILE)?;
         Ok(Done::new(1, "with the release profile"))
     });
     for (name, title, part) in PARTS {

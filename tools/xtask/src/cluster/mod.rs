@@ -156,7 +156,7 @@ fn named(name: &str) -> Result<Coordinator> {
 }
 
 fn programs() -> Result<Programs> {
-    build::tools(build::profile(), &["seawalld", "seawall-sim", "seawallctl"])?;
+    build::programs()?;
     Ok(Programs {
         seawalld: build::binary(build::profile(), "seawalld")?,
         seawallctl: build::binary(build::profile(), "seawallctl")?,

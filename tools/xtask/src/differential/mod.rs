@@ -28,9 +28,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::paths;
 use crate::report::Done;
 use crate::server::{Program, Server, Setup};
+use crate::{build, paths};
 use cases::CaseFile;
 use compare::Allowed;
 use drive::Transcript;
@@ -350,7 +350,10 @@ pub fn command(arguments: &mut lexopt::Parser) -> Result<Done> {
     plan.subject = match subject {
         Some(path) if path == Path::new("memcached") => Program::Memcached,
         Some(path) => Program::Seawall(path),
-        None => Program::Seawall(crate::build::seawalld()?),
+        None => {
+            build::programs()?;
+            Program::Seawall(build::binary(build::profile(), "seawalld")?)
+        }
     };
     run(&plan)
 }
