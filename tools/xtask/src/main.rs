@@ -19,6 +19,7 @@ mod soak;
 mod suites;
 mod tidy;
 mod tiers;
+mod tutorial;
 
 use std::process::ExitCode;
 
@@ -38,6 +39,7 @@ cargo xtask <command>
   bench         every figure beside memcached and Redis   [--only PART,...] [--rounds N] [--keys N]
                 [--milliseconds N] [--traces FOLDER] [--save]
   instructions  instructions a request and an operation, counted by callgrind   [--record]
+  tutorial      the commands of docs/tutorial.md
   fuzz          every fuzz target in turn                 [--minutes N]
   sanitize      engine's and net's tests under AddressSanitizer   (needs a nightly toolchain)
   miri          the unsafe code's unit tests under Miri           (needs nightly and its miri)
@@ -104,6 +106,7 @@ fn dispatch() -> Result<bool> {
             anyhow::ensure!(only.is_none(), "fuzz runs every target: leave --only out");
             report.step("fuzz", || fuzz::run(minutes));
         }
+        "tutorial" => drop(report.step("tutorial", tutorial::run)),
         "sanitize" => drop(report.step("sanitize", sanitize::addresses)),
         "miri" => drop(report.step("miri", sanitize::miri)),
         "soak" => {

@@ -17,7 +17,7 @@ use anyhow::Result;
 use crate::report::{Done, Report};
 use crate::{
     build, check, cluster, differential, fuzz, install, instructions, process, sanitize, soak,
-    suites, tidy,
+    suites, tidy, tutorial,
 };
 
 /// Of the tests: a minute or so.
@@ -69,6 +69,7 @@ pub fn test(report: &mut Report) -> Result<()> {
         false => println!("== miri: left out, for it is not installed"),
     }
     conformance(report)?;
+    report.step("tutorial", tutorial::run);
     soak_for(report, SOAK_SECONDS_IN_TEST, None);
     cluster::in_test(report)?;
     report.step("instructions a request", instructions::gate);

@@ -7,6 +7,9 @@ use super::{Finding, Page, Workspace};
 /// A path ends by one of these.
 const ENDINGS: &[&str] = &[".rs", ".md", ".toml", ".py", ".case", ".mjs", ".php", ".pl"];
 
+/// The book's table of contents.
+const CONTENTS: &str = "docs/SUMMARY.md";
+
 /// Links of pages, and paths that comments and pages name.
 pub fn find(workspace: &Workspace, findings: &mut Vec<Finding>) {
     let places = Places::new(workspace);
@@ -35,6 +38,22 @@ pub fn find(workspace: &Workspace, findings: &mut Vec<Finding>) {
             for path in named(&comment.text).filter(|path| !places.names(&source.path, path)) {
                 findings.push(finding(&source.path, comment.line, path));
             }
+        }
+    }
+}
+
+/// Pages of the book that its table of contents leaves out.
+pub fn unlisted(workspace: &Workspace, findings: &mut Vec<Finding>) {
+    let book = workspace.pages.iter().find(|page| page.path == CONTENTS);
+    let listed: HashSet<String> = book
+        .iter()
+        .flat_map(|page| page.text.lines().flat_map(targets))
+        .map(|target| joined(CONTENTS, target))
+        .collect();
+    for page in workspace.pages.iter().filter(|page| page.path.starts_with("docs/")) {
+        if page.path != CONTENTS && !listed.contains(&page.path) {
+            let text = format!("{CONTENTS} does not list it");
+            findings.push(Finding { rule: "links", path: page.path.clone(), line: 1, text });
         }
     }
 }
@@ -143,13 +162,14 @@ mod tests {
     const NONE: [usize; 0] = [];
 
     fn findings(page: &str, comment: &str) -> Vec<usize> {
-        let mut workspace = Workspace::default();
-        workspace.files = ["docs/a.md", "docs/b.md", "net/src/x.rs"].map(String::from).into();
-        workspace.pages = vec![
-            Page { path: "docs/a.md".into(), text: page.into() },
-            Page { path: "docs/b.md".into(), text: "# One road, `for` all\n".into() },
-        ];
-        workspace.sources = vec![Source::new("net/src/x.rs", comment)];
+        let workspace = Workspace {
+            files: ["docs/a.md", "docs/b.md", "net/src/x.rs"].map(String::from).into(),
+            pages: vec![
+                Page { path: "docs/a.md".into(), text: page.into() },
+                Page { path: "docs/b.md".into(), text: "# One road, `for` all\n".into() },
+            ],
+            sources: vec![Source::new("net/src/x.rs", comment)],
+        };
         let mut out = Vec::new();
         find(&workspace, &mut out);
         out.iter().map(|finding| finding.line).collect()
@@ -162,6 +182,23 @@ mod tests {
             NONE
         );
         assert_eq!(findings("\n[b](c.md)\n[b](b.md#two)\n[none](#three)\n", ""), [2, 3, 4]);
+    }
+
+    #[test]
+    fn a_page_that_the_contents_leave_out_is_found() {
+        let page = |path: &str, text: &str| Page { path: path.into(), text: text.into() };
+        let pages = vec![
+            page("docs/SUMMARY.md", "- [A](a.md)\n  - [B](more/b.md)\n"),
+            page("docs/a.md", ""),
+            page("docs/more/b.md", ""),
+            page("docs/c.md", ""),
+            page("README.md", ""),
+        ];
+        let workspace = Workspace { pages, ..Workspace::default() };
+        let mut findings = Vec::new();
+        unlisted(&workspace, &mut findings);
+        let paths: Vec<_> = findings.iter().map(|finding| finding.path.as_str()).collect();
+        assert_eq!(paths, ["docs/c.md"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! (`cargo xtask tidy --record`, which refuses to raise the sum of a rule).
 
 mod links;
+mod messages;
 mod prose;
 mod ratchet;
 mod shape;
@@ -90,6 +91,8 @@ fn findings(workspace: &Workspace, exceptions: &Exceptions) -> Vec<Finding> {
         prose::in_page(page, &mut findings);
     }
     links::find(workspace, &mut findings);
+    links::unlisted(workspace, &mut findings);
+    messages::find(workspace, &mut findings);
     findings.sort();
     findings
 }
