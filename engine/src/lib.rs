@@ -13,7 +13,7 @@
 //! - `index` (hash to chunk), [`policy`] (who leaves), `expiry` (who dies
 //!   when), `generation` (who was invalidated), `pins` (who is being sent).
 //! - `item` (one item's bytes), `chain` (values longer than a chunk).
-//! - `events` (what is told to whoever watches), `sizes` (their histogram).
+//! - `events` (what watchers see), `sizes` (their histogram).
 //! - `slab`: pages, classes and the arena. Nearly all unsafe code is in
 //!   `slab::arena`.
 #![no_std]

@@ -20,7 +20,7 @@
 use crate::{KEY_BYTES_MAX, KeyHash, Now};
 use alloc::{boxed::Box, vec::Vec};
 
-/// Keys that are told apart.
+/// Keys that are counted apart.
 pub const HOT_KEYS_MAX: usize = 32;
 
 const BUCKETS: usize = 1024;

@@ -86,7 +86,7 @@ impl core::fmt::Display for SnapshotError {
 
 impl core::error::Error for SnapshotError {}
 
-/// When a snapshot was taken. What clients were told after that moment is not in
+/// When a snapshot was taken. What clients were answered after that moment is not in
 /// it, so this decides whether it may be loaded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {

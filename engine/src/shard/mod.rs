@@ -182,7 +182,7 @@ impl Shard {
         self.store.slab.pages_max = (pages as u32).clamp(2, self.store.slab.pages().max(2));
     }
 
-    /// The begin of every verb: time, and what it brings.
+    /// Entry of every verb: sets the time and fires a flush that is due.
     #[inline]
     fn at(&mut self, now: Now) {
         self.store.now = now;

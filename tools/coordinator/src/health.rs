@@ -31,7 +31,7 @@ pub struct Health {
     pub disk_error: Option<String>,
     /// What a node that is not yet part of a cluster waits for.
     pub waits_for: Option<String>,
-    /// A node that this one was told to join belongs to another cluster.
+    /// A node of `--join` belongs to another cluster.
     pub other_cluster: Option<OtherCluster>,
 }
 

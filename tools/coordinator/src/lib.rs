@@ -143,7 +143,7 @@ impl fmt::Display for CoordinatorError {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             CoordinatorError::NoLeader { waited, why } => {
-                write!(out, "nobody leads the cluster since {} ms: {why}", waited.as_millis())
+                write!(out, "no leader for {} ms: {why}", waited.as_millis())
             }
             CoordinatorError::NotLeader => write!(out, "this node does not lead the cluster"),
             CoordinatorError::Unknown { why } => {

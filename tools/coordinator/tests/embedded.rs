@@ -120,7 +120,7 @@ impl Keeper {
         matches!(*self.embedded.role().borrow(), Role::Leader { .. })
     }
 
-    /// Ends as if killed: nobody is told.
+    /// Ends as if killed: without a word to others.
     async fn kill(self) {
         self.serving.abort();
         let _ = self.serving.await;

@@ -306,7 +306,7 @@ async fn a_server_of_etcd_may_die() {
     assert!(answer.is_err(), "{answer:?}");
     let took = started.elapsed();
     assert!(took < Duration::from_secs(15), "it took {} ms", took.as_millis());
-    until("that nobody leads", || !nodes.iter().any(Node::leads)).await;
+    until("that there is no leader", || !nodes.iter().any(Node::leads)).await;
     assert!(nodes[0].etcd.confirm_leadership().await.is_err());
     until("that health tells", || !nodes[0].etcd.health().quorum_reachable).await;
 
@@ -372,6 +372,6 @@ async fn an_etcd_that_forgot_everything_is_told() {
         let trouble = node.etcd.health().waits_for;
         trouble.is_some_and(|text| text.contains("neither command 1 nor a later snapshot"))
     };
-    until("that it is told", told).await;
+    until("that it is reported", told).await;
     assert_eq!(node.etcd.watch().borrow().name(), "tide");
 }

@@ -51,7 +51,7 @@ pub enum Failure {
         /// It was sent.
         sent: bool,
     },
-    /// The answer makes no sense.
+    /// The answer is none of the protocol.
     Nonsense(String),
 }
 
@@ -61,7 +61,7 @@ impl Failure {
         match self {
             Failure::NotSent(why) | Failure::Lost(why) => why,
             Failure::Late { .. } => "no answer in time".into(),
-            Failure::Nonsense(what) => format!("an answer that makes no sense: {what}"),
+            Failure::Nonsense(what) => format!("a protocol violation: {what}"),
         }
     }
 

@@ -43,7 +43,7 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
-    /// The answer makes no sense; the connection was closed.
+    /// The answer is none of the protocol; the connection was closed.
     Protocol {
         /// What came.
         message: String,
@@ -92,7 +92,7 @@ impl fmt::Display for Error {
             Error::Server { message, .. } => write!(to, "the server answered: {message}"),
             Error::Client { message } => write!(to, "wrong request: {message}"),
             Error::Protocol { message, .. } => {
-                write!(to, "an answer that makes no sense: {message}")
+                write!(to, "a protocol violation: {message}")
             }
             Error::Load(error) => write!(to, "the loader failed: {error}"),
         }

@@ -61,7 +61,7 @@ pub struct Tally {
     pub lateness_ns: Histogram<u64>,
 }
 
-/// The longest latency told apart from longer ones: ten minutes.
+/// The longest latency that is distinguished from longer ones: ten minutes.
 const LATENCY_NS_MAX: u64 = 600_000_000_000;
 
 impl Default for Tally {

@@ -413,7 +413,8 @@ mod tests {
         let resp = Plan { protocol: Protocol::Resp, ..Plan::default() };
         assert!(resp.check().is_ok());
         let core_ports = Some(CorePorts { base: 12_000, cores: 2, seed: 0 });
-        let text = Plan { core_ports, ..resp }.check().expect_err("it makes no sense").to_string();
+        let text =
+            Plan { core_ports, ..resp }.check().expect_err("RESP has no core ports").to_string();
         assert!(text.contains("--core-ports") && text.contains("--protocol resp"), "{text}");
     }
 }

@@ -143,7 +143,7 @@ pub struct Interval {
     pub max_us: f64,
 }
 
-/// What the workers told, before it becomes a report.
+/// What the workers measured, before it becomes a report.
 #[derive(Debug)]
 pub struct Measured {
     /// Seconds measured.

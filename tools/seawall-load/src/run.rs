@@ -15,7 +15,7 @@ use crate::keys::{KeySpace, Values};
 use crate::plan::{Io, Plan, Protocol};
 use crate::report::{Measured, Preload, Report};
 use crate::wire::{Binary, Book, Meta, Resp, Text};
-use crate::worker::{Summary, Word, work};
+use crate::worker::{Message, Summary, work};
 
 /// What a run shows while it goes on.
 #[derive(Debug)]
@@ -78,7 +78,7 @@ pub fn run(plan: &Plan, mut progress: impl FnMut(Progress<'_>)) -> Result<Report
     result
 }
 
-type Body = fn(u32, Arc<Plan>, Arc<Book>, Sender<Word>, Receiver<Instant>);
+type Body = fn(u32, Arc<Plan>, Arc<Book>, Sender<Message>, Receiver<Instant>);
 
 /// The worker for this protocol and these system calls.
 fn choose(plan: &Plan) -> Result<(Io, Body), LoadError> {
@@ -108,7 +108,7 @@ fn choose(plan: &Plan) -> Result<(Io, Body), LoadError> {
 /// The workers, seen from outside.
 struct Gang {
     go: Vec<Sender<Instant>>,
-    heard: Receiver<Word>,
+    heard: Receiver<Message>,
 }
 
 impl Gang {
@@ -121,9 +121,9 @@ impl Gang {
         start
     }
 
-    fn hear(&self, timeout: Duration) -> Result<Option<Word>, LoadError> {
+    fn hear(&self, timeout: Duration) -> Result<Option<Message>, LoadError> {
         match self.heard.recv_timeout(timeout) {
-            Ok(Word::Failed(error)) => Err(error),
+            Ok(Message::Failed(error)) => Err(error),
             Ok(word) => Ok(Some(word)),
             Err(mpsc::RecvTimeoutError::Timeout) => Ok(None),
             Err(mpsc::RecvTimeoutError::Disconnected) => Err(LoadError::System {
@@ -134,7 +134,7 @@ impl Gang {
     }
 
     /// Waits for one word of every worker, passing over the others.
-    fn hear_all(&self, mut counts: impl FnMut(Word) -> bool) -> Result<(), LoadError> {
+    fn hear_all(&self, mut counts: impl FnMut(Message) -> bool) -> Result<(), LoadError> {
         let mut missing = self.go.len();
         while missing > 0 {
             if let Some(word) = self.hear(Duration::from_secs(3600))?
@@ -152,19 +152,19 @@ impl Gang {
         io: Io,
         progress: &mut impl FnMut(Progress<'_>),
     ) -> Result<Report, LoadError> {
-        self.hear_all(|word| matches!(word, Word::Connected))?;
+        self.hear_all(|word| matches!(word, Message::Connected))?;
         let mut start = self.start();
         let mut preload = None;
         if plan.preload {
             let mut done = 0;
             let mut total = Tally::default();
             self.hear_all(|word| match word {
-                Word::Preloading(more) => {
+                Message::Preloading(more) => {
                     done += more;
                     progress(Progress::Preloading { done, of: plan.keys });
                     false
                 }
-                Word::Preloaded(tally) => {
+                Message::Preloaded(tally) => {
                     total.add(&tally);
                     true
                 }
@@ -219,7 +219,7 @@ impl Gang {
                 }
             }
             match self.hear(Duration::from_nanos(wait_ns))? {
-                Some(Word::Interval { end_ns, tally }) => {
+                Some(Message::Interval { end_ns, tally }) => {
                     let entry = intervals.entry(end_ns).or_default();
                     entry.0 += 1;
                     entry.1.add(&tally);
@@ -233,7 +233,7 @@ impl Gang {
                         shown_ns = end_ns;
                     }
                 }
-                Some(Word::Done(summary)) => summaries.push(*summary),
+                Some(Message::Done(summary)) => summaries.push(*summary),
                 _ => {}
             }
         }

@@ -32,7 +32,7 @@ const SLEEP_NS_MAX: u64 = 100_000_000;
 
 /// What a worker tells the thread that gathers.
 #[derive(Debug)]
-pub enum Word {
+pub enum Message {
     /// All connections stand.
     Connected,
     /// So many keys have been written since the last word.
@@ -250,7 +250,7 @@ pub struct Worker<W, D> {
     targets: Vec<Target>,
     source: Source,
     tally: Box<Tally>,
-    words: Sender<Word>,
+    words: Sender<Message>,
     start: Instant,
     last_answer_ns: u64,
     /// Connections without a socket, and when to try again.
@@ -266,7 +266,7 @@ pub fn work<W: Wire, D: Driver>(
     index: u32,
     plan: Arc<Plan>,
     book: Arc<Book>,
-    words: Sender<Word>,
+    words: Sender<Message>,
     go: Receiver<Instant>,
 ) {
     let result = (|| -> Outcome {
@@ -274,7 +274,7 @@ pub fn work<W: Wire, D: Driver>(
         let mut worker = Worker::<W, D>::connect(index, plan, book, words.clone())?;
         // The gathering thread outlives the workers; should it be gone, nobody
         // listens and there is nothing left to do.
-        let _ = words.send(Word::Connected);
+        let _ = words.send(Message::Connected);
         let Ok(start) = go.recv() else { return Ok(()) };
         worker.start = start;
         if worker.plan.preload {
@@ -283,11 +283,11 @@ pub fn work<W: Wire, D: Driver>(
             worker.start = start;
         }
         let summary = worker.measure()?;
-        let _ = words.send(Word::Done(Box::new(summary)));
+        let _ = words.send(Message::Done(Box::new(summary)));
         Ok(())
     })();
     if let Err(error) = result {
-        let _ = words.send(Word::Failed(error));
+        let _ = words.send(Message::Failed(error));
     }
 }
 
@@ -311,7 +311,7 @@ impl<W: Wire, D: Driver> Worker<W, D> {
         index: u32,
         plan: Arc<Plan>,
         book: Arc<Book>,
-        words: Sender<Word>,
+        words: Sender<Message>,
     ) -> Result<Self, LoadError> {
         let share = |total: u32| {
             let of = |index: u32| u64::from(total) * u64::from(index) / u64::from(plan.threads);
@@ -495,13 +495,13 @@ impl<W: Wire, D: Driver> Worker<W, D> {
             self.check_stall()?;
             if self.now_ns() >= tell_ns {
                 tell_ns = self.now_ns() + SLEEP_NS_MAX;
-                let _ = self.words.send(Word::Preloading(self.tally.sets - told));
+                let _ = self.words.send(Message::Preloading(self.tally.sets - told));
                 told = self.tally.sets;
             }
         }
         self.source.mode = Mode::Stopped;
-        let _ = self.words.send(Word::Preloading(self.tally.sets - told));
-        let _ = self.words.send(Word::Preloaded(std::mem::take(&mut self.tally)));
+        let _ = self.words.send(Message::Preloading(self.tally.sets - told));
+        let _ = self.words.send(Message::Preloaded(std::mem::take(&mut self.tally)));
         Ok(())
     }
 
@@ -544,7 +544,7 @@ impl<W: Wire, D: Driver> Worker<W, D> {
             let mut now_ns = self.now_ns();
             if now_ns >= cut_ns {
                 let tally = std::mem::take(&mut self.tally);
-                let _ = self.words.send(Word::Interval { end_ns: cut_ns, tally });
+                let _ = self.words.send(Message::Interval { end_ns: cut_ns, tally });
                 if cut_ns == warmup_ns {
                     cpu_start_ns = thread_cpu_ns();
                     self.begin_quota(&mut quota, &schedule);

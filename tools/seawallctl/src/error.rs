@@ -117,7 +117,7 @@ impl fmt::Display for CtlError {
                 write!(f, "`{command}`: the server answered {answer}")
             }
             CtlError::Unexpected { request, found } => {
-                write!(f, "{request}: an answer that makes no sense here: {found}")
+                write!(f, "{request}: an unexpected answer: {found}")
             }
             CtlError::Usage(text) => f.write_str(text),
             CtlError::File { path, error } => write!(f, "cannot write {path}: {}", plain(error)),

@@ -1,4 +1,4 @@
-//! Addresses of host names that clients are told.
+//! Addresses of host names, for auto-discovery.
 //!
 //! Asking a resolver may take seconds, so neither a core nor the control thread does
 //! it: they use what is [`known`](Names::known), and ask for the rest in the background.
@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_several_addresses_one_of_ipv4_is_told() {
+    fn of_several_addresses_one_of_ipv4_is_taken() {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
         assert_eq!(preferred(&[ip("::1"), ip("127.0.0.1"), ip("10.0.0.1")]), Some(ip("127.0.0.1")));
         assert_eq!(preferred(&[ip("fd00::2"), ip("fd00::1")]), Some(ip("fd00::2")));

@@ -2,7 +2,7 @@
 //!
 //! One redb file a node, `keeper.redb`: the log, the vote, the last snapshot, and
 //! who this node is. One thread owns it and does one transaction after the
-//! other, each synced before anybody is told; the control thread never waits.
+//! other, each synced before it is acknowledged; the control thread never waits.
 //!
 //! ```text
 //! log    index -> entry

@@ -7,8 +7,8 @@
 //! every message of Raft carries: a node is never in two clusters, even if its
 //! operators gave different lists to different nodes.
 //!
-//! A node whose disk remembers a cluster stays with it, whatever it is told to join. If
-//! those it is told to join belong to another one, it says so; if its own was begun
+//! A node whose disk remembers a cluster stays with it, whatever `--join` says. If
+//! the nodes of `--join` belong to another one, it says so; if its own was begun
 //! anew by the operator (`recover`), it forgets it and asks to be started again.
 //!
 //! Later the same task tells the leader when this node's address has changed, and
@@ -32,7 +32,7 @@ const ASK_EVERY: Duration = Duration::from_millis(200);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Leaders forwarded to, at most, before asking everybody again.
 const HOPS_MAX: usize = 4;
-/// Those it was told to join are asked for their cluster this often.
+/// The nodes of `--join` are asked for their cluster this often.
 const OTHERS_EVERY: Duration = Duration::from_secs(5);
 const CALL_TIMEOUT: Duration = Duration::from_secs(1);
 const LOG_EVERY: Duration = Duration::from_secs(5);
@@ -202,7 +202,7 @@ async fn forget(node: &Arc<Node>, address: &str) -> String {
     "its next start".into()
 }
 
-/// Asks those whom it was told to join whether they belong to its cluster.
+/// Asks the nodes of `--join` whether they belong to its cluster.
 async fn look_for_others(node: &Arc<Node>) {
     let Some(engine) = node.engine() else { return };
     let metrics = engine.metrics();

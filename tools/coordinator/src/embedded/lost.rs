@@ -54,7 +54,7 @@ fn words(keepers: &[(String, Found)]) -> Option<String> {
     ))
 }
 
-/// Whether nodes that this one was told to join belong to another cluster. `members`:
+/// Whether nodes of `--join` belong to another cluster. `members`:
 /// addresses in its own.
 pub(super) fn other_cluster(
     own: u64,

@@ -42,7 +42,7 @@ impl RaftNetworkFactory<Types> for Lines {
 
 /// Why there is no answer.
 enum NoAnswer {
-    /// It makes no sense to try again at once.
+    /// Trying again at once would not help.
     Unreachable(CallError),
     /// The other side answered something else.
     Refused(std::io::Error),

@@ -51,7 +51,7 @@ struct Inner {
     followed: Instant,
     /// The same of those who voted for this node, the latest of them, and the term.
     voters_followed: Option<(u64, Instant)>,
-    /// Addresses that nodes told, which may be newer than the membership.
+    /// Addresses that nodes sent, which may be newer than the membership.
     addresses: HashMap<u64, String>,
     /// When a node's refusal was logged.
     refused: HashMap<u64, Instant>,

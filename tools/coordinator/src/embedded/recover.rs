@@ -5,7 +5,7 @@
 //! order is taken over. The node that recovers begins a new cluster, under a new
 //! number, and is its only keeper; every message of Raft carries that number, so old
 //! keepers are not listened to. It remembers which cluster it took the place of: nodes
-//! of the old one that ask it are told to forget it, and to be started once more, so
+//! of the old one that ask it get the answer to forget it, and to be started once more, so
 //! that nobody holds items of the old cluster in the new one.
 //!
 //! What cannot be prevented here: keepers that were declared lost, are not, and never

@@ -143,7 +143,7 @@ impl Driver for Epoll {
 }
 
 impl Flying {
-    /// Keeps the unsent rest of `out` and asks to be told of room.
+    /// Keeps the unsent rest of `out` and asks for an event when there is room.
     fn keep(&mut self, epoll: &OwnedFd, index: usize, out: &mut Vec<u8>, sent: usize) {
         std::mem::swap(&mut self.bytes, out);
         self.sent = sent;

@@ -24,7 +24,6 @@ pub(super) fn run(admin: &Admin, json: bool, out: &mut dyn Write) -> Result<(), 
 }
 
 fn show(ring: &Value, out: &mut dyn Write) -> Result<(), CtlError> {
-    let coordinator = &ring["coordinator"];
     writeln!(
         out,
         "cluster {}, revision {}, {} copies, seen from {}",
@@ -36,12 +35,22 @@ fn show(ring: &Value, out: &mut dyn Write) -> Result<(), CtlError> {
         text(ring, "copies"),
         text(ring, "node")
     )?;
+    remarks(ring, out)?;
+    writeln!(out)?;
+    picture(ring, out)?;
+    writeln!(out)?;
+    nodes(ring, out)
+}
+
+/// The coordinator, and all that is not as it should be.
+fn remarks(ring: &Value, out: &mut dyn Write) -> Result<(), CtlError> {
+    let coordinator = &ring["coordinator"];
     let leader = text(coordinator, "leader");
     writeln!(
         out,
         "coordinator {}: {}, {}",
         text(coordinator, "kind"),
-        if leader.is_empty() { "nobody leads".into() } else { format!("{leader} leads") },
+        if leader.is_empty() { "no leader".into() } else { format!("{leader} leads") },
         if coordinator["quorum"] == true { "a majority answers" } else { "NO MAJORITY" },
     )?;
     let sole = list(coordinator, "keepers").len() == 1 && list(ring, "nodes").len() > 1;
@@ -69,7 +78,7 @@ fn show(ring: &Value, out: &mut dyn Write) -> Result<(), CtlError> {
     }
     let odd: Vec<&str> = list(ring, "settings_differ").iter().filter_map(Value::as_str).collect();
     if !odd.is_empty() {
-        writeln!(out, "told other settings than the keeper: {}", odd.join(", "))?;
+        writeln!(out, "other settings than the keeper: {}", odd.join(", "))?;
     }
     let refused = &ring["refused"];
     if count(refused, "count") > 0 {
@@ -84,9 +93,10 @@ fn show(ring: &Value, out: &mut dyn Write) -> Result<(), CtlError> {
     if ring["leased"] != true {
         writeln!(out, "this node has no lease: it answers no request")?;
     }
-    writeln!(out)?;
-    picture(ring, out)?;
-    writeln!(out)?;
+    Ok(())
+}
+
+fn nodes(ring: &Value, out: &mut dyn Write) -> Result<(), CtlError> {
     let mut table = Table::new([
         ("node", Align::Left),
         ("state", Align::Left),
@@ -251,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sole_keeper_of_several_nodes_is_told() {
+    fn a_sole_keeper_of_several_nodes_is_reported() {
         let node = |name: &str| json!({ "name": name, "up": true });
         let ring = |nodes: Vec<Value>| {
             json!({

@@ -44,7 +44,7 @@ pub struct TlsConfig {
 pub struct ClusterConfig {
     /// Where peers reach it.
     pub listen: SocketAddr,
-    /// `host:port` that peers are told.
+    /// `host:port` that peers connect to.
     pub advertise: String,
     /// Nodes to begin or join with.
     pub join: Vec<String>,
@@ -64,7 +64,7 @@ pub struct ClusterConfig {
     pub min_copies: u8,
     /// How writes are replicated.
     pub modes: Modes,
-    /// What all nodes must be told alike.
+    /// What must be equal on all nodes.
     pub common: Common,
     /// Partitions as a power of two, for a new cluster.
     pub ring_bits: u32,
@@ -293,7 +293,7 @@ fn modes(rows: &Effective, problems: &mut Vec<Problem>) -> Modes {
     Modes::new(delimiter, usual, namespaces)
 }
 
-/// What all nodes must be told alike, in one form for what means the same. (The seed of
+/// What must be equal on all nodes, in one form for what means the same. (The seed of
 /// the hash must be, too: a node with another one takes no topology at all.)
 fn common(rows: &Effective) -> Common {
     let usual = rows.text("cluster.replication");

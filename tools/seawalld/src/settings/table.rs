@@ -123,7 +123,7 @@ pub const SETTINGS: &[Setting] = &[
     row("namespace.tag_generations_max", None, "tag-generations-max", Kind::Count(64, 1 << 32), "65536", "invalidated tags remembered one by one on each core; older ones are folded together"),
 
     row("cluster.listen", None, "cluster-listen", Kind::Text, "", "IP:PORT where other nodes reach this one; makes the node one of a cluster"),
-    row("cluster.advertise", None, "cluster-advertise", Kind::Text, "", "HOST:PORT that other nodes are told; empty: cluster.listen"),
+    row("cluster.advertise", None, "cluster-advertise", Kind::Text, "", "HOST:PORT that other nodes connect to; empty: cluster.listen"),
     row("cluster.join", None, "join", Kind::List, "", "HOST:PORT of nodes to begin a cluster with, or of any node of one that exists"),
     row("cluster.name", None, "cluster-name", Kind::Text, "seawall", "name of the cluster; nodes of others are refused"),
     row("cluster.node", None, "node-name", Kind::Text, "", "name of this node, unique in the cluster; empty: the advertised address"),
@@ -153,7 +153,7 @@ pub const SETTINGS: &[Setting] = &[
     row("cluster.down_after_ms", None, "down-after-ms", Kind::Count(20, 600_000), "300", "milliseconds of silence after which a node is down and its replicas take over"),
     row("cluster.repair_after_ms", None, "repair-after-ms", Kind::Count(100, 86_400_000), "35000", "milliseconds after which the copies of a node that is down are made anew elsewhere"),
     row("cluster.abandon_after_ms", None, "abandon-after-ms", Kind::Count(200, 86_400_000), "60000", "milliseconds after which partitions that only a dead node held begin anew, empty"),
-    row("cluster.skew_max_ms", None, "skew-max-ms", Kind::Count(1, 86_400_000), "500", "milliseconds by which this machine's clock of day may differ from the keeper's before that is complained about"),
+    row("cluster.skew_max_ms", None, "skew-max-ms", Kind::Count(1, 86_400_000), "500", "milliseconds by which this machine's wall clock may differ from the keeper's before a warning"),
     row("cluster.tls_certificate", None, "cluster-tls-certificate", Kind::Path, "", "PEM certificate chain of this node; with key and CA all traffic between nodes is encrypted and authenticated both ways"),
     row("cluster.tls_key", None, "cluster-tls-key", Kind::Path, "", "PEM key of the certificate"),
     row("cluster.tls_ca", None, "cluster-tls-ca", Kind::Path, "", "PEM certificates of the authority that signed all nodes' certificates"),
@@ -186,7 +186,7 @@ pub enum Argument {
     /// A number above `.0`, up to `.1`.
     Real(f64, f64),
     /// One of these words.
-    Word(&'static [&'static str]),
+    OneOf(&'static [&'static str]),
 }
 
 /// memcached's flags that have no effect here, with the reason (they are accepted).
@@ -244,7 +244,7 @@ pub const EXTENDED: &[(&str, Extended)] = &[
     ("track_sizes", Extended::Sets("memory.track_sizes", "true")),
     ("hashpower", Extended::Accepted(Argument::Whole(12, 32))),
     ("no_hashexpand", Extended::Accepted(Argument::None)),
-    ("hash_algorithm", Extended::Accepted(Argument::Word(&["jenkins", "murmur3", "xxh3"]))),
+    ("hash_algorithm", Extended::Accepted(Argument::OneOf(&["jenkins", "murmur3", "xxh3"]))),
     ("tail_repair_time", Extended::Accepted(Argument::Whole(10, u32::MAX as u64))),
     ("lru_crawler", Extended::Accepted(Argument::None)),
     ("no_lru_crawler", Extended::Accepted(Argument::None)),
@@ -308,7 +308,7 @@ impl Argument {
                 text.parse().is_ok_and(|number: f64| number > above && number <= most),
                 format!("a number above {above}"),
             ),
-            Argument::Word(words) => {
+            Argument::OneOf(words) => {
                 (words.contains(&text), format!("one of {}", words.join(", ")))
             }
         };
