@@ -89,8 +89,8 @@ impl Subject for Engine {
 
     #[inline]
     fn delete(&mut self, key: &[u8]) -> bool {
-        self.0.delete(key, KeyHash::of(key, &SEED), NOW, &Delete::default())
-            == engine::DeleteOutcome::Deleted
+        let outcome = self.0.delete(key, KeyHash::of(key, &SEED), NOW, &Delete::default());
+        matches!(outcome, engine::DeleteOutcome::Deleted { .. })
     }
 }
 

@@ -23,6 +23,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::any::Any;
 use core::fmt;
+use core::ops::Deref;
 use core::ptr::NonNull;
 
 /// Bytes of a piece's header.
@@ -125,24 +126,57 @@ impl Iterator for Parts<'_> {
 pub struct Item<'a> {
     /// The key.
     pub key: &'a [u8],
-    /// Value length in bytes.
-    pub value_bytes: u32,
     /// The first (mostly only) contiguous piece of the value.
     pub head: &'a [u8],
     /// The rest of the value.
     rest: Option<Parts<'a>>,
-    /// Client flags.
-    pub client_flags: u32,
-    /// When the item expires.
-    pub expiry: Expiry,
+    /// Its scalars, and how it was found.
+    pub found: Found,
+}
+
+/// The scalars of an item, and how a read found it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Found {
     /// CAS unique: the version, or what the client set; 0 with `-C`.
     pub cas: u64,
-    /// The key came in as base64 (meta `b`).
-    pub binary_key: bool,
-    /// Its size class.
-    pub class: ClassId,
+    /// When the item expires.
+    pub expiry: Expiry,
+    /// Expiry before a touch; never for an item that the read created.
+    pub expiry_before: Expiry,
+    /// Length of the value.
+    pub value_bytes: u32,
     /// Bytes of header, key and value.
     pub total_bytes: u32,
+    /// Client flags.
+    pub client_flags: u32,
+    /// Seconds since its last access, or since its write without `access_times`
+    /// (meta `l`).
+    pub idle_seconds: u32,
+    /// Its size class.
+    pub class: ClassId,
+    /// The value is wanted.
+    pub with_value: bool,
+    /// The key came in as base64 (meta `b`).
+    pub binary_key: bool,
+    /// The reader won the right to refill (meta `W`).
+    pub won: bool,
+    /// The item is stale (meta `X`).
+    pub stale: bool,
+    /// Somebody else holds the right to refill (meta `Z`).
+    pub token_sent: bool,
+    /// The read created the item (meta `N`).
+    pub vivified: bool,
+    /// It had been read before (meta `h`).
+    pub hit_before: bool,
+}
+
+impl Deref for Item<'_> {
+    type Target = Found;
+
+    #[inline]
+    fn deref(&self) -> &Found {
+        &self.found
+    }
 }
 
 impl fmt::Debug for Item<'_> {
@@ -163,18 +197,25 @@ impl<'a> Item<'a> {
             parts.first = None;
             parts
         });
-        Item {
-            key: view.key(slab),
-            value_bytes: view.value_bytes as u32,
-            head: view.head(slab),
-            rest,
-            client_flags: view.client_flags(slab),
-            expiry: view.expiry(slab),
+        let expiry = view.expiry(slab);
+        let found = Found {
             cas: view.cas(slab, form),
-            binary_key: view.binary_key(),
-            class,
+            expiry,
+            expiry_before: expiry,
+            value_bytes: view.value_bytes as u32,
             total_bytes: view.bytes() as u32,
-        }
+            client_flags: view.client_flags(slab),
+            idle_seconds: 0,
+            class,
+            with_value: true,
+            binary_key: view.binary_key(),
+            won: false,
+            stale: false,
+            token_sent: false,
+            vivified: false,
+            hit_before: false,
+        };
+        Item { key: view.key(slab), head: view.head(slab), rest, found }
     }
 
     /// The parts of the value, in order; `head` is the first.

@@ -140,6 +140,17 @@ fn short(version: u64) -> u32 {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Tag(pub NonZeroU64);
 
+/// The seed of tag names. Fixed: tags must mean the same after a restart and
+/// on every node, and whoever makes two names collide only invalidates more.
+static TAG_SEED: HashSeed = HashSeed::new(0x7461_6773);
+
+impl Tag {
+    /// The tag of a name.
+    pub fn named(name: &[u8]) -> Tag {
+        Tag(NonZeroU64::new(KeyHash::of(name, &TAG_SEED).0).unwrap_or(NonZeroU64::MIN))
+    }
+}
+
 /// Most tags that one item can carry.
 pub const TAGS_MAX: usize = 16;
 /// Longest key, in bytes; memcached's bound.
@@ -176,7 +187,9 @@ impl ChunkRef {
 }
 
 /// A size class of the slab.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize,
+)]
 pub struct ClassId(pub u8);
 
 impl ClassId {

@@ -1,8 +1,8 @@
 //! The words of the verbs: what goes into a [`Shard`](crate::Shard) and what
 //! comes out.
 
-use crate::chain::{Item, Reservation};
-use crate::{CasForm, Expiry, HashSeed, KeyHash, Tag};
+use crate::chain::Reservation;
+use crate::{CasForm, ClassId, Expiry, HashSeed, KeyHash, Tag};
 use alloc::{string::String, vec::Vec};
 
 /// Which items leave when memory is full.
@@ -85,7 +85,7 @@ impl ShardConfig {
 }
 
 /// What a meta get asks beside the item.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct ReadOptions {
     /// New expiry (gat, meta `T`).
     pub touch: Option<Expiry>,
@@ -106,27 +106,24 @@ pub struct ReadOptions {
     /// A read of a protocol that knows no leases (`gat`): the right to refill
     /// a stale item is not handed out.
     pub classic: bool,
+    /// The value is wanted (meta `v`).
+    pub value: bool,
+    /// The value is not wanted of an item with this CAS (meta `C`).
+    pub unless_cas: Option<u64>,
+    /// When and whether the item was read before is wanted (meta `h`, `l`): it is shown
+    /// anyway, but known only where the item is read.
+    pub history: bool,
 }
 
-/// What a read found.
-#[derive(Clone, Copy, Debug)]
-pub struct Read<'a> {
-    /// The item.
-    pub item: Item<'a>,
-    /// The reader won the right to refill (meta `W`).
-    pub won: bool,
-    /// The item is stale (meta `X`).
-    pub stale: bool,
-    /// Somebody else holds the right to refill (meta `Z`).
-    pub token_sent: bool,
-    /// The item was created by this read (meta `N`).
-    pub vivified: bool,
-    /// It had been read before (meta `h`).
-    pub hit_before: bool,
-    /// Seconds since its last access, or since its write without `access_times` (meta `l`).
-    pub idle_seconds: u32,
-    /// Its expiry before a touch.
-    pub expiry_before: Expiry,
+impl ReadOptions {
+    /// Whether it leaves an item that is neither stale nor somebody's to refill as it is.
+    #[inline]
+    pub fn is_plain(&self) -> bool {
+        self.touch.is_none()
+            && self.vivify.is_none()
+            && self.recache_seconds.is_none()
+            && self.new_cas.is_none()
+    }
 }
 
 /// How a write treats an existing item.
@@ -211,6 +208,10 @@ pub enum WriteOutcome {
         cas: u64,
         /// Bytes of its value, what it was extended by included.
         value_bytes: usize,
+        /// Its expiry.
+        expiry: Expiry,
+        /// Its size class.
+        class: ClassId,
     },
     /// The mode's condition did not hold.
     NotStored,
@@ -239,7 +240,7 @@ pub enum StoreError {
 }
 
 /// A delete and its meta options.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub struct Delete {
     /// Only if the CAS equals this (meta `C`).
     pub compare: Option<u64>,
@@ -260,7 +261,12 @@ pub struct Delete {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeleteOutcome {
     /// Removed, or marked stale.
-    Deleted,
+    Deleted {
+        /// Size class of the item.
+        class: ClassId,
+        /// Length of its value.
+        value_bytes: u32,
+    },
     /// The CAS differs.
     Exists,
     /// No such item.
@@ -268,7 +274,7 @@ pub enum DeleteOutcome {
 }
 
 /// An increment or decrement.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Arithmetic {
     /// By how much.
     pub delta: u64,
@@ -297,6 +303,8 @@ pub enum ArithmeticOutcome {
         cas: u64,
         /// Its expiry.
         expiry: Expiry,
+        /// Its expiry before; never for an item that was created.
+        expiry_before: Expiry,
         /// It was created.
         created: bool,
     },

@@ -264,6 +264,7 @@ impl Run {
             binary_key: self.random.one_in(5),
             recache_before_touch: self.random.one_in(2),
             classic: self.random.one_in(5),
+            ..ReadOptions::default()
         };
         let now = self.now;
         let read = match self.shard.read(key, hash(key), now, &options) {
@@ -275,7 +276,7 @@ impl Run {
                 value: Vec::new(),
                 client_flags: 0,
                 expiry,
-                cas: read.map_or(0, |read| read.item.cas),
+                cas: read.map_or(0, |read| read.cas),
                 tags: Vec::new(),
                 stale: false,
                 token_sent: false,
@@ -294,7 +295,7 @@ impl Run {
         };
         let before = expected.expiry;
         let mut got = Vec::new();
-        read.item.copy_value_to(&mut got);
+        read.copy_value_to(&mut got);
         assert!(got == expected.value);
         assert_eq!(read.vivified, item.is_none());
         assert_eq!((read.stale, read.token_sent), (expected.stale, expected.token_sent));
@@ -308,13 +309,10 @@ impl Run {
         let stale = expected.stale && !options.classic;
         let won = item.is_none() || (stale || soon) && !expected.token_sent;
         assert_eq!(read.won, won);
-        if read.item.expiry != touched {
-            assert!(
-                !self.ample && read.item.expiry == before,
-                "touch without memory keeps the expiry"
-            );
+        if read.expiry != touched {
+            assert!(!self.ample && read.expiry == before, "touch without memory keeps the expiry");
         }
-        expected.expiry = read.item.expiry;
+        expected.expiry = read.expiry;
         expected.token_sent |= won;
         expected.fetched |= !options.no_bump;
         self.keep(key, expected);
@@ -450,9 +448,10 @@ impl Run {
                 Expected { value, stale: false, token_sent: false, fetched: false, ..old }
             }
         };
-        let WriteOutcome::Stored { cas, .. } = outcome else {
+        let WriteOutcome::Stored { cas, value_bytes, expiry, .. } = outcome else {
             panic!("{outcome:?} instead of stored")
         };
+        assert_eq!((value_bytes, expiry), (stored.value.len(), stored.expiry));
         match new_cas {
             Some(new_cas) => assert_eq!(cas, new_cas),
             None => assert_eq!(cas != 0, self.versions),
@@ -487,7 +486,10 @@ impl Run {
             assert_eq!(outcome, DeleteOutcome::Exists);
             return;
         }
-        assert_eq!(outcome, DeleteOutcome::Deleted);
+        let DeleteOutcome::Deleted { value_bytes, .. } = outcome else {
+            panic!("{outcome:?} of an item that is there");
+        };
+        assert_eq!(value_bytes as usize, item.value.len());
         if !options.invalidate && !options.drop_value {
             self.map.remove(key);
             return;
@@ -534,11 +536,12 @@ impl Run {
                 assert_eq!(outcome, ArithmeticOutcome::NotFound);
                 return;
             };
-            let ArithmeticOutcome::Number { value, cas, expiry: got, created: true } = outcome
+            let ArithmeticOutcome::Number { value, cas, expiry: got, expiry_before, created: true } =
+                outcome
             else {
                 panic!("{outcome:?}")
             };
-            assert_eq!((value, got), (number, expiry));
+            assert_eq!((value, got, expiry_before), (number, expiry, Expiry::NEVER));
             let fresh = Expected {
                 value: number.to_string().into_bytes(),
                 client_flags: 0,
@@ -566,9 +569,12 @@ impl Run {
         if outcome == ArithmeticOutcome::NotNumeric {
             panic!("{number} is a number");
         }
-        let ArithmeticOutcome::Number { value, cas, expiry, created: false } = outcome else {
+        let ArithmeticOutcome::Number { value, cas, expiry, expiry_before, created: false } =
+            outcome
+        else {
             panic!("{outcome:?}")
         };
+        assert_eq!(expiry_before, item.expiry);
         let result = if options.decrement {
             number.saturating_sub(options.delta)
         } else {
@@ -736,10 +742,8 @@ impl Run {
         self.walk();
         let keys: Vec<Vec<u8>> = self.map.keys().cloned().collect();
         for key in keys {
-            assert_eq!(
-                self.shard.delete(&key, hash(&key), self.now, &Delete::default()),
-                DeleteOutcome::Deleted
-            );
+            let deleted = self.shard.delete(&key, hash(&key), self.now, &Delete::default());
+            assert!(matches!(deleted, DeleteOutcome::Deleted { .. }), "{deleted:?}");
         }
         // Whatever is dead and still there goes with a flush and its sweep.
         self.shard.flush(self.now, self.now);

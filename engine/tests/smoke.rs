@@ -51,10 +51,8 @@ fn set_get_delete() {
             shard.write(set(b"key", &vec![0; (1 << 20) + 1]), NOW),
             Err(StoreError::TooLarge { .. })
         ));
-        assert_eq!(
-            shard.delete(b"key", hash(b"key"), NOW, &Delete::default()),
-            DeleteOutcome::Deleted
-        );
+        let deleted = shard.delete(b"key", hash(b"key"), NOW, &Delete::default());
+        assert!(matches!(deleted, DeleteOutcome::Deleted { value_bytes: 1048576, .. }));
         assert_eq!(value_of(&mut shard, b"key", NOW), None);
     }
 }
@@ -175,18 +173,19 @@ fn leases() {
     assert!(read.won && read.vivified && !read.stale && !read.token_sent);
     let read = shard.read(key, hash(key), NOW, &vivify).unwrap().unwrap();
     assert!(!read.won && !read.vivified && read.token_sent);
-    let cas = read.item.cas;
+    let cas = read.cas;
     let stale =
         Delete { invalidate: true, expiry: Some(Expiry(NOW.0 + 60_000)), ..Delete::default() };
-    assert_eq!(shard.delete(key, hash(key), NOW, &stale), DeleteOutcome::Deleted);
+    let deleted = shard.delete(key, hash(key), NOW, &stale);
+    assert!(matches!(deleted, DeleteOutcome::Deleted { .. }));
     let read = shard.read(key, hash(key), NOW, &ReadOptions::default()).unwrap().unwrap();
-    assert!(read.won && read.stale && !read.token_sent && read.item.cas > cas);
+    assert!(read.won && read.stale && !read.token_sent && read.cas > cas);
     let read = shard.read(key, hash(key), NOW, &ReadOptions::default()).unwrap().unwrap();
     assert!(!read.won && read.stale && read.token_sent);
     let late = Write { compare: Some(cas), invalidate_older: true, ..set(key, b"late") };
     assert!(matches!(shard.write(late, NOW), Ok(WriteOutcome::Stored { .. })));
     let read = shard.read(key, hash(key), NOW, &ReadOptions::default()).unwrap().unwrap();
-    assert!(read.stale && read.token_sent && read.item.head == b"late");
+    assert!(read.stale && read.token_sent && read.head == b"late");
     shard.write(set(key, b"fresh"), NOW).unwrap();
     let read = shard.read(key, hash(key), NOW, &ReadOptions::default()).unwrap().unwrap();
     assert!(!read.stale && !read.token_sent && !read.won);

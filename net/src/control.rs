@@ -8,10 +8,10 @@ use crate::core::Core;
 use crate::detail::PrefixCounts;
 use crate::hop::ConnToken;
 use crate::limits::DUMP_CHUNK_BYTES;
-use crate::proto::{base64, meta, number};
+use crate::proto::{base64, number};
 use crate::stats::CoreStats;
 use crate::watch::{LogStats, Watcher, class_number, uri_encode};
-use engine::{ClassStats, Expiry, Now, ScanCursor, ShardStats};
+use engine::{ClassStats, Expiry, Now, ScanCursor, ShardStats, Tag};
 
 /// What to do.
 #[derive(Clone, Debug)]
@@ -185,7 +185,7 @@ pub fn execute(op: &ControlOp, core: &mut Core, connections: &dyn Connections) -
         }
         ControlOp::InvalidateTags(names) => {
             for name in names {
-                core.shard.invalidate_tag(meta::tag(name), core.now);
+                core.shard.invalidate_tag(Tag::named(name), core.now);
             }
             ControlAnswer::Count(names.len() as u64)
         }

@@ -7,6 +7,7 @@ use crate::detail::Detail;
 use crate::hop::Outbox;
 use crate::lend::{Lenders, Seat};
 use crate::limits;
+use crate::observe::Observer;
 use crate::peering::Peers;
 use crate::stats::CoreStats;
 use crate::watch::WatchLog;
@@ -111,6 +112,18 @@ impl Core {
             self.turn_is_long = true;
             self.allow(self.allowance.shortened());
         }
+    }
+
+    /// The shard that it is at, and what it has for those who watch.
+    #[inline]
+    pub(crate) fn parts(&mut self) -> (&mut Shard, Observer<'_>) {
+        let Core { now, watch, detail, stats, shared, shard, .. } = self;
+        (shard, Observer { now: *now, watch, detail, stats, shared })
+    }
+
+    /// The latter alone.
+    pub(crate) fn observer(&mut self) -> Observer<'_> {
+        self.parts().1
     }
 
     /// Whether this turn has done enough: what can wait is for the next.

@@ -1,12 +1,15 @@
 //! Requests that travel to the core that owns their key, and back.
 //!
 //! A [`Batch`] is a box that goes to a peer full of requests and comes home
-//! full of answers; its buffers are reused, so a hop allocates nothing in
-//! steady state.
+//! full of outcomes; its buffers are reused, so a hop allocates nothing in
+//! steady state. How each request is answered travels along in the box, unseen
+//! by who executes it.
 //!
 //! ```text
-//! requests  | conn seq hash op lengths | conn seq hash op lengths | ...   (scalars)
-//! bytes     | key flags value | key flags value | ...                     (in the same order)
+//! requests  | conn seq hash verb reply lengths | ...      (scalars)
+//! bytes     | key tags value words | ...                  (in the same order)
+//! answers   | outcome, where its value is | ...
+//! values    | value | value | ...
 //! lent      | chunks or values that go along, in the order of use
 //! ```
 //!
@@ -18,11 +21,11 @@
 use crate::allowance::Copying;
 use crate::control::ControlCall;
 use crate::core::Core;
-use crate::exec::{self, Asked, Tail};
 use crate::limits;
-use crate::proto::{Op, Request};
+use crate::proto::{Reply, Request, TextCommand};
+use crate::reply::ReplyTo;
 use crate::watch::LogChunk;
-use engine::{KeyHash, Pin, Reservation};
+use engine::{KeyHash, Now, Outcome, Pin, Refusal, Reservation, Shard, StoreError, Verb};
 use std::collections::VecDeque;
 
 /// Names a connection of one core. Slots are reused; the generation tells an
@@ -71,7 +74,7 @@ pub struct Batch {
     pub(crate) bytes: Vec<u8>,
     pub(crate) lent: VecDeque<Lent>,
     pub(crate) answers: Vec<HopAnswer>,
-    pub(crate) answer_bytes: Vec<u8>,
+    pub(crate) values: Vec<u8>,
     /// Which values are copied into the answers.
     pub(crate) copying: Copying,
     taken: usize,
@@ -92,30 +95,39 @@ pub(crate) struct HopRequest {
     pub seq: u32,
     pub hash: KeyHash,
     pub kind: Kind,
+    reply: Reply,
     /// Where its bytes begin in the batch's.
     start: u32,
     key_bytes: u32,
-    flags_bytes: u32,
+    tags_bytes: u32,
     value_bytes: u32,
+    words_bytes: u32,
 }
 
 impl HopRequest {
-    /// The request itself, out of its batch's bytes.
-    pub fn request<'a>(&self, op: Op, bytes: &'a [u8]) -> Request<'a> {
+    /// What it asks, out of its batch's bytes.
+    pub fn ask<'a>(&self, verb: Verb, bytes: &'a [u8]) -> engine::Request<'a> {
         let (key, rest) = bytes[self.start as usize..].split_at(self.key_bytes as usize);
-        let (flags, rest) = rest.split_at(self.flags_bytes as usize);
-        Request { op, key, flags, value: &rest[..self.value_bytes as usize] }
+        let (tags, rest) = rest.split_at(self.tags_bytes as usize);
+        engine::Request { verb, key, tags, value: &rest[..self.value_bytes as usize] }
+    }
+
+    /// What its answer needs of it.
+    fn reply_to<'a>(&'a self, bytes: &'a [u8]) -> ReplyTo<'a> {
+        let (key, rest) = bytes[self.start as usize..].split_at(self.key_bytes as usize);
+        let words = &rest[(self.tags_bytes + self.value_bytes) as usize..];
+        ReplyTo { reply: &self.reply, key, words: &words[..self.words_bytes as usize] }
     }
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Kind {
     /// Execute it.
-    Execute(Op),
+    Execute(Verb),
     /// Take chunks for a value.
-    Reserve { op: Op, value_bytes: usize, last_try: bool },
-    /// Execute it with the chunks that come along.
-    Commit(Op),
+    Reserve { verb: Verb, value_bytes: usize, last_try: bool },
+    /// Execute it with the chunks that come along, which hold so many bytes.
+    Commit(Verb, usize),
     /// Take the chunks back. No answer.
     Abort,
     /// Take the value back. No answer.
@@ -124,13 +136,14 @@ pub(crate) enum Kind {
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct HopAnswer {
-    pub conn: ConnToken,
-    pub seq: u32,
-    /// Where its bytes lie in the batch's answers.
+    /// The request's place in its batch.
+    pub index: u32,
+    /// `None`: it asked for chunks, and got some or is to ask again.
+    pub outcome: Option<Outcome>,
+    /// Where the value lies among the batch's.
     pub start: u32,
-    pub bytes: u32,
+    pub value_bytes: u32,
     pub lent: bool,
-    pub tail: Tail,
 }
 
 /// One answer out of a batch.
@@ -142,12 +155,18 @@ pub struct Answer<'a> {
     pub seq: u32,
     /// The core that answered.
     pub from: u32,
-    /// Bytes for the client.
-    pub bytes: &'a [u8],
-    /// A value to be sent after `bytes`.
+    /// What was asked.
+    pub verb: Verb,
+    /// How it is answered.
+    pub to: ReplyTo<'a>,
+    /// Length of the value that came with it.
+    pub sent_bytes: usize,
+    /// What came of it; `None` if it asked for chunks and was not refused.
+    pub outcome: Option<Outcome>,
+    /// The value of what was found, if it was copied.
+    pub value: &'a [u8],
+    /// The same if it was not.
     pub pin: Option<Pin>,
-    /// What follows the value.
-    pub tail: Tail,
     /// Chunks for a value that is arriving.
     pub reservation: Option<Reservation>,
     /// There are no chunks yet: ask again.
@@ -183,13 +202,22 @@ impl Batch {
                 None => {}
             }
         }
+        let hop = &self.requests[answer.index as usize];
+        let (verb, sent_bytes) = match hop.kind {
+            Kind::Commit(verb, value_bytes) => (verb, value_bytes),
+            Kind::Execute(verb) | Kind::Reserve { verb, .. } => (verb, hop.value_bytes as usize),
+            Kind::Abort | Kind::Unpin => unreachable!("what is given back is not answered"),
+        };
         Some(Answer {
-            conn: answer.conn,
-            seq: answer.seq,
+            conn: hop.conn,
+            seq: hop.seq,
             from: self.to,
-            bytes: &self.answer_bytes[start..start + answer.bytes as usize],
+            verb,
+            to: hop.reply_to(&self.bytes),
+            sent_bytes,
+            outcome: answer.outcome,
+            value: &self.values[start..start + answer.value_bytes as usize],
             pin,
-            tail: answer.tail,
             reservation,
             later,
         })
@@ -208,19 +236,23 @@ impl Batch {
         kind: Kind,
         request: &Request<'_>,
     ) {
+        let ask = &request.ask;
         let start = self.bytes.len() as u32;
-        self.bytes.extend_from_slice(request.key);
-        self.bytes.extend_from_slice(request.flags);
-        self.bytes.extend_from_slice(request.value);
+        self.bytes.extend_from_slice(ask.key);
+        self.bytes.extend_from_slice(ask.tags);
+        self.bytes.extend_from_slice(ask.value);
+        self.bytes.extend_from_slice(request.words);
         self.requests.push(HopRequest {
             conn,
             seq,
             hash,
             kind,
+            reply: request.reply,
             start,
-            key_bytes: request.key.len() as u32,
-            flags_bytes: request.flags.len() as u32,
-            value_bytes: request.value.len() as u32,
+            key_bytes: ask.key.len() as u32,
+            tags_bytes: ask.tags.len() as u32,
+            value_bytes: ask.value.len() as u32,
+            words_bytes: request.words.len() as u32,
         });
     }
 
@@ -229,10 +261,10 @@ impl Batch {
         self.bytes.clear();
         self.lent.clear();
         self.answers.clear();
-        self.answer_bytes.clear();
+        self.values.clear();
         self.taken = 0;
         // One huge multiget must not cost its memory forever.
-        self.answer_bytes.shrink_to(4 * limits::BATCH_BYTES_MAX);
+        self.values.shrink_to(4 * limits::BATCH_BYTES_MAX);
         self.bytes.shrink_to(2 * limits::BATCH_BYTES_MAX);
     }
 }
@@ -245,7 +277,7 @@ const PREFETCH_DISTANCE: usize = 6;
 pub(crate) struct Copier {
     copying: Copying,
     asker: ConnToken,
-    /// Where the answers for that connection begin.
+    /// Where the values for that connection begin.
     start: usize,
 }
 
@@ -255,17 +287,15 @@ impl Copier {
     }
 
     /// The longest value that is copied for the next request, which is of `asker`,
-    /// when there are so many bytes of answers. Requests of one connection mostly
+    /// when there are so many bytes of values. Requests of one connection mostly
     /// follow each other.
     #[inline]
-    pub fn value_bytes_max(&mut self, asker: ConnToken, answer_bytes: usize) -> usize {
+    pub fn value_bytes_max(&mut self, asker: ConnToken, bytes: usize) -> usize {
         if asker != self.asker {
-            (self.asker, self.start) = (asker, answer_bytes);
+            (self.asker, self.start) = (asker, bytes);
         }
         let copying = &self.copying;
-        if answer_bytes < copying.batch_bytes_max
-            && answer_bytes - self.start < copying.connection_bytes_max
-        {
+        if bytes < copying.batch_bytes_max && bytes - self.start < copying.connection_bytes_max {
             limits::PIN_VALUE_BYTES_MIN
         } else {
             limits::PIN_VALUE_BYTES_MIN_CROWDED
@@ -273,11 +303,93 @@ impl Copier {
     }
 }
 
-/// Executes all requests of `batch` on this core and leaves the answers in it.
+/// Executes a request on this core's shard. A value that was found is appended to
+/// `values` if it has at most `copy_bytes_max` bytes, and pinned otherwise.
+#[inline]
+pub(crate) fn execute(
+    ask: &engine::Request<'_>,
+    hash: KeyHash,
+    reserved: Option<Reservation>,
+    copy_bytes_max: usize,
+    shard: &mut Shard,
+    now: Now,
+    values: &mut Vec<u8>,
+) -> (Outcome, Option<Pin>) {
+    let (outcome, is_copied) = shard.execute(ask, hash, reserved, now, |outcome, item| {
+        let is_copied = item.is_none_or(|item| {
+            let is_short = item.value_bytes as usize <= copy_bytes_max;
+            if is_short {
+                item.copy_value_to(values);
+            }
+            is_short
+        });
+        (*outcome, is_copied)
+    });
+    if is_copied {
+        return (outcome, None);
+    }
+    match shard.pin_read(ask.key, hash) {
+        Some(pin) => (outcome, Some(pin)),
+        // It died of its new expiry.
+        None => (Outcome::Missing, None),
+    }
+}
+
+/// What came of asking for the chunks of a value that will come in pieces.
+#[derive(Debug)]
+pub enum Asked {
+    /// Here they are.
+    Chunks(Reservation),
+    /// Too many other values are arriving: ask again.
+    Later,
+    /// It is refused.
+    Refused(Refusal),
+}
+
+/// Takes chunks for a value that will come in pieces. `last_try`: refuse it
+/// rather than say that there is no room yet.
+pub fn reserve(
+    ask: &engine::Request<'_>,
+    hash: KeyHash,
+    value_bytes: usize,
+    last_try: bool,
+    core: &mut Core,
+) -> Asked {
+    let crowded = is_crowded(core, value_bytes);
+    if crowded && !last_try {
+        return Asked::Later;
+    }
+    let taken = if crowded {
+        Err(StoreError::OutOfMemory { value_bytes: value_bytes as u64 })
+    } else {
+        core.shard.reserve(ask.key, value_bytes, core.now)
+    };
+    match taken {
+        Ok(reservation) => Asked::Chunks(reservation),
+        Err(error) => {
+            if matches!(ask.verb, Verb::Write(options) if options.unlink_if_refused) {
+                core.shard.unlink_key(ask.key, hash, core.now);
+            }
+            Asked::Refused(error.into())
+        }
+    }
+}
+
+/// Whether values under way hold so much memory that this one must wait. One
+/// alone may always come, whatever its length.
+fn is_crowded(core: &Core, value_bytes: usize) -> bool {
+    let arriving = core.shard.arriving_bytes();
+    let most = match core.shared.settings.arriving_bytes_max {
+        0 => core.shard.memory_bytes_max() as u64 / 4,
+        node => node / u64::from(core.cores),
+    };
+    arriving > 0 && arriving + value_bytes as u64 > most
+}
+
+/// Executes all requests of `batch` on this core and leaves the outcomes in it.
 pub fn execute_batch(batch: &mut Batch, core: &mut Core) {
     let mut copier = Copier::new(batch.copying);
-    let Batch { from, requests, bytes, lent, answers, answer_bytes, .. } = batch;
-    let from = *from;
+    let Batch { requests, bytes, lent, answers, values, .. } = batch;
     for request in requests.iter().take(2 * PREFETCH_DISTANCE) {
         core.shard.prefetch_index(request.hash);
     }
@@ -293,35 +405,30 @@ pub fn execute_batch(batch: &mut Batch, core: &mut Core) {
             core.shard.prefetch(ahead.hash);
         }
         core.stats.hops_served += 1;
-        core.watch.serve(from, hop.conn.index);
-        let start = answer_bytes.len();
-        core.copy_bytes_max = copier.value_bytes_max(hop.conn, start);
-        let mut goes_back = None;
-        let mut tail = Tail::Nothing;
-        match hop.kind {
-            Kind::Execute(op) => {
-                let request = hop.request(op, bytes);
-                if let Some(held) = exec::execute(&request, hop.hash, None, core, answer_bytes) {
-                    goes_back = Some(Lent::Pin(held.pin));
-                    tail = held.tail;
+        let start = values.len();
+        let copy_bytes_max = copier.value_bytes_max(hop.conn, start);
+        let mut execute = |verb, reserved| {
+            let ask = hop.ask(verb, bytes);
+            let (shard, now) = (&mut core.shard, core.now);
+            execute(&ask, hop.hash, reserved, copy_bytes_max, shard, now, values)
+        };
+        let (outcome, goes_back) = match hop.kind {
+            Kind::Execute(verb) => {
+                let (outcome, pin) = execute(verb, None);
+                (Some(outcome), pin.map(Lent::Pin))
+            }
+            Kind::Reserve { verb, value_bytes, last_try } => {
+                match reserve(&hop.ask(verb, bytes), hop.hash, value_bytes, last_try, core) {
+                    Asked::Chunks(reservation) => (None, Some(Lent::Reservation(reservation))),
+                    Asked::Later => (None, Some(Lent::Later)),
+                    Asked::Refused(why) => (Some(Outcome::Refused(why)), None),
                 }
             }
-            Kind::Reserve { op, value_bytes, last_try } => {
-                let request = hop.request(op, bytes);
-                let asked =
-                    exec::reserve(&request, hop.hash, value_bytes, last_try, core, answer_bytes);
-                goes_back = match asked {
-                    Asked::Chunks(reservation) => Some(Lent::Reservation(reservation)),
-                    Asked::Later => Some(Lent::Later),
-                    Asked::Refused => None,
-                };
-            }
-            Kind::Commit(op) => {
+            Kind::Commit(verb, _) => {
                 let Some(Lent::Reservation(reservation)) = lent.pop_front() else {
                     unreachable!("a commit brings its chunks")
                 };
-                let request = hop.request(op, bytes);
-                exec::execute(&request, hop.hash, Some(reservation), core, answer_bytes);
+                (Some(execute(verb, Some(reservation)).0), None)
             }
             Kind::Abort | Kind::Unpin => {
                 match lent.pop_front() {
@@ -331,18 +438,16 @@ pub fn execute_batch(batch: &mut Batch, core: &mut Core) {
                 }
                 continue;
             }
-        }
+        };
         answers.push(HopAnswer {
-            conn: hop.conn,
-            seq: hop.seq,
+            index: index as u32,
+            outcome,
             start: start as u32,
-            bytes: (answer_bytes.len() - start) as u32,
+            value_bytes: (values.len() - start) as u32,
             lent: goes_back.is_some(),
-            tail,
         });
         lent.extend(goes_back);
     }
-    core.copy_bytes_max = core.allowance.copied_value_bytes_max;
 }
 
 /// Puts away an answer whose connection is gone: chunks and pins go back to
@@ -491,7 +596,7 @@ impl Outbox {
         hash: KeyHash,
         request: &Request<'_>,
     ) {
-        self.filling(owner).push(conn, seq, hash, Kind::Execute(request.op), request);
+        self.filling(owner).push(conn, seq, hash, Kind::Execute(request.ask.verb), request);
     }
 
     /// A store that needs chunks from `owner` first.
@@ -505,7 +610,7 @@ impl Outbox {
         value_bytes: usize,
         last_try: bool,
     ) {
-        let kind = Kind::Reserve { op: request.op, value_bytes, last_try };
+        let kind = Kind::Reserve { verb: request.ask.verb, value_bytes, last_try };
         self.filling(owner).push(conn, seq, hash, kind, request);
     }
 
@@ -520,13 +625,15 @@ impl Outbox {
         reservation: Reservation,
     ) {
         let batch = self.filling(owner);
-        batch.push(conn, seq, hash, Kind::Commit(request.op), request);
+        let kind = Kind::Commit(request.ask.verb, reservation.value_bytes());
+        batch.push(conn, seq, hash, kind, request);
         batch.lent.push_back(Lent::Reservation(reservation));
     }
 
     fn give_back(&mut self, owner: u32, kind: Kind, lent: Lent) {
         let batch = self.filling(owner);
-        let nothing = Request { op: Op::MetaDebug, key: &[], value: &[], flags: &[] };
+        let reply = Reply::Text { command: TextCommand::Store, quiet: true };
+        let nothing = Request::new(Verb::Inspect, &[], reply);
         batch.push(ConnToken::default(), 0, KeyHash(0), kind, &nothing);
         batch.lent.push_back(lent);
     }

@@ -2,10 +2,10 @@
 //!
 //! How a `get` travels: the reactor receives bytes and hands them to the
 //! connection's state machine ([`conn`]), which parses a request ([`proto`])
-//! and hashes its key. If this core owns the key, [`exec`] writes the answer
-//! straight into the connection's output; otherwise the request hops to its
-//! owner in a batch ([`hop`]) and its answer takes its place in the order of
-//! the requests.
+//! and hashes its key. If this core owns the key, the shard executes it and
+//! [`reply`] writes the outcome straight into the connection's output; otherwise
+//! the request hops to its owner in a batch ([`hop`]), and its outcome is written
+//! when it comes home, in the order of the requests.
 
 pub mod allowance;
 pub mod auth;
@@ -14,16 +14,17 @@ pub mod conn;
 pub mod control;
 pub mod core;
 pub mod detail;
-pub mod exec;
 pub mod hop;
 pub mod lend;
 pub mod limits;
 pub mod listener;
 pub mod mesh;
 pub mod node;
+mod observe;
 pub mod peering;
 pub mod proto;
 pub mod reactor;
+pub mod reply;
 pub mod stats;
 pub mod sys;
 pub mod watch;

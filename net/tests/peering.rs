@@ -3,7 +3,7 @@
 mod common;
 
 use common::Node;
-use engine::{KeyHash, Now, Shard, Value, Write};
+use engine::{Failure, KeyHash, Now, Shard, Value, Write};
 use seawall_net::hop::ConnToken;
 use seawall_net::peering::{PeerId, Peering, PeeringLimits, Peers, Route};
 use std::any::Any;
@@ -30,14 +30,12 @@ enum Stand {
 }
 use Stand::{Holder, Leased, Primary, Refusing, Replica, Uncertain};
 
-const NOBODY: &str = "no node takes this key now";
-
 const PRIMARY: PeerId = PeerId { node: 1, core: 0 };
 
 impl Peering for Stand {
     fn route(&self, hash: KeyHash, changes: bool) -> Route {
         match self {
-            Refusing(keys) if keys.contains(&hash) => Route::Refuse(NOBODY),
+            Refusing(keys) if keys.contains(&hash) => Route::Refuse(Failure::Nobody),
             Primary { .. } | Refusing(_) | Uncertain { .. } => Route::Here,
             Leased { read, until, .. } if read < until => Route::Here,
             Leased { .. } => Route::Wait,

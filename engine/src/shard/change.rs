@@ -34,6 +34,10 @@ impl Shard {
             self.counters.delete_misses += 1;
             return DeleteOutcome::Exists;
         }
+        let deleted = DeleteOutcome::Deleted {
+            class: self.store.slab.class_of(at),
+            value_bytes: view.value_bytes as u32,
+        };
         if !options.invalidate {
             self.counters.delete_hits += 1;
             self.class_mut(at).delete_hits += 1;
@@ -41,7 +45,7 @@ impl Shard {
         if !options.invalidate && !options.drop_value {
             self.changes += 1;
             self.unlink(at, hash);
-            return DeleteOutcome::Deleted;
+            return deleted;
         }
         let tags = view.tags(&self.store.slab);
         let mut fields = view.fields(&self.store.slab, &tags);
@@ -72,7 +76,7 @@ impl Shard {
             self.changes += 1;
             self.unlink(at, hash);
         }
-        DeleteOutcome::Deleted
+        deleted
     }
 
     /// Counts up or down.
@@ -112,6 +116,7 @@ impl Shard {
         let digits = format_number(value, &mut digits);
         let tags = view.tags(&self.store.slab);
         let mut fields = view.fields(&self.store.slab, &tags);
+        let expiry_before = fields.expiry;
         fields.version = fields.version.map(|_| self.clock.next(self.store.now));
         fields.cas = options.new_cas;
         if let Some(expiry) = options.touch {
@@ -138,7 +143,8 @@ impl Shard {
             self.put(key, hash, &fields, digits, Some(at))?;
         }
         let cas = self.cas_of(&fields);
-        Ok(ArithmeticOutcome::Number { value, cas, expiry: fields.expiry, created: false })
+        let expiry = fields.expiry;
+        Ok(ArithmeticOutcome::Number { value, cas, expiry, expiry_before, created: false })
     }
 
     fn create_number(
@@ -170,7 +176,8 @@ impl Shard {
         self.put(key, hash, &fields, digits, None)?;
         self.counters.total_items += 1;
         let cas = self.cas_of(&fields);
-        Ok(ArithmeticOutcome::Number { value, cas, expiry: fields.expiry, created: true })
+        let expiry_before = Expiry::NEVER;
+        Ok(ArithmeticOutcome::Number { value, cas, expiry, expiry_before, created: true })
     }
 
     /// Gives an item a new expiry; where it lies now, or `None` without memory.

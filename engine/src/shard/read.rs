@@ -4,9 +4,7 @@ use super::Shard;
 use crate::chain::{Item, Pin};
 use crate::generation::Liveness;
 use crate::item::{FETCHED, STALE, TOKEN_SENT, View};
-use crate::{
-    ChunkRef, Expiry, KeyHash, Now, Read, ReadOptions, StoreError, Value, Write, WriteMode,
-};
+use crate::{ChunkRef, Expiry, KeyHash, Now, ReadOptions, StoreError, Value, Write, WriteMode};
 
 impl Shard {
     /// Plain get: counts, bumps.
@@ -45,7 +43,7 @@ impl Shard {
         hash: KeyHash,
         now: Now,
         options: &ReadOptions,
-    ) -> Result<Option<Read<'_>>, StoreError> {
+    ) -> Result<Option<Item<'_>>, StoreError> {
         self.at(now);
         self.hot.record(key, hash);
         let mut vivified = false;
@@ -124,17 +122,19 @@ impl Shard {
         if !options.no_bump {
             self.bump(at, &mut view);
         }
-        let item = self.item(at, &view);
-        Ok(Some(Read {
-            item,
-            won,
-            stale,
-            token_sent,
-            vivified,
-            hit_before,
-            idle_seconds,
-            expiry_before,
-        }))
+        let mut item = self.item(at, &view);
+        // Who has the item with this CAS already does not get its value again.
+        let is_same = item.cas != 0 && options.unless_cas == Some(item.cas);
+        let found = &mut item.found;
+        found.with_value = options.value && !is_same;
+        found.expiry_before = expiry_before;
+        found.idle_seconds = idle_seconds;
+        found.won = won;
+        found.stale = stale;
+        found.token_sent = token_sent;
+        found.vivified = vivified;
+        found.hit_before = hit_before;
+        Ok(Some(item))
     }
 
     /// Stores the empty item that a reader with `vivify` fills.

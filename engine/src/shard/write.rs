@@ -109,6 +109,7 @@ impl Shard {
             }
         };
         self.counters.total_items += 1;
+        let class_id = self.store.slab.class_of(at);
         let class = self.class_mut(at);
         class.cmd_set += 1;
         if old.is_none() && class.swept_free > 0 {
@@ -117,7 +118,7 @@ impl Shard {
             class.reclaimed += 1;
             self.counters.reclaimed += 1;
         }
-        Ok(WriteOutcome::Stored { cas, value_bytes })
+        Ok(WriteOutcome::Stored { cas, value_bytes, expiry: fields.expiry, class: class_id })
     }
 
     /// The CAS that clients will see of an item with these fields.

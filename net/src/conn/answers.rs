@@ -6,9 +6,9 @@
 //! in one shared buffer.
 
 use crate::core::Core;
-use crate::exec::Tail;
 use crate::hop::give_back_pin;
 use crate::limits::{ANSWER_BYTES_EXPECTED, PIECE_BYTES_MAX};
+use crate::reply::Tail;
 use engine::Pin;
 use std::collections::VecDeque;
 
@@ -139,37 +139,39 @@ impl Answers {
         self.slots.push_back(Slot::Ready { start, end: self.held.len(), value });
     }
 
-    /// Fills the hole `seq`. Bytes go straight to `out` if it is the first, unless
-    /// `out` holds `out_bytes_max` already.
+    /// Fills the hole `seq` with what `write` writes, and the pinned value that its
+    /// tail belongs to. It goes straight to `out` if it is the first, unless `out`
+    /// holds `out_bytes_max` already. Returns the bytes written.
     pub(super) fn fill(
         &mut self,
         seq: u32,
-        bytes: &[u8],
-        pin: Option<(Pin, u32, Tail)>,
+        pin: Option<(Pin, u32)>,
         out_bytes_max: usize,
         out: &mut Vec<u8>,
-    ) {
+        write: impl FnOnce(&mut Vec<u8>) -> Tail,
+    ) -> usize {
         let index = seq.wrapping_sub(self.head) as usize;
         debug_assert!(
             matches!(self.slots.get(index), Some(Slot::Waiting)),
             "answer {seq} has no hole"
         );
-        let value_bytes = pin.as_ref().map_or(0, |(pin, ..)| pin.value_bytes());
+        let start = self.held.len();
+        let goes_out = index == 0 && out.len() < out_bytes_max;
+        let into = if goes_out { out } else { &mut self.held };
+        let before = into.len();
+        let tail = write(into);
+        let written = into.len() - before;
+        let value_bytes = pin.as_ref().map_or(0, |(pin, _)| pin.value_bytes());
         self.holes -= 1;
         self.pinned_bytes += value_bytes;
         // A longer answer is believed at once, shorter ones by and by.
-        let length = bytes.len() + value_bytes;
+        let length = written + value_bytes;
         self.expected_bytes = length.max(self.expected_bytes - self.expected_bytes / 8);
-        let start = self.held.len();
-        if index == 0 && out.len() < out_bytes_max {
-            out.extend_from_slice(bytes);
-        } else {
-            self.held.extend_from_slice(bytes);
-        }
-        let value = pin.map(Sending::new);
+        let value = pin.map(|(pin, owner)| Sending::new((pin, owner, tail)));
         if let Some(slot) = self.slots.get_mut(index) {
             *slot = Slot::Ready { start, end: self.held.len(), value };
         }
+        written
     }
 
     /// Moves what is ready, in order, into `out`, until a hole or until `out`

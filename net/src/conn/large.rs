@@ -3,18 +3,20 @@
 
 use super::{Conn, Flow, Next, Phase, Protocol, Wait};
 use crate::core::Core;
-use crate::exec::{self, Asked};
-use crate::hop::{Answer, give_back_reservation};
+use crate::hop::{self, Answer, Asked, give_back_reservation};
 use crate::limits::ARRIVING_QUEUE_MAX;
-use crate::proto::{BAD_CHUNK, Op, Request};
-use engine::{KeyHash, Now, Reservation};
+use crate::proto::{BAD_CHUNK, Reply, Request};
+use crate::reply::{self, ReplyTo, Tail};
+use engine::{KeyHash, Now, Outcome, Refusal, Reservation, Verb};
 
 /// A store under way. What its request borrowed from the input is kept here.
 #[derive(Debug)]
 pub(super) struct Large {
-    op: Op,
+    verb: Verb,
+    reply: Reply,
     key: Vec<u8>,
-    flags: Vec<u8>,
+    tags: Vec<u8>,
+    words: Vec<u8>,
     hash: KeyHash,
     owner: u32,
     value_bytes: usize,
@@ -36,11 +38,12 @@ impl Large {
     }
 
     fn request(&self) -> Request<'_> {
-        Request { op: self.op, key: &self.key, value: &[], flags: &self.flags }
+        let ask = engine::Request { verb: self.verb, key: &self.key, tags: &self.tags, value: &[] };
+        Request { ask, reply: self.reply, words: &self.words }
     }
 
     fn is_quiet(&self) -> bool {
-        matches!(self.op, Op::Store(store) if store.quiet)
+        matches!(self.reply, Reply::Text { quiet: true, .. })
     }
 
     /// Counts it as waiting, or not any more.
@@ -71,13 +74,15 @@ impl Conn {
         core: &mut Core,
         out: &mut Vec<u8>,
     ) -> Flow {
-        let hash = KeyHash::of(request.key, &core.seed);
+        let hash = KeyHash::of(request.ask.key, &core.seed);
         let owner = hash.core(core.cores);
         let patience_ms = core.shared.settings.arriving_wait_ms;
         let large = Box::new(Large {
-            op: request.op,
-            key: request.key.to_vec(),
-            flags: request.flags.to_vec(),
+            verb: request.ask.verb,
+            reply: request.reply,
+            key: request.ask.key.to_vec(),
+            tags: request.ask.tags.to_vec(),
+            words: request.words.to_vec(),
             hash,
             owner,
             value_bytes,
@@ -120,14 +125,17 @@ impl Conn {
             self.phase = Phase::Reserving(large);
             return Flow::On;
         }
-        let mut refusal = Vec::new();
         let (request, value_bytes) = (large.request(), large.value_bytes);
-        let asked = exec::reserve(&request, large.hash, value_bytes, last_try, core, &mut refusal);
+        let asked = hop::reserve(&request.ask, large.hash, value_bytes, last_try, core);
         if !matches!(asked, Asked::Later) {
             core.stats.local_requests += 1;
         }
-        if !refusal.is_empty() {
-            self.write(out, |out| out.extend_from_slice(&refusal));
+        if let Asked::Refused(why) = asked {
+            let outcome = Outcome::Refused(why);
+            core.observer().refused(&large.key, why);
+            self.write(out, |out| {
+                reply::put(&ReplyTo::from(&request), &outcome, core.now, out);
+            });
         }
         self.chunks(large, asked, core);
         Flow::On
@@ -156,14 +164,21 @@ impl Conn {
         let Phase::Reserving(large) = std::mem::replace(&mut self.phase, Phase::Requests) else {
             return;
         };
-        let out_bytes_max = core.allowance.output_bytes_max;
-        self.answers.fill(answer.seq, answer.bytes, None, out_bytes_max, out);
-        self.answers.drain(out_bytes_max, core, out);
-        let asked = match answer.reservation {
-            Some(reservation) => Asked::Chunks(reservation),
-            None if answer.later => Asked::Later,
-            None => Asked::Refused,
+        let asked = match (answer.reservation, answer.outcome) {
+            (Some(reservation), _) => Asked::Chunks(reservation),
+            (None, None) => Asked::Later,
+            (None, Some(Outcome::Refused(why))) => Asked::Refused(why),
+            (None, Some(_)) => Asked::Refused(Refusal::OutOfMemory),
         };
+        let (now, out_bytes_max) = (core.now, core.allowance.output_bytes_max);
+        self.answers.fill(answer.seq, None, out_bytes_max, out, |out| match answer.outcome {
+            Some(outcome) => reply::put(&answer.to, &outcome, now, out).unwrap_or_default(),
+            None => Tail::Nothing,
+        });
+        self.answers.drain(out_bytes_max, core, out);
+        if let Asked::Refused(why) = asked {
+            core.observer().refused(&large.key, why);
+        }
         // The value may be waiting.
         self.wait = if matches!(asked, Asked::Later) { Wait::Time } else { Wait::Go };
         self.chunks(large, asked, core);
@@ -178,7 +193,7 @@ impl Conn {
                 Phase::Filling(large)
             }
             Asked::Later => Phase::Waiting(large),
-            Asked::Refused => {
+            Asked::Refused(_) => {
                 let line_end = if self.protocol == Protocol::Binary { 0 } else { 2 };
                 Phase::Swallow(large.value_bytes + line_end)
             }
@@ -232,10 +247,7 @@ impl Conn {
         }
         let request = large.request();
         if large.owner == core.id {
-            core.watch.serve(core.id, self.token.index);
-            self.write(out, |out| {
-                exec::execute(&request, large.hash, Some(reservation), core, out);
-            });
+            self.serve_reserved(&request, large.hash, reservation, core, out);
         } else {
             let seq = self.answers.hole();
             core.outbox.commit(large.owner, self.token, seq, large.hash, &request, reservation);
@@ -266,7 +278,8 @@ impl Conn {
             }
             return (used + line_end, Flow::On);
         }
-        let request = Request { value: &value, ..large.request() };
+        let mut request = large.request();
+        request.ask.value = &value;
         if let Flow::Stop(next) = self.dispatch(&request, large.hash, large.owner, core, out) {
             large.gathered = Some(value);
             self.phase = Phase::Filling(large);

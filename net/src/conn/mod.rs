@@ -21,16 +21,17 @@ mod login;
 
 use crate::control::ControlCall;
 use crate::core::{Binding, Core};
-use crate::exec::{self, Held};
 use crate::hop::{self, Answer, ConnToken};
 use crate::limits::{PIN_VALUE_BYTES_MIN_CROWDED, PREFETCH_WINDOW};
 use crate::proto::binary::MAGIC_REQUEST;
 use crate::proto::meta::KeyBuffer;
 use crate::proto::text::Position;
 use crate::proto::{Context, Request, Step, binary, number, text};
+use crate::reply::{self, ReplyTo, Tail};
 use crate::watch::LogChunk;
 use answers::Answers;
-use engine::{KEY_BYTES_MAX, KeyHash, Now};
+use arrayvec::ArrayVec;
+use engine::{KEY_BYTES_MAX, KeyHash, Now, Outcome, Pin, Reservation};
 use gather::{Dump, Gather};
 use large::Large;
 
@@ -165,6 +166,13 @@ struct Entry<'a> {
     position: Position,
 }
 
+/// A value too long to be copied at once: it follows the bytes written, and
+/// `tail` follows it.
+struct Held {
+    pin: Pin,
+    tail: Tail,
+}
+
 /// How far a step got.
 enum Flow {
     /// Go on.
@@ -269,15 +277,32 @@ impl Conn {
         if matches!(self.phase, Phase::Reserving(_)) && self.is_reserving(answer.seq) {
             self.reserved(answer, core, out);
         } else {
-            let pin = answer.pin.map(|pin| (pin, answer.from, answer.tail));
-            let out_bytes_max = core.allowance.output_bytes_max;
-            self.answers.fill(answer.seq, answer.bytes, pin, out_bytes_max, out);
-            core.note_work(answer.bytes.len(), 0);
-            if let Some(reservation) = answer.reservation {
-                hop::give_back_reservation(reservation, answer.from, core);
-            }
+            self.answered(answer, core, out);
         }
         self.drain(core, out);
+    }
+
+    /// Writes the answer that another core gave, in its place.
+    fn answered(&mut self, answer: Answer<'_>, core: &mut Core, out: &mut Vec<u8>) {
+        let Answer { seq, from, verb, to, sent_bytes, outcome, value, pin, .. } = answer;
+        // Chunks that nobody waits for any more have no outcome.
+        let outcome = outcome.unwrap_or(Outcome::Missing);
+        core.watch.serve(core.id, self.token.index);
+        core.observer().ended(&verb, &to, sent_bytes, &outcome);
+        let (pin, now) = (pin.map(|pin| (pin, from)), core.now);
+        let (is_pinned, most) = (pin.is_some(), core.allowance.output_bytes_max);
+        let written = self.answers.fill(seq, pin, most, out, |out| {
+            let tail = reply::put(&to, &outcome, now, out).unwrap_or_default();
+            if !is_pinned {
+                out.extend_from_slice(value);
+                tail.put(out);
+            }
+            tail
+        });
+        core.note_work(written, 0);
+        if let Some(reservation) = answer.reservation {
+            hop::give_back_reservation(reservation, from, core);
+        }
     }
 
     /// `out` went out to the socket, in whole or in part; it holds what is left.
@@ -451,36 +476,37 @@ impl Conn {
         };
         let mut at = 0;
         loop {
-            let mut window = [const { None }; PREFETCH_WINDOW];
-            let mut filled = 0;
+            // Not an array of options: filling it with nothing costs 40 instructions
+            // a request.
+            let mut window = ArrayVec::<Entry<'_>, PREFETCH_WINDOW>::new();
             let window_start = at;
             // Look ahead as long as there are requests, then execute them.
             let special = loop {
-                if filled == PREFETCH_WINDOW {
+                if window.is_full() {
                     break None;
                 }
                 let position = self.position;
-                let (used, step) = self.step(&input[at..], &context, core);
-                let Step::Request(request) = step else {
-                    break Some((used, step, position));
+                // Looked at where it is: a request is long, and moved once.
+                let stepped = self.step(&input[at..], &context, core);
+                let (used, Step::Request(request)) = &stepped else {
+                    break Some((stepped, position));
                 };
-                let hash = KeyHash::of(request.key, &core.seed);
+                let hash = KeyHash::of(request.ask.key, &core.seed);
                 let owner = hash.core(core.cores);
                 if owner == core.id {
                     core.shard.prefetch_index(hash);
                 }
-                window[filled] =
-                    Some(Entry { request, hash, owner, start: at - window_start, position });
-                filled += 1;
+                let start = at - window_start;
+                window.push(Entry { request: *request, hash, owner, start, position });
                 at += used;
             };
             // A lone request would only be looked up twice.
-            if filled > 1 {
-                for entry in window.iter().flatten().filter(|entry| entry.owner == core.id) {
+            if window.len() > 1 {
+                for entry in window.iter().filter(|entry| entry.owner == core.id) {
                     core.shard.prefetch(entry.hash);
                 }
             }
-            for entry in window.iter().flatten() {
+            for entry in &window {
                 let flow = if *budget == 0 {
                     Flow::Stop(Next::Yield)
                 } else {
@@ -492,7 +518,7 @@ impl Conn {
                 }
                 *budget -= 1;
             }
-            let Some((used, step, position)) = special else { continue };
+            let Some(((used, step), position)) = special else { continue };
             match self.special(used, step, &input[at..], &context, core, out) {
                 (used, Flow::On) => {
                     at += used;
@@ -541,7 +567,7 @@ impl Conn {
             // In a cluster only what is certain executes at once: the rest is
             // decided in a batch, and in the order of the connection.
             let free = self.answers.is_empty()
-                && peers.is_free(request, hash, owner, core.id, &mut core.shard, core.now);
+                && peers.is_free(&request.ask, hash, owner, core.id, &mut core.shard, core.now);
             if !free {
                 return self.hop(request, hash, owner, core);
             }
@@ -550,8 +576,7 @@ impl Conn {
             // way to that core: this one must not overtake it.
             if self.answers.is_empty() && core.shard.visit(&core.shared.shards, owner) {
                 core.stats.visits += 1;
-                core.watch.serve(core.id, self.token.index);
-                let held = exec::execute(request, hash, None, core, out);
+                let held = self.serve(request, hash, core, out);
                 if !core.watch.is_idle() {
                     core.log_events();
                 }
@@ -561,24 +586,93 @@ impl Conn {
             return self.hop(request, hash, owner, core);
         }
         core.stats.local_requests += 1;
-        core.watch.serve(core.id, self.token.index);
         if self.answers.is_empty() {
-            let held = exec::execute(request, hash, None, core, out);
+            let held = self.serve(request, hash, core, out);
             return self.sent(held, core.id, core, out);
         }
-        let held = self.answers.held();
-        let start = held.len();
-        // It waits behind an answer that is still to come: much of it waits in place.
+        self.serve_behind(request, hash, core);
+        Flow::On
+    }
+
+    /// Executes a request on the shard that the core is at, and writes its answer but
+    /// for a long value, which is held in place.
+    #[inline]
+    fn serve(
+        &self,
+        request: &Request<'_>,
+        hash: KeyHash,
+        core: &mut Core,
+        out: &mut Vec<u8>,
+    ) -> Option<Held> {
+        let start = out.len();
+        let left = self.execute(request, hash, core, out);
+        left.and_then(|tail| hold(request, hash, tail, start, core, out))
+    }
+
+    /// The same. If the value is long, what follows it.
+    #[inline]
+    fn execute(
+        &self,
+        request: &Request<'_>,
+        hash: KeyHash,
+        core: &mut Core,
+        out: &mut Vec<u8>,
+    ) -> Option<Tail> {
+        let (now, copy_bytes_max, id) = (core.now, core.copy_bytes_max, core.id);
+        let (shard, mut observer) = core.parts();
+        let ask = &request.ask;
+        shard.execute(ask, hash, None, now, |outcome, item| {
+            let to = ReplyTo::from(request);
+            if observer.is_needed(&ask.verb, outcome) {
+                observer.watch.serve(id, self.token.index);
+                observer.ended(&ask.verb, &to, ask.value.len(), outcome);
+            }
+            let tail = reply::put(&to, outcome, now, out)?;
+            let item = item?;
+            if item.value_bytes as usize > copy_bytes_max {
+                return Some(tail);
+            }
+            item.copy_value_to(out);
+            tail.put(out);
+            None
+        })
+    }
+
+    /// The same behind answers that are still to come: much of it waits in place.
+    fn serve_behind(&mut self, request: &Request<'_>, hash: KeyHash, core: &mut Core) {
+        let mut bytes = std::mem::take(self.answers.held());
+        let start = bytes.len();
         if start >= core.allowance.copying.connection_bytes_max {
             core.copy_bytes_max = core.copy_bytes_max.min(PIN_VALUE_BYTES_MIN_CROWDED);
         }
-        let value = exec::execute(request, hash, None, core, held);
+        let value = self.serve(request, hash, core, &mut bytes);
         core.copy_bytes_max = core.allowance.copied_value_bytes_max;
+        *self.answers.held() = bytes;
         match value {
-            Some(Held { pin, tail }) => self.answers.written_with_value(start, pin, owner, tail),
+            Some(Held { pin, tail }) => {
+                self.answers.written_with_value(start, pin, core.id, tail);
+            }
             None => self.answers.written(start),
         }
-        Flow::On
+    }
+
+    /// Stores a value that came in pieces on this core's shard, and answers.
+    fn serve_reserved(
+        &mut self,
+        request: &Request<'_>,
+        hash: KeyHash,
+        reservation: Reservation,
+        core: &mut Core,
+        out: &mut Vec<u8>,
+    ) {
+        core.watch.serve(core.id, self.token.index);
+        let (to, now, sent_bytes) = (ReplyTo::from(request), core.now, reservation.value_bytes());
+        let reserved = Some(reservation);
+        let outcome = core.shard.execute(&request.ask, hash, reserved, now, |outcome, _| *outcome);
+        self.write(out, |out| {
+            reply::put(&to, &outcome, now, out);
+        });
+        core.observer().ended(&request.ask.verb, &to, sent_bytes, &outcome);
     }
 
     /// The request goes to its core, and leaves a hole for its answer.
@@ -712,7 +806,7 @@ impl Conn {
 
     /// Hashes and dispatches.
     fn route(&mut self, request: &Request<'_>, core: &mut Core, out: &mut Vec<u8>) -> Flow {
-        let hash = KeyHash::of(request.key, &core.seed);
+        let hash = KeyHash::of(request.ask.key, &core.seed);
         self.dispatch(request, hash, hash.core(core.cores), core, out)
     }
 
@@ -737,6 +831,26 @@ impl Conn {
             step => self.special(used, step, input, context, core, out),
         }
     }
+}
+
+/// Holds the value of the item that was just read in place, for an answer that begins
+/// at `start`.
+#[cold]
+fn hold(
+    request: &Request<'_>,
+    hash: KeyHash,
+    tail: Tail,
+    start: usize,
+    core: &mut Core,
+    out: &mut Vec<u8>,
+) -> Option<Held> {
+    let pin = core.shard.pin_read(request.ask.key, hash);
+    if pin.is_none() {
+        // It died of its new expiry.
+        out.truncate(start);
+        reply::put(&ReplyTo::from(request), &Outcome::Missing, core.now, out);
+    }
+    pin.map(|pin| Held { pin, tail })
 }
 
 /// Tells a watcher how many lines it lost, if it did.

@@ -24,7 +24,7 @@ pub mod wire;
 pub use parked::{Finished, Home};
 pub use requests::Peers;
 
-use engine::{KeyHash, Now, Shard};
+use engine::{Failure, KeyHash, Now, Shard};
 use std::fmt::Debug;
 
 /// One core of another node.
@@ -46,7 +46,7 @@ pub enum Route {
     /// Nowhere yet; ask again in a moment.
     Wait,
     /// Nowhere, and not soon: why.
-    Refuse(&'static str),
+    Refuse(Failure),
 }
 
 /// Bounds of what a core does for the cluster.

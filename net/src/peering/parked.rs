@@ -1,10 +1,9 @@
 //! A batch from its arrival until every request in it has its answer.
 
-use super::wire::{self, Status};
-use crate::exec::{self, Tail};
-use crate::hop::{Batch, ConnToken, HopAnswer, Kind, Lent};
-use crate::proto::Op;
-use engine::Now;
+use super::wire;
+use crate::hop::{Batch, ConnToken, HopAnswer, Lent};
+use crate::limits::PIN_VALUE_BYTES_MIN;
+use engine::{Failure, Now, Outcome, Pin};
 use std::time::Instant;
 
 /// Who gets a batch back.
@@ -25,14 +24,14 @@ pub enum Slot {
     Nothing,
     /// Not executed here.
     Elsewhere,
-    /// It is among the batch's bytes.
-    Done { start: u32, bytes: u32, tail: Tail, lent: Option<Lent> },
+    /// Its value is among the batch's, or pinned.
+    Done { outcome: Outcome, start: u32, value_bytes: u32, pin: Option<Pin> },
 }
 
 /// A batch until it is complete.
 #[derive(Debug)]
 pub struct Parked {
-    /// The requests, and the bytes of answers.
+    /// The requests, and the values of answers.
     pub batch: Box<Batch>,
     /// Who gets it back.
     pub home: Home,
@@ -44,6 +43,8 @@ pub struct Parked {
     pub until: Now,
     /// When one of its requests first found nobody to take it.
     pub stuck_at: Option<Instant>,
+    /// Values that are longer are pinned. What goes to another node is copied.
+    pub copy_bytes_max: usize,
 }
 
 /// A batch whose answers are complete.
@@ -62,7 +63,11 @@ impl Parked {
     pub fn new(batch: Box<Batch>, home: Home, until: Now) -> Parked {
         let missing = batch.len();
         let slots = (0..missing).map(|_| Slot::Missing).collect();
-        Parked { batch, home, slots, missing, until, stuck_at: None }
+        let copy_bytes_max = match home {
+            Home::Core(_) => PIN_VALUE_BYTES_MIN,
+            Home::Link(_) => usize::MAX,
+        };
+        Parked { batch, home, slots, missing, until, stuck_at: None, copy_bytes_max }
     }
 
     /// A request has found nobody to take it.
@@ -87,32 +92,22 @@ impl Parked {
         self.missing -= 1;
     }
 
-    /// Puts bytes in the place of an answer, still counted as missing.
-    pub fn answer(&mut self, index: u32, bytes: &[u8]) {
-        let start = self.batch.answer_bytes.len() as u32;
-        self.batch.answer_bytes.extend_from_slice(bytes);
-        self.slots[index as usize] =
-            Slot::Done { start, bytes: bytes.len() as u32, tail: Tail::Nothing, lent: None };
+    /// Puts an outcome in its place, still counted as missing.
+    pub fn answer(&mut self, index: u32, outcome: Outcome, value: &[u8]) {
+        let start = self.batch.values.len() as u32;
+        self.batch.values.extend_from_slice(value);
+        let value_bytes = value.len() as u32;
+        self.slots[index as usize] = Slot::Done { outcome, start, value_bytes, pin: None };
     }
 
-    /// Puts an error in the place of an answer, or of what was there, still counted
-    /// as missing.
-    fn put_error(&mut self, index: u32, op: &Op, why: &str) {
-        let mut bytes = Vec::new();
-        exec::fail(op, why, &mut bytes);
-        self.answer(index, &bytes);
+    /// The same of a failure, also in the place of what was there.
+    pub fn put_failure(&mut self, index: u32, why: Failure) {
+        self.answer(index, Outcome::Failed(why), b"");
     }
 
-    /// The same by the request's place alone.
-    pub fn put_error_at(&mut self, index: u32, why: &str) {
-        if let Kind::Execute(op) = self.batch.requests[index as usize].kind {
-            self.put_error(index, &op, why);
-        }
-    }
-
-    /// Answers with an error; the request is not missing any more.
-    pub fn fail(&mut self, index: u32, op: &Op, why: &str) {
-        self.put_error(index, op, why);
+    /// Answers with a failure; the request is not missing any more.
+    pub fn fail(&mut self, index: u32, why: Failure) {
+        self.put_failure(index, why);
         self.missing -= 1;
     }
 }
@@ -121,14 +116,15 @@ impl Parked {
 fn answer_frame(batch: &Batch, slots: &[Slot], frame: &mut Vec<u8>) {
     let start = wire::begin_frame(wire::ANSWERS, frame);
     for (hop, slot) in batch.requests.iter().zip(slots) {
-        let (status, bytes) = match slot {
+        let (outcome, value) = match slot {
             Slot::Nothing | Slot::Missing => continue,
-            Slot::Elsewhere => (Status::Elsewhere, &[][..]),
-            Slot::Done { start, bytes, .. } => {
-                (Status::Done, &batch.answer_bytes[*start as usize..(start + bytes) as usize])
+            Slot::Elsewhere => (None, &[][..]),
+            Slot::Done { outcome, start, value_bytes, .. } => {
+                let value = &batch.values[*start as usize..(start + value_bytes) as usize];
+                (Some(outcome), value)
             }
         };
-        wire::put_answer(hop.conn.as_number(), status, bytes, frame);
+        wire::put_answer(hop.conn.as_number(), outcome, value, frame);
     }
     wire::end_frame(start, frame);
 }
@@ -136,12 +132,17 @@ fn answer_frame(batch: &Batch, slots: &[Slot], frame: &mut Vec<u8>) {
 impl Batch {
     /// The answers of a batch of this node, in the order of the requests.
     fn take_home(&mut self, slots: Vec<Slot>) {
-        for (hop, slot) in self.requests.iter().zip(slots) {
+        for (index, slot) in slots.into_iter().enumerate() {
             // Only what came over a link is sent elsewhere.
-            let Slot::Done { start, bytes, tail, lent } = slot else { continue };
-            let (conn, seq) = (hop.conn, hop.seq);
-            self.answers.push(HopAnswer { conn, seq, start, bytes, lent: lent.is_some(), tail });
-            self.lent.extend(lent);
+            let Slot::Done { outcome, start, value_bytes, pin } = slot else { continue };
+            self.answers.push(HopAnswer {
+                index: index as u32,
+                outcome: Some(outcome),
+                start,
+                value_bytes,
+                lent: pin.is_some(),
+            });
+            self.lent.extend(pin.map(Lent::Pin));
         }
     }
 }

@@ -10,21 +10,16 @@
 
 use super::parked::{Finished, Home, Parked, Slot};
 use super::waits::Waits;
-use super::wire::{self, Status};
+use super::wire;
 use super::{PeerId, Peering, PeeringLimits, Route};
 use crate::core::Core;
-use crate::exec::{self, Tail};
-use crate::hop::{Batch, ConnToken, Copier, Kind, Lent};
-use crate::proto::{Needs, Op, Request};
-use engine::{Glance, KeyHash, Now, Shard};
+use crate::hop::{self, Batch, ConnToken, Copier, Kind, Lent};
+use crate::proto::{self, Reply, TextCommand};
+use engine::{Failure, Glance, KeyHash, Needs, Now, Request, Shard, Verb};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
-/// Said of a change that may or may not last.
-const UNKNOWN: &str = "the outcome is unknown: the node that took it was lost";
-/// Said when nobody takes a request for too long.
-const NOBODY: &str = "no node takes this key now";
-/// Said of a change for which too few copies were in sync for too long.
-const TOO_FEW_COPIES: &str = "too few copies of this key are in sync for a write";
+/// Of a request whose answer goes to another node: how it is answered is known there.
+const NO_REPLY: Reply = Reply::Text { command: TextCommand::Store, quiet: true };
 
 /// One request of a parked batch.
 type Place = (u64, u32);
@@ -143,7 +138,7 @@ impl Peers {
         shard: &mut Shard,
         now: Now,
     ) -> bool {
-        let needs = request.needs();
+        let needs = request.verb.needs();
         if needs == Needs::Primary {
             return false;
         }
@@ -219,16 +214,13 @@ impl Peers {
         let mut parked = Parked::new(batch, home, until);
         let mut copier = Copier::new(parked.batch.copying);
         for index in 0..count {
-            core.copy_bytes_max = match home {
-                Home::Link(_) => usize::MAX,
-                Home::Core(_) => {
-                    let batch = &parked.batch;
-                    copier.value_bytes_max(batch.requests[index].conn, batch.answer_bytes.len())
-                }
-            };
+            if matches!(home, Home::Core(_)) {
+                let batch = &parked.batch;
+                let conn = batch.requests[index].conn;
+                parked.copy_bytes_max = copier.value_bytes_max(conn, batch.values.len());
+            }
             self.step((id, index as u32), &mut parked, Attempt::First, core);
         }
-        core.copy_bytes_max = core.allowance.copied_value_bytes_max;
         self.keep(id, parked);
         self.close_pass();
     }
@@ -243,7 +235,8 @@ impl Peers {
             };
             // The number goes home where a connection's name would.
             let name = ConnToken { index: id as u32, generation: (id >> 32) as u32 };
-            batch.push(name, 0, hash, Kind::Execute(request.op), &request);
+            let request = proto::Request { ask: request, reply: NO_REPLY, words: &[] };
+            batch.push(name, 0, hash, Kind::Execute(request.ask.verb), &request);
             rest = behind;
         }
         self.execute(batch, Home::Link(link), core);
@@ -253,8 +246,8 @@ impl Peers {
     /// One request: executes it, passes it on, or lets it wait.
     fn step(&mut self, place: Place, parked: &mut Parked, attempt: Attempt, core: &mut Core) {
         let hop = parked.batch.requests[place.1 as usize];
-        let op = match hop.kind {
-            Kind::Execute(op) => op,
+        let verb = match hop.kind {
+            Kind::Execute(verb) => verb,
             Kind::Abort | Kind::Unpin => {
                 match parked.batch.lent.pop_front() {
                     Some(Lent::Reservation(reservation)) => core.shard.abort(reservation),
@@ -264,12 +257,12 @@ impl Peers {
                 return parked.fill(place.1, Slot::Nothing);
             }
             // In a cluster long values arrive in one piece.
-            Kind::Reserve { op, .. } | Kind::Commit(op) => {
-                return parked.fail(place.1, &op, NOBODY);
+            Kind::Reserve { .. } | Kind::Commit(..) => {
+                return parked.fail(place.1, Failure::Nobody);
             }
         };
-        let request = hop.request(op, &parked.batch.bytes);
-        let needs = request.needs();
+        let request = hop.ask(verb, &parked.batch.bytes);
+        let needs = request.verb.needs();
         let changes = match needs {
             Needs::Copy => false,
             Needs::Unmarked => core.shard.glance(request.key, hop.hash, core.now).is_marked(),
@@ -294,13 +287,13 @@ impl Peers {
                 parked.note_stuck();
                 self.wait(place, hop.hash, until, attempt.next());
             }
-            Route::Here => self.run(place, parked, op, core),
+            Route::Here => self.run(place, parked, verb, core),
             Route::At(_) | Route::Wait if passed_on => parked.fill(place.1, Slot::Elsewhere),
             Route::At(peer) => {
                 if needs != Needs::Primary {
                     let (shard, own) = (&mut core.shard, core.id);
                     if self.peering.has_copy(request.key, hop.hash, own, shard, core.now) {
-                        return self.run(place, parked, op, core);
+                        return self.run(place, parked, verb, core);
                     }
                     self.peering.passed_on(request.key, hop.hash);
                 }
@@ -315,21 +308,22 @@ impl Peers {
                 }
                 self.wait(place, hop.hash, until, attempt.next());
             }
-            Route::Refuse(why) => parked.fail(place.1, &op, why),
+            Route::Refuse(why) => parked.fail(place.1, why),
         }
     }
 
-    fn run(&mut self, place: Place, parked: &mut Parked, op: Op, core: &mut Core) {
-        let from = parked.batch.from;
-        let Batch { requests, bytes, answer_bytes, .. } = &mut *parked.batch;
+    fn run(&mut self, place: Place, parked: &mut Parked, verb: Verb, core: &mut Core) {
+        let copy_bytes_max = parked.copy_bytes_max;
+        let Batch { requests, bytes, values, .. } = &mut *parked.batch;
         let hop = requests[place.1 as usize];
-        let request = hop.request(op, bytes);
+        let request = hop.ask(verb, bytes);
         core.stats.hops_served += 1;
-        core.watch.serve(from, hop.conn.index);
-        let start = answer_bytes.len();
+        let start = values.len();
         let before = core.shard.changes();
         let pending = self.peering.is_pending(hop.hash);
-        let held = exec::execute(&request, hop.hash, None, core, answer_bytes);
+        let (shard, now) = (&mut core.shard, core.now);
+        let (outcome, pin) =
+            hop::execute(&request, hop.hash, None, copy_bytes_max, shard, now, values);
         let changed = core.shard.changes() != before;
         let number = self.pass.len() as u32;
         if changed {
@@ -337,12 +331,8 @@ impl Peers {
         } else if pending {
             self.peering.reads(hop.hash, number);
         }
-        let (tail, lent) = match held {
-            Some(held) => (held.tail, Some(Lent::Pin(held.pin))),
-            None => (Tail::Nothing, None),
-        };
-        let bytes = (answer_bytes.len() - start) as u32;
-        let slot = Slot::Done { start: start as u32, bytes, tail, lent };
+        let value_bytes = (values.len() - start) as u32;
+        let slot = Slot::Done { outcome, start: start as u32, value_bytes, pin };
         if changed || pending {
             // It counts as missing until the ticket of this pass is through.
             parked.slots[place.1 as usize] = slot;
@@ -375,7 +365,7 @@ impl Peers {
         let id = place.0 << 16 | u64::from(place.1);
         wire::put_request(id, hash, request, &mut outgoing.queue);
         self.passed_on += 1;
-        let (needs, may_be_repeated) = (request.needs(), request.may_be_repeated());
+        let (needs, may_be_repeated) = (request.verb.needs(), request.verb.may_be_repeated());
         self.away.insert(id, Away { peer, hash, needs, may_be_repeated, until });
         if needs == Needs::Primary {
             *self.away_hashes.entry(hash).or_default() += 1;
@@ -448,19 +438,19 @@ impl Peers {
     fn take_back(&mut self, place: Place, core: &mut Core) -> bool {
         let Some(parked) = self.parked.get_mut(&place.0) else { return false };
         // A long value that a reader is not told of was held for it.
-        if let Slot::Done { lent: Some(Lent::Pin(pin)), .. } =
+        if let Slot::Done { pin: Some(pin), .. } =
             std::mem::replace(&mut parked.slots[place.1 as usize], Slot::Missing)
         {
             core.shard.unpin(pin);
         }
         let hop = parked.batch.requests[place.1 as usize];
         let may_be_repeated = match hop.kind {
-            Kind::Execute(op) => hop.request(op, &parked.batch.bytes).may_be_repeated(),
+            Kind::Execute(verb) => verb.may_be_repeated(),
             _ => false,
         };
         let until = parked.until;
         if !may_be_repeated {
-            parked.put_error_at(place.1, UNKNOWN);
+            parked.put_failure(place.1, Failure::Unknown);
         } else if matches!(parked.home, Home::Link(_)) {
             // The node that asks knows who may be asked instead.
             parked.slots[place.1 as usize] = Slot::Elsewhere;
@@ -469,19 +459,19 @@ impl Peers {
             self.wait(place, hop.hash, until, Attempt::AtPrimary);
             return true;
         } else {
-            parked.put_error_at(place.1, NOBODY);
+            parked.put_failure(place.1, Failure::Nobody);
         }
         false
     }
 
     /// Why nobody has taken a request for too long.
-    fn why_nobody(&self, parked: &Parked, index: u32) -> &'static str {
+    fn why_nobody(&self, parked: &Parked, index: u32) -> Failure {
         let hop = parked.batch.requests[index as usize];
-        let Kind::Execute(op) = hop.kind else { return NOBODY };
-        let request = hop.request(op, &parked.batch.bytes);
-        let lacks_copies = request.needs() == Needs::Primary
+        let Kind::Execute(verb) = hop.kind else { return Failure::Nobody };
+        let request = hop.ask(verb, &parked.batch.bytes);
+        let lacks_copies = request.verb.needs() == Needs::Primary
             && !self.peering.has_copies_for(request.key, hop.hash);
-        if lacks_copies { TOO_FEW_COPIES } else { NOBODY }
+        if lacks_copies { Failure::TooFewCopies } else { Failure::Nobody }
     }
 
     /// Tries those again that wait for a route, and gives up on those that have
@@ -499,7 +489,7 @@ impl Peers {
                 let Some(mut parked) = self.parked.remove(&entry.place.0) else { continue };
                 if core.now >= entry.until {
                     let why = self.why_nobody(&parked, entry.place.1);
-                    parked.put_error_at(entry.place.1, why);
+                    parked.put_failure(entry.place.1, why);
                     parked.missing -= 1;
                 } else {
                     let behind = self.waiting.len();
@@ -545,7 +535,10 @@ impl Peers {
             return self.came_back(place, away, Attempt::AtAnyCopy);
         }
         if let Some(parked) = self.parked.get_mut(&place.0) {
-            parked.put_error_at(place.1, if away.may_be_repeated { NOBODY } else { UNKNOWN });
+            parked.put_failure(
+                place.1,
+                if away.may_be_repeated { Failure::Nobody } else { Failure::Unknown },
+            );
             self.answered(place);
         }
     }
@@ -624,18 +617,18 @@ impl Peers {
     pub fn answers(&mut self, payload: &[u8]) -> bool {
         let mut rest = payload;
         while !rest.is_empty() {
-            let Some(((id, status, bytes), behind)) = wire::take_answer(rest) else {
+            let Some(((id, outcome, value), behind)) = wire::take_answer(rest) else {
                 return false;
             };
             rest = behind;
             // An answer that came too late is of no use to anybody.
             let Some(away) = self.returned(id) else { continue };
             let place = (id >> 16, (id & 0xffff) as u32);
-            match status {
-                Status::Elsewhere => self.came_back(place, away, Attempt::AtPrimary),
-                Status::Done => {
+            match outcome {
+                None => self.came_back(place, away, Attempt::AtPrimary),
+                Some(outcome) => {
                     if let Some(parked) = self.parked.get_mut(&place.0) {
-                        parked.answer(place.1, bytes);
+                        parked.answer(place.1, outcome, value);
                         self.answered(place);
                     }
                 }

@@ -5,18 +5,17 @@
 //!   1 requests    request ...
 //!   2 answers     answer ...
 //!   3 peering     bytes of the other end's `Peering`
-//! request    head (postcard) | key | flags | value
-//! answer     id u64 | status u8 | length u32 | bytes
+//! request    head (postcard) | key | tags | value
+//! answer     id u64 | outcome (postcard; none: not executed) | length u32 | value
 //! ```
 //! The core that opened the link sends requests and the peering bytes of a
 //! primary; answers and the replica's bytes come back. Numbers are little-endian.
 
-use crate::proto::{Op, Request};
-use engine::KeyHash;
+use engine::{KeyHash, Outcome, Request, Verb};
 use serde::{Deserialize, Serialize};
 
 /// Version of all of this; both ends must have the same.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 
 /// Frame of requests.
 pub const REQUESTS: u8 = 1;
@@ -27,23 +26,13 @@ pub const PEERING: u8 = 3;
 /// Bytes before a frame's payload.
 pub const FRAME_HEADER_BYTES: usize = 5;
 
-/// What became of a request at the other node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Status {
-    /// Here is its answer.
-    Done = 0,
-    /// The node does not hold the key, or not yet: nothing was executed.
-    Elsewhere = 1,
-}
-
 #[derive(Serialize, Deserialize)]
 struct Head {
     id: u64,
     hash: u64,
-    op: Op,
+    verb: Verb,
     key_bytes: u32,
-    flags_bytes: u32,
+    tags_bytes: u32,
     value_bytes: u32,
 }
 
@@ -102,14 +91,14 @@ pub fn put_request(id: u64, hash: KeyHash, request: &Request<'_>, out: &mut Vec<
     let head = Head {
         id,
         hash: hash.0,
-        op: request.op,
+        verb: request.verb,
         key_bytes: request.key.len() as u32,
-        flags_bytes: request.flags.len() as u32,
+        tags_bytes: request.tags.len() as u32,
         value_bytes: request.value.len() as u32,
     };
     *out = postcard::to_extend(&head, std::mem::take(out)).expect("a vector takes everything");
     out.extend_from_slice(request.key);
-    out.extend_from_slice(request.flags);
+    out.extend_from_slice(request.tags);
     out.extend_from_slice(request.value);
 }
 
@@ -120,52 +109,42 @@ pub type Taken<'a, T> = Option<(T, &'a [u8])>;
 pub fn take_request(input: &[u8]) -> Taken<'_, (u64, KeyHash, Request<'_>)> {
     let (head, rest): (Head, _) = postcard::take_from_bytes(input).ok()?;
     let (key, rest) = rest.split_at_checked(head.key_bytes as usize)?;
-    let (flags, rest) = rest.split_at_checked(head.flags_bytes as usize)?;
+    let (tags, rest) = rest.split_at_checked(head.tags_bytes as usize)?;
     let (value, rest) = rest.split_at_checked(head.value_bytes as usize)?;
     if key.len() > engine::KEY_BYTES_MAX {
         return None;
     }
-    Some(((head.id, KeyHash(head.hash), Request { op: head.op, key, value, flags }), rest))
+    Some(((head.id, KeyHash(head.hash), Request { verb: head.verb, key, tags, value }), rest))
 }
 
-/// Appends an answer.
-pub fn put_answer(id: u64, status: Status, bytes: &[u8], out: &mut Vec<u8>) {
+/// Appends an answer. Without an outcome it says that nothing was executed: the node
+/// does not hold the key, or not yet.
+pub fn put_answer(id: u64, outcome: Option<&Outcome>, value: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(&id.to_le_bytes());
-    out.push(status as u8);
-    out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-    out.extend_from_slice(bytes);
+    *out = postcard::to_extend(&outcome, std::mem::take(out)).expect("a vector takes everything");
+    out.extend_from_slice(&(value.len() as u32).to_le_bytes());
+    out.extend_from_slice(value);
 }
 
 /// Takes the first answer.
-pub fn take_answer(input: &[u8]) -> Taken<'_, (u64, Status, &[u8])> {
+pub fn take_answer(input: &[u8]) -> Taken<'_, (u64, Option<Outcome>, &[u8])> {
     let (id, rest) = input.split_first_chunk::<8>()?;
-    let (status, rest) = rest.split_first()?;
+    let (outcome, rest) = postcard::take_from_bytes(rest).ok()?;
     let (length, rest) = rest.split_first_chunk::<4>()?;
-    let (bytes, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
-    let status = match status {
-        0 => Status::Done,
-        1 => Status::Elsewhere,
-        _ => return None,
-    };
-    Some(((u64::from_le_bytes(*id), status, bytes), rest))
+    let (value, rest) = rest.split_at_checked(u32::from_le_bytes(*length) as usize)?;
+    Some(((u64::from_le_bytes(*id), outcome, value), rest))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::Store;
-    use engine::{Expiry, WriteMode};
+    use engine::{Expiry, WriteMode, WriteOptions};
 
     #[test]
     fn requests_and_answers_read_as_they_were_written() {
-        let store = Store {
-            mode: WriteMode::Append,
-            client_flags: 7,
-            expiry: Expiry(123_456),
-            compare: Some(u64::MAX),
-            quiet: true,
-        };
-        let request = Request { op: Op::Store(store), key: b"k", value: b"value", flags: b"f" };
+        let options = WriteOptions::classic(WriteMode::Append, 7, Expiry(123_456), Some(u64::MAX));
+        let verb = Verb::Write(options);
+        let request = Request { verb, key: b"k", tags: b"f", value: b"value" };
         let mut out = Vec::new();
         let start = begin_frame(REQUESTS, &mut out);
         for id in 0..3 {
@@ -184,29 +163,22 @@ mod tests {
             let ((got, hash, request), rest) = take_request(payload).unwrap();
             assert_eq!((got, hash), (id, KeyHash(id << 40)));
             assert_eq!(
-                (request.key, request.flags, request.value),
+                (request.key, request.tags, request.value),
                 (&b"k"[..], &b"f"[..], &b"value"[..])
             );
-            assert!(matches!(
-                request.op,
-                Op::Store(Store {
-                    expiry: Expiry(123_456),
-                    quiet: true,
-                    mode: WriteMode::Append,
-                    ..
-                })
-            ));
+            let Verb::Write(options) = request.verb else { panic!("{:?}", request.verb) };
+            assert_eq!((options.expiry, options.mode), (Expiry(123_456), WriteMode::Append));
             payload = rest;
         }
         assert!(payload.is_empty() && take_request(payload).is_none());
 
         let mut out = Vec::new();
-        put_answer(9, Status::Elsewhere, b"", &mut out);
-        put_answer(10, Status::Done, b"STORED\r\n", &mut out);
+        put_answer(9, None, b"", &mut out);
+        put_answer(10, Some(&Outcome::Missing), b"value", &mut out);
         let (first, rest) = take_answer(&out).unwrap();
-        assert_eq!(first, (9, Status::Elsewhere, &b""[..]));
-        assert_eq!(take_answer(rest).unwrap().0, (10, Status::Done, &b"STORED\r\n"[..]));
-        assert!(take_answer(&rest[..20]).is_none());
+        assert_eq!(first, (9, None, &b""[..]));
+        assert_eq!(take_answer(rest).unwrap().0, (10, Some(Outcome::Missing), &b"value"[..]));
+        assert!(take_answer(&rest[..rest.len() - 1]).is_none());
         assert_eq!(read_frame(&[0, 0, 0, 0, 1], 100), Frame::Garbage);
         assert_eq!(read_frame(&[255, 0, 0, 0, 1], 100), Frame::Garbage);
     }

@@ -9,10 +9,11 @@
 //! opcodes, see [`opcode`].
 
 use super::text::never_zero;
-use super::{Context, Dialect, Op, Refusal, Request, Step, Store};
+use super::{Context, Reply, Request, Step};
 use crate::limits::{INLINE_VALUE_BYTES_MAX, SASL_BYTES_MAX};
-use engine::{Expiry, KEY_BYTES_MAX, WriteMode};
-use serde::{Deserialize, Serialize};
+use engine::{
+    Arithmetic, Delete, Expiry, KEY_BYTES_MAX, ReadOptions, Refusal, Verb, WriteMode, WriteOptions,
+};
 
 /// Bytes of a header.
 pub const HEADER_BYTES: usize = 24;
@@ -106,8 +107,26 @@ impl Status {
     }
 }
 
+/// What an answer holds.
+#[derive(Clone, Copy, Debug)]
+pub enum Shape {
+    /// An item.
+    Item {
+        /// With its key.
+        key: bool,
+        /// With its value.
+        value: bool,
+    },
+    /// How a store in this mode ended.
+    Store(WriteMode),
+    /// How a delete ended.
+    Delete,
+    /// A number.
+    Number,
+}
+
 /// What an answer repeats of its request.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug)]
 pub struct Frame {
     /// The opcode as sent.
     pub opcode: u8,
@@ -212,7 +231,8 @@ pub fn next<'a>(input: &'a [u8], context: &Context, sasl: bool, login: bool) -> 
     let key = &input[HEADER_BYTES + extra_bytes..head_bytes];
     let value_bytes = body_bytes - extra_bytes - key_bytes;
     let compare = (cas != 0).then_some(cas);
-    let request = |op| Request { op, key, value: &[], flags: &[] };
+    let request =
+        |verb, shape| Step::Request(Request::new(verb, key, Reply::Binary { frame, shape }));
     let plain = extra_bytes == 0 && key_bytes == 0 && body_bytes == 0;
     let covered = |step| (head_bytes, step);
     match code {
@@ -220,18 +240,18 @@ pub fn next<'a>(input: &'a [u8], context: &Context, sasl: bool, login: bool) -> 
             if extra_bytes != 0 || value_bytes != 0 || key_bytes == 0 {
                 return invalid;
             }
-            let with_key = matches!(code, opcode::GETK | opcode::GETKQ);
-            let op = Op::BinaryGet { frame, touch: None, with_key, with_value: true };
-            covered(Step::Request(request(op)))
+            let key = matches!(code, opcode::GETK | opcode::GETKQ);
+            covered(request(Verb::Get, Shape::Item { key, value: true }))
         }
         opcode::TOUCH | opcode::GAT | opcode::GATQ | opcode::GATK | opcode::GATKQ => {
             if extra_bytes != 4 || key_bytes == 0 {
                 return invalid;
             }
             let touch = Some(context.expiry(i64::from(be32(extras))));
-            let with_key = matches!(code, opcode::GATK | opcode::GATKQ);
-            let op = Op::BinaryGet { frame, touch, with_key, with_value: code != opcode::TOUCH };
-            covered(Step::Request(request(op)))
+            let key = matches!(code, opcode::GATK | opcode::GATKQ);
+            let value = code != opcode::TOUCH;
+            let options = ReadOptions { touch, classic: true, value, ..ReadOptions::default() };
+            covered(request(Verb::Read(options), Shape::Item { key, value }))
         }
         opcode::SET
         | opcode::SETQ
@@ -269,20 +289,16 @@ pub fn next<'a>(input: &'a [u8], context: &Context, sasl: bool, login: bool) -> 
             }
             // With a CAS every mode but the joining ones compares and sets.
             let mode = if compare.is_some() && !joins { WriteMode::Set } else { mode };
-            let store = Store {
-                mode,
-                client_flags,
-                expiry,
-                compare: compare.map(never_zero),
-                quiet: frame.quiet,
-            };
-            store_step(frame, store, key, tag_bytes, value_bytes, head_bytes, input, context)
+            let compare = compare.map(never_zero);
+            let options = WriteOptions::classic(mode, client_flags, expiry, compare);
+            store_step(frame, options, key, tag_bytes, value_bytes, head_bytes, input, context)
         }
         opcode::DELETE | opcode::DELETEQ => {
             if key_bytes == 0 || extra_bytes != 0 || value_bytes != 0 {
                 return invalid;
             }
-            covered(Step::Request(request(Op::BinaryDelete { frame, compare })))
+            let options = Delete { compare, ..Delete::default() };
+            covered(request(Verb::Delete(options), Shape::Delete))
         }
         opcode::INCREMENT | opcode::INCREMENTQ | opcode::DECREMENT | opcode::DECREMENTQ => {
             if key_bytes == 0 || extra_bytes != 20 || value_bytes != 0 {
@@ -292,9 +308,16 @@ pub fn next<'a>(input: &'a [u8], context: &Context, sasl: bool, login: bool) -> 
             let seconds = be32(&extras[16..]);
             let create = (seconds != u32::MAX)
                 .then(|| (be64(&extras[8..]), context.expiry(i64::from(seconds))));
-            let op =
-                Op::BinaryArithmetic { frame, delta: be64(extras), decrement, create, compare };
-            covered(Step::Request(request(op)))
+            let options = Arithmetic {
+                delta: be64(extras),
+                decrement,
+                compare,
+                create,
+                touch: None,
+                new_cas: None,
+                binary_key: false,
+            };
+            covered(request(Verb::Arithmetic(options), Shape::Number))
         }
         opcode::FLUSH | opcode::FLUSHQ => {
             if key_bytes != 0 || value_bytes != 0 || !(extra_bytes == 0 || extra_bytes == 4) {
@@ -351,7 +374,7 @@ fn swallowed(bytes: usize) -> usize {
 
 fn store_step<'a>(
     frame: Frame,
-    store: Store,
+    options: WriteOptions,
     key: &'a [u8],
     tag_bytes: usize,
     body_bytes: usize,
@@ -359,16 +382,13 @@ fn store_step<'a>(
     input: &'a [u8],
     context: &Context,
 ) -> (usize, Step<'a>) {
-    let mut request = Request { op: Op::BinaryStore { frame, store }, key, value: &[], flags: &[] };
+    let reply = Reply::Binary { frame, shape: Shape::Store(options.mode) };
+    let mut request = Request::new(Verb::Write(options), key, reply);
     let value_bytes = body_bytes - tag_bytes;
-    if !context.fits(key.len(), store.client_flags, value_bytes) {
-        let unlink = store.mode == WriteMode::Set;
-        let dialect = Dialect::Binary(frame);
-        let op = Op::Refused { why: Refusal::TooLarge, unlink, quiet: false, dialect };
-        return (
-            head_bytes,
-            Step::Refused { request: Request { op, ..request }, swallow: swallowed(body_bytes) },
-        );
+    if !context.fits(key.len(), options.client_flags, value_bytes) {
+        let unlink = options.mode == WriteMode::Set;
+        request.ask.verb = Verb::Refuse { why: Refusal::TooLarge, unlink };
+        return (head_bytes, Step::Refused { request, swallow: swallowed(body_bytes) });
     }
     let value_at = head_bytes + tag_bytes;
     let end = head_bytes + body_bytes;
@@ -376,10 +396,10 @@ fn store_step<'a>(
         let Some(tags) = input.get(head_bytes..value_at) else {
             return (0, Step::Incomplete { need: value_at - input.len() });
         };
-        request.flags = tags;
+        request.ask.tags = tags;
     }
     if let Some(value) = input.get(value_at..end) {
-        request.value = value;
+        request.ask.value = value;
         return (end, Step::Request(request));
     }
     if value_bytes > INLINE_VALUE_BYTES_MAX {

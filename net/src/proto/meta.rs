@@ -1,22 +1,61 @@
 //! The meta commands: `mg ms md ma me`.
 //!
 //! A request keeps its flags as they stood in the line, since the answer
-//! repeats some of them in their order; [`Options`] holds what they mean.
+//! repeats some of them in their order; [`Options`] holds what they mean until
+//! it is a verb and a [`Reply`].
 //! The flags are those of memcached 1.6.45; beyond it there are `G` (tags) and
 //! times in milliseconds (`T250ms`).
 
 use super::number::{parse_i32, parse_u32, parse_u64};
 use super::text::{body_of, never_zero};
 use super::tokens::until_nul;
-use super::{BAD_FORMAT, Context, Dialect, Op, Refusal, Request, Step, base64};
+use super::{BAD_FORMAT, Context, Request, Step, base64};
 use crate::limits::{META_TOKENS_MAX, OPAQUE_BYTES_MAX};
-use engine::{Expiry, HashSeed, KEY_BYTES_MAX, KeyHash, TAGS_MAX, Tag, WriteMode};
-use serde::{Deserialize, Serialize};
-use std::num::NonZeroU64;
+use engine::{
+    Arithmetic, Delete, Expiry, KEY_BYTES_MAX, ReadOptions, Refusal, TAGS_MAX, Verb, WriteMode,
+    WriteOptions,
+};
+
+/// A meta command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// `mg`.
+    Get,
+    /// `ms`.
+    Store,
+    /// `md`.
+    Delete,
+    /// `ma`.
+    Arithmetic,
+    /// `me`.
+    Debug,
+}
+
+/// What the answer to a meta command needs to know of it, beside its flags in
+/// their order.
+#[derive(Clone, Copy, Debug)]
+pub struct Reply {
+    /// Which.
+    pub command: Command,
+    /// `q`.
+    pub quiet: bool,
+    /// `v`.
+    pub value: bool,
+    /// `b`.
+    pub binary_key: bool,
+    /// `I`.
+    pub stale: bool,
+    /// `T`.
+    pub touch: Option<Expiry>,
+    /// `N`.
+    pub vivify: Option<Expiry>,
+    /// Length of the value that was sent.
+    pub sent_bytes: u32,
+}
 
 /// What the flags of a meta command ask for.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Options {
+#[derive(Clone, Copy, Debug)]
+struct Options {
     /// `M`: the letter, 0 without.
     pub mode: u8,
     /// `q`.
@@ -33,6 +72,8 @@ pub struct Options {
     pub drop_value: bool,
     /// `G` is among the flags.
     pub tagged: bool,
+    /// `h` or `l` is.
+    pub history: bool,
     /// `F`.
     pub client_flags: u32,
     /// `T`.
@@ -62,6 +103,7 @@ impl Default for Options {
             binary_key: false,
             drop_value: false,
             tagged: false,
+            history: false,
             client_flags: 0,
             touch: None,
             vivify: None,
@@ -113,7 +155,8 @@ impl Options {
                 None => error = Some(BAD_TOKEN),
             };
             match letter {
-                b'k' | b's' | b't' | b'c' | b'f' | b'l' | b'h' | b'O' | b'P' | b'L' => {}
+                b'k' | b's' | b't' | b'c' | b'f' | b'O' | b'P' | b'L' => {}
+                b'l' | b'h' => options.history = true,
                 b'v' => options.value = true,
                 b'q' => options.quiet = true,
                 b'u' => options.no_bump = true,
@@ -151,9 +194,8 @@ impl Options {
                 },
                 b'G' if command == b's' => {
                     options.tagged = true;
-                    if !tag_names(argument).all(|name| !name.is_empty())
-                        || tag_names(argument).count() > TAGS_MAX
-                    {
+                    let names = || tag_names(argument).split(|byte| *byte == b',');
+                    if names().any(|name| name.is_empty()) || names().count() > TAGS_MAX {
                         error = Some("CLIENT_ERROR bad tags");
                     }
                 }
@@ -165,6 +207,106 @@ impl Options {
             None if wrong => Err(BAD_FORMAT),
             None => Ok(options),
         }
+    }
+
+    #[inline]
+    fn reply(&self, command: Command, sent_bytes: usize) -> super::Reply {
+        super::Reply::Meta(Reply {
+            command,
+            quiet: self.quiet,
+            value: self.value,
+            binary_key: self.binary_key,
+            stale: self.stale,
+            touch: self.touch,
+            vivify: self.vivify,
+            sent_bytes: sent_bytes as u32,
+        })
+    }
+
+    /// Expiry of an item created on a miss: of `N` and `T` the later one counts.
+    #[inline]
+    fn created_expiry(&self, flags: &[u8]) -> Option<Expiry> {
+        let vivify = self.vivify?;
+        let Some(touch) = self.touch else { return Some(vivify) };
+        let last = words(flags).filter(|word| matches!(word[0], b'N' | b'T')).last();
+        Some(if last.is_some_and(|word| word[0] == b'T') { touch } else { vivify })
+    }
+
+    #[inline]
+    fn get(&self, flags: &[u8], context: &Context) -> Verb {
+        // The engine counts from now; 0 and what is past never recache.
+        let recache_seconds = self
+            .recache
+            .filter(|at| *at != Expiry::NEVER && *at != Expiry::PAST)
+            .map(|at| (at.0 / 1000) as i64 - context.now.seconds() as i64);
+        // Where `R` stands before `T`, the old expiry decides.
+        let recache_first = || {
+            words(flags)
+                .find(|word| matches!(word[0], b'R' | b'T'))
+                .is_some_and(|word| word[0] == b'R')
+        };
+        Verb::Read(ReadOptions {
+            touch: self.touch,
+            vivify: self.created_expiry(flags),
+            recache_seconds,
+            new_cas: self.new_cas,
+            no_bump: self.no_bump,
+            binary_key: self.binary_key,
+            recache_before_touch: self.recache.is_some() && self.touch.is_some() && recache_first(),
+            classic: false,
+            value: self.value,
+            unless_cas: self.compare,
+            history: self.history,
+        })
+    }
+
+    #[inline]
+    fn store(&self) -> Verb {
+        let compare = self.compare;
+        let (mode, compare) = match self.mode {
+            b'E' => (WriteMode::Add, None),
+            // Without a CAS to compare there is nothing wrong with any item.
+            b'A' => (WriteMode::Append, compare.filter(|cas| *cas != 0)),
+            b'P' => (WriteMode::Prepend, compare.filter(|cas| *cas != 0)),
+            b'R' if compare.is_none() => (WriteMode::Replace, None),
+            _ => (WriteMode::Set, compare.map(never_zero)),
+        };
+        let extends = matches!(mode, WriteMode::Append | WriteMode::Prepend);
+        Verb::Write(WriteOptions {
+            mode,
+            client_flags: self.client_flags,
+            expiry: self.touch.unwrap_or(Expiry::NEVER),
+            compare,
+            invalidate_older: self.stale && mode == WriteMode::Set && compare.is_some(),
+            // Of a store alone, memcached takes `E0` for no wish at all.
+            new_cas: self.new_cas.filter(|cas| *cas != 0),
+            vivify: self.vivify.filter(|_| extends),
+            binary_key: self.binary_key,
+            unlink_if_refused: true,
+        })
+    }
+
+    fn delete(&self) -> Verb {
+        Verb::Delete(Delete {
+            compare: self.compare,
+            invalidate: self.stale,
+            expiry: self.touch,
+            new_cas: self.new_cas,
+            drop_value: self.drop_value,
+            client_flags: self.client_flags,
+        })
+    }
+
+    fn arithmetic(&self, flags: &[u8]) -> Verb {
+        Verb::Arithmetic(Arithmetic {
+            delta: self.delta,
+            decrement: matches!(self.mode, b'D' | b'-'),
+            compare: self.compare.filter(|cas| *cas != 0),
+            create: self.created_expiry(flags).map(|expiry| (self.initial, expiry)),
+            touch: self.touch,
+            new_cas: self.new_cas,
+            binary_key: self.binary_key,
+        })
     }
 }
 
@@ -179,30 +321,8 @@ fn expiry(argument: &[u8], context: &Context) -> Option<Expiry> {
 }
 
 /// The names in a `G` flag: separated by commas, in parentheses or not.
-pub fn tag_names(argument: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let bare =
-        argument.strip_prefix(b"(").and_then(|rest| rest.strip_suffix(b")")).unwrap_or(argument);
-    bare.split(|byte| *byte == b',')
-}
-
-/// The seed of tag names. Fixed: tags must mean the same after a restart and
-/// on every node, and whoever makes two names collide only invalidates more.
-static TAG_SEED: HashSeed = HashSeed::new(0x7461_6773);
-
-/// The tag of a name.
-pub fn tag(name: &[u8]) -> Tag {
-    let hash = KeyHash::of(name, &TAG_SEED).0;
-    Tag(NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN))
-}
-
-/// The tags of a list of names.
-pub fn tags<'n>(names: impl Iterator<Item = &'n [u8]>, into: &mut [Tag; TAGS_MAX]) -> usize {
-    let mut count = 0;
-    for name in names.take(TAGS_MAX) {
-        into[count] = tag(name);
-        count += 1;
-    }
-    count
+fn tag_names(argument: &[u8]) -> &[u8] {
+    argument.strip_prefix(b"(").and_then(|rest| rest.strip_suffix(b")")).unwrap_or(argument)
 }
 
 /// The argument of flag `letter`.
@@ -295,27 +415,26 @@ pub fn line<'a>(
     if argument(flags, b'O').is_some_and(|opaque| opaque.len() + 1 > OPAQUE_BYTES_MAX) {
         return fail(OPAQUE_TOO_LONG);
     }
-    let request = |op| Request { op, key: decoded, value: &[], flags };
-    match command {
-        b'g' => (line_bytes, Step::Request(request(Op::MetaGet(options)))),
-        b'd' => (line_bytes, Step::Request(request(Op::MetaDelete(options)))),
-        b'a' => (line_bytes, Step::Request(request(Op::MetaArithmetic(options)))),
+    let request = |verb, reply| Request { words: flags, ..Request::new(verb, decoded, reply) };
+    let request = match command {
+        b'g' => request(options.get(flags, context), options.reply(Command::Get, 0)),
+        b'd' => request(options.delete(), options.reply(Command::Delete, 0)),
+        b'a' => request(options.arithmetic(flags), options.reply(Command::Arithmetic, 0)),
         _ => {
+            let reply = options.reply(Command::Store, value_bytes);
             if !context.fits(decoded.len(), options.client_flags, value_bytes) {
-                let op = Op::Refused {
-                    why: Refusal::TooLarge,
-                    unlink: true,
-                    quiet: false,
-                    dialect: Dialect::Text,
-                };
-                return (
-                    line_bytes,
-                    Step::Refused { request: request(op), swallow: value_bytes + 2 },
-                );
+                let verb = Verb::Refuse { why: Refusal::TooLarge, unlink: true };
+                let request = Request::new(verb, decoded, reply);
+                return (line_bytes, Step::Refused { request, swallow: value_bytes + 2 });
             }
-            body_of(request(Op::MetaStore(options)), value_bytes, false, line_bytes, input)
+            let mut request = request(options.store(), reply);
+            if options.tagged {
+                request.ask.tags = argument(flags, b'G').map_or(&[], tag_names);
+            }
+            return body_of(request, value_bytes, false, line_bytes, input);
         }
-    }
+    };
+    (line_bytes, Step::Request(request))
 }
 
 fn debug<'a>(
@@ -334,20 +453,8 @@ fn debug<'a>(
             None => return (line_bytes, Step::line(BAD_FORMAT)),
         }
     }
-    (line_bytes, Step::Request(Request { op: Op::MetaDebug, key: decoded, value: &[], flags: &[] }))
-}
-
-/// How `ms` stores: the mode, and the CAS that it compares.
-pub fn store_mode(options: &Options) -> (WriteMode, Option<u64>) {
-    let compare = options.compare;
-    match options.mode {
-        b'E' => (WriteMode::Add, None),
-        // Without a CAS to compare there is nothing wrong with any item.
-        b'A' => (WriteMode::Append, compare.filter(|cas| *cas != 0)),
-        b'P' => (WriteMode::Prepend, compare.filter(|cas| *cas != 0)),
-        b'R' if compare.is_none() => (WriteMode::Replace, None),
-        _ => (WriteMode::Set, compare.map(never_zero)),
-    }
+    let reply = Options::default().reply(Command::Debug, 0);
+    (line_bytes, Step::Request(Request::new(Verb::Inspect, decoded, reply)))
 }
 
 /// `trim_ascii_start`, of spaces alone.

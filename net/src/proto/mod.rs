@@ -1,9 +1,10 @@
 //! Pure codecs: bytes in, requests out. No shard, no socket, no clock.
 //!
 //! Each protocol's `next` looks at the start of the input and says in a
-//! [`Step`] what stands there. A [`Request`] is about one key and can be
-//! executed on the key's core, wherever that is; everything else is for the
-//! connection itself.
+//! [`Step`] what stands there. A [`Request`] is about one key: what it asks can
+//! be executed on the key's core, wherever that is, and [`Reply`] says how the
+//! outcome is written ([`crate::reply`]). Everything else is for the connection
+//! itself.
 
 pub mod base64;
 pub mod binary;
@@ -12,8 +13,7 @@ pub mod number;
 pub mod text;
 pub mod tokens;
 
-use engine::{Expiry, Now, WriteMode};
-use serde::{Deserialize, Serialize};
+use engine::{Expiry, Now, Verb};
 
 /// What the codecs need to know of the world.
 #[derive(Clone, Copy, Debug)]
@@ -63,114 +63,68 @@ impl Context {
 /// A command about one key.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
-    /// What to do.
-    pub op: Op,
-    /// The key, decoded.
-    pub key: &'a [u8],
-    /// The value of a store.
-    pub value: &'a [u8],
-    /// Meta: the flags as they stood in the line. Binary: the tags.
-    pub flags: &'a [u8],
+    /// What it asks.
+    pub ask: engine::Request<'a>,
+    /// How it is answered.
+    pub reply: Reply,
+    /// The flags of a meta command as they stood in the line: the answer repeats
+    /// some of them.
+    pub words: &'a [u8],
 }
 
-/// What a request does, and in which protocol it is answered.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub enum Op {
+impl<'a> Request<'a> {
+    /// Of a command that is answered without its flags.
+    #[inline]
+    pub(crate) const fn new(verb: Verb, key: &'a [u8], reply: Reply) -> Request<'a> {
+        let ask = engine::Request { verb, key, tags: &[], value: &[] };
+        Request { ask, reply, words: &[] }
+    }
+}
+
+/// How a command is answered. It stays with the connection: who executes the
+/// request never sees it.
+#[derive(Clone, Copy, Debug)]
+pub enum Reply {
     /// `get`, `gets`, `gat`, `gats`: one key of them.
     Get {
         /// Show the CAS.
         cas: bool,
-        /// New expiry.
-        touch: Option<Expiry>,
         /// Which key of its line it is.
         part: Part,
     },
-    /// `set`, `add`, `replace`, `append`, `prepend`, `cas`.
-    Store(Store),
-    /// `delete`.
-    Delete {
+    /// Another classic text command.
+    Text {
+        /// Which.
+        command: TextCommand,
         /// `noreply`.
         quiet: bool,
     },
-    /// `touch`.
-    Touch {
-        /// New expiry.
-        expiry: Expiry,
-        /// `noreply`.
-        quiet: bool,
-    },
-    /// `incr`, `decr`.
-    Arithmetic {
-        /// By how much.
-        delta: u64,
-        /// `decr`.
-        decrement: bool,
-        /// `noreply`.
-        quiet: bool,
-    },
-    /// A store that can't be taken; memcached removes the old item then.
-    Refused {
-        /// Why.
-        why: Refusal,
-        /// Remove what is there.
-        unlink: bool,
-        /// `noreply`.
-        quiet: bool,
-        /// How to answer.
-        dialect: Dialect,
-    },
-    /// `mg`.
-    MetaGet(meta::Options),
-    /// `ms`.
-    MetaStore(meta::Options),
-    /// `md`.
-    MetaDelete(meta::Options),
-    /// `ma`.
-    MetaArithmetic(meta::Options),
-    /// `me`.
-    MetaDebug,
-    /// Binary get, getk, touch, gat, gatk.
-    BinaryGet {
+    /// A meta command.
+    Meta(meta::Reply),
+    /// A binary command.
+    Binary {
         /// For the answer's header.
         frame: binary::Frame,
-        /// New expiry.
-        touch: Option<Expiry>,
-        /// The answer carries the key.
-        with_key: bool,
-        /// The answer carries the value.
-        with_value: bool,
-    },
-    /// Binary set, add, replace, append, prepend.
-    BinaryStore {
-        /// For the answer's header.
-        frame: binary::Frame,
-        /// What to store.
-        store: Store,
-    },
-    /// Binary delete.
-    BinaryDelete {
-        /// For the answer's header.
-        frame: binary::Frame,
-        /// Only this CAS.
-        compare: Option<u64>,
-    },
-    /// Binary increment, decrement.
-    BinaryArithmetic {
-        /// For the answer's header.
-        frame: binary::Frame,
-        /// By how much.
-        delta: u64,
-        /// Down.
-        decrement: bool,
-        /// On a miss, this number with this expiry.
-        create: Option<(u64, Expiry)>,
-        /// Only this CAS.
-        compare: Option<u64>,
+        /// What the answer holds.
+        shape: binary::Shape,
     },
 }
 
+/// A classic text command that does not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TextCommand {
+    /// `set`, `add`, `replace`, `append`, `prepend`, `cas`.
+    Store,
+    /// `delete`.
+    Delete,
+    /// `touch`.
+    Touch,
+    /// `incr`, `decr`.
+    Arithmetic,
+}
+
 /// Which key of a text `get` this is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// The only one of its line: `END` follows.
     Only,
@@ -186,92 +140,6 @@ impl Part {
     pub fn ends(self) -> bool {
         self != Part::Within
     }
-}
-
-/// Where in a cluster a request may execute.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Needs {
-    /// At any copy of the item.
-    Copy,
-    /// At any copy, if that shows that nothing would change: it holds no item of
-    /// the key, or one that bears no mark.
-    Unmarked,
-    /// Where the key may be changed: it may change the item, or hand out the
-    /// right to refill it.
-    Primary,
-}
-
-impl Request<'_> {
-    /// Whether it may be asked again at another copy when its answer was lost.
-    /// What it may leave behind is at most that the item counts as read, or as
-    /// being refilled by somebody whose node is gone.
-    pub fn may_be_repeated(&self) -> bool {
-        match &self.op {
-            Op::Get { touch, .. } | Op::BinaryGet { touch, .. } => touch.is_none(),
-            Op::MetaGet(options) => {
-                options.touch.is_none()
-                    && options.vivify.is_none()
-                    && options.recache.is_none()
-                    && options.new_cas.is_none()
-            }
-            Op::MetaDebug => true,
-            _ => false,
-        }
-    }
-
-    /// Where it may execute.
-    #[inline]
-    pub fn needs(&self) -> Needs {
-        match &self.op {
-            Op::Get { touch: None, .. } | Op::BinaryGet { touch: None, .. } | Op::MetaDebug => {
-                Needs::Copy
-            }
-            // When and whether an item was read before is known where it was read.
-            Op::MetaGet(options)
-                if options.touch.is_none()
-                    && options.vivify.is_none()
-                    && options.recache.is_none()
-                    && options.new_cas.is_none()
-                    && !meta::words(self.flags).any(|word| matches!(word[0], b'h' | b'l')) =>
-            {
-                Needs::Unmarked
-            }
-            _ => Needs::Primary,
-        }
-    }
-}
-
-/// How an answer looks.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub enum Dialect {
-    /// Text, and meta's errors.
-    Text,
-    /// Binary.
-    Binary(binary::Frame),
-}
-
-/// Why a store is refused before its value was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Refusal {
-    /// Longer than `-I` allows.
-    TooLarge,
-    /// No memory could be freed for it.
-    OutOfMemory,
-}
-
-/// The scalars of a store.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Store {
-    /// How it treats what is there.
-    pub mode: WriteMode,
-    /// Client flags.
-    pub client_flags: u32,
-    /// Expiry.
-    pub expiry: Expiry,
-    /// Only over this CAS.
-    pub compare: Option<u64>,
-    /// `noreply`, or a quiet opcode.
-    pub quiet: bool,
 }
 
 /// What stands at the start of the input.

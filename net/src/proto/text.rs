@@ -7,11 +7,11 @@
 
 use super::number::{parse_i32, parse_u32, parse_u64};
 use super::tokens::{Tokens, until_nul, word_end};
-use super::{
-    BAD_CHUNK, BAD_FORMAT, Context, Dialect, Op, Part, Refusal, Request, Step, Store, meta,
-};
+use super::{BAD_CHUNK, BAD_FORMAT, Context, Part, Reply, Request, Step, TextCommand, meta};
 use crate::limits::{INLINE_VALUE_BYTES_MAX, LINE_BYTES_MAX, MULTIGET_LINE_BYTES_MAX};
-use engine::{Expiry, KEY_BYTES_MAX, WriteMode};
+use engine::{
+    Arithmetic, Delete, Expiry, KEY_BYTES_MAX, ReadOptions, Refusal, Verb, WriteMode, WriteOptions,
+};
 use memchr::{memchr, memrchr};
 
 /// Where in a line the connection stands.
@@ -122,7 +122,7 @@ fn without_newline<'a>(position: &mut Position, input: &'a [u8]) -> (usize, Step
 }
 
 /// `get` and `gets`; `None` for the careful path.
-#[inline]
+#[inline(always)]
 fn get<'a>(
     position: &mut Position,
     input: &'a [u8],
@@ -141,12 +141,12 @@ fn get<'a>(
         [b' ', ..] => 0,
         _ => return None,
     };
+    // Written out: the step is built where it goes, and not copied.
     let get = |part| {
         Step::Request(Request {
-            op: Op::Get { cas, touch: None, part },
-            key,
-            value: &[],
-            flags: &[],
+            ask: engine::Request { verb: Verb::Get, key, tags: &[], value: &[] },
+            reply: Reply::Get { cas, part },
+            words: &[],
         })
     };
     if line_end > 0 {
@@ -199,16 +199,8 @@ fn key<'a>(
                 // A NUL ends the line, what follows in it is not looked at.
                 *position = Position::Rest;
                 if end > start && end - start <= KEY_BYTES_MAX {
-                    let op = Op::Get { cas, touch, part: last_part };
-                    return (
-                        end,
-                        Step::Request(Request {
-                            op,
-                            key: &input[start..end],
-                            value: &[],
-                            flags: &[],
-                        }),
-                    );
+                    let key = &input[start..end];
+                    return (end, Step::Request(get_request(key, cas, touch, last_part)));
                 }
                 return (end, if end > start { Step::line(BAD_FORMAT) } else { Step::End });
             }
@@ -236,12 +228,22 @@ fn key<'a>(
         if !last && !several {
             *position = Position::Keys { cas, touch, several: true };
         }
-        let op = Op::Get { cas, touch, part: if last { last_part } else { Part::Within } };
-        return (
-            end + line_end,
-            Step::Request(Request { op, key: &input[start..end], value: &[], flags: &[] }),
-        );
+        let part = if last { last_part } else { Part::Within };
+        let request = get_request(&input[start..end], cas, touch, part);
+        return (end + line_end, Step::Request(request));
     }
+}
+
+/// A key of `get`, or of `gat` if there is a new expiry.
+#[inline]
+fn get_request(key: &[u8], cas: bool, touch: Option<Expiry>, part: Part) -> Request<'_> {
+    let verb = match touch {
+        None => Verb::Get,
+        Some(_) => {
+            Verb::Read(ReadOptions { touch, classic: true, value: true, ..ReadOptions::default() })
+        }
+    };
+    Request::new(verb, key, Reply::Get { cas, part })
 }
 
 /// A few digits, and where they end.
@@ -282,14 +284,10 @@ fn set<'a>(input: &'a [u8], context: &Context) -> Option<(usize, Step<'a>)> {
         [b' ', b'n', b'o', b'r', b'e', b'p', b'l', b'y', b'\r', b'\n', ..] => (true, at + 10),
         _ => return None,
     };
-    let store = Store {
-        mode: WriteMode::Set,
-        client_flags,
-        expiry: context.expiry(i64::from(seconds)),
-        compare: None,
-        quiet,
-    };
-    let request = Request { op: Op::Store(store), key: &input[4..end], value: &[], flags: &[] };
+    let expiry = context.expiry(i64::from(seconds));
+    let options = WriteOptions::classic(WriteMode::Set, client_flags, expiry, None);
+    let reply = Reply::Text { command: TextCommand::Store, quiet };
+    let request = Request::new(Verb::Write(options), &input[4..end], reply);
     Some(body_of(request, value_bytes as usize, quiet, body, input))
         .filter(|_| context.fits(key_bytes, client_flags, value_bytes as usize))
 }
@@ -307,7 +305,7 @@ pub(super) fn body_of<'a>(
         if line_end != b"\r\n" {
             return (end + 2, Step::line(if quiet { "" } else { BAD_CHUNK }));
         }
-        request.value = &input[body..end];
+        request.ask.value = &input[body..end];
         return (end + 2, Step::Request(request));
     }
     if value_bytes > INLINE_VALUE_BYTES_MAX {
@@ -421,16 +419,14 @@ fn store<'a>(
     }
     let value_bytes = length as usize;
     let expiry = context.expiry(i64::from(seconds));
-    let store = Store { mode, client_flags, expiry, compare, quiet };
-    let request = Request { op: Op::Store(store), key, value: &[], flags: &[] };
+    let reply = Reply::Text { command: TextCommand::Store, quiet };
     if !context.fits(key.len(), client_flags, value_bytes) {
         let unlink = mode == WriteMode::Set && !with_cas;
-        let op = Op::Refused { why: Refusal::TooLarge, unlink, quiet, dialect: Dialect::Text };
-        return (
-            None,
-            Step::Refused { request: Request { op, ..request }, swallow: value_bytes + 2 },
-        );
+        let request = Request::new(Verb::Refuse { why: Refusal::TooLarge, unlink }, key, reply);
+        return (None, Step::Refused { request, swallow: value_bytes + 2 });
     }
+    let options = WriteOptions::classic(mode, client_flags, expiry, compare);
+    let request = Request::new(Verb::Write(options), key, reply);
     let (covered, step) = body_of(request, value_bytes, quiet, line_bytes, input);
     (Some(covered), step)
 }
@@ -452,8 +448,16 @@ fn arithmetic<'a>(tokens: &Tokens<'a>, decrement: bool) -> Step<'a> {
     let Some(delta) = parse_u64(tokens.get(2)) else {
         return Step::line(if quiet { "" } else { "CLIENT_ERROR invalid numeric delta argument" });
     };
-    let op = Op::Arithmetic { delta, decrement, quiet };
-    Step::Request(Request { op, key, value: &[], flags: &[] })
+    let verb = Verb::Arithmetic(Arithmetic {
+        delta,
+        decrement,
+        compare: None,
+        create: None,
+        touch: None,
+        new_cas: None,
+        binary_key: false,
+    });
+    Step::Request(Request::new(verb, key, Reply::Text { command: TextCommand::Arithmetic, quiet }))
 }
 
 fn touch<'a>(tokens: &Tokens<'a>, context: &Context) -> Step<'a> {
@@ -468,8 +472,8 @@ fn touch<'a>(tokens: &Tokens<'a>, context: &Context) -> Step<'a> {
     let Some(seconds) = parse_i32(tokens.get(2)) else {
         return Step::line(if quiet { "" } else { "CLIENT_ERROR invalid exptime argument" });
     };
-    let op = Op::Touch { expiry: context.expiry(i64::from(seconds)), quiet };
-    Step::Request(Request { op, key, value: &[], flags: &[] })
+    let verb = Verb::Touch(context.expiry(i64::from(seconds)));
+    Step::Request(Request::new(verb, key, Reply::Text { command: TextCommand::Touch, quiet }))
 }
 
 fn delete<'a>(tokens: &Tokens<'a>) -> Step<'a> {
@@ -492,7 +496,8 @@ fn delete<'a>(tokens: &Tokens<'a>) -> Step<'a> {
     if key.len() > KEY_BYTES_MAX {
         return Step::line(if quiet { "" } else { BAD_FORMAT });
     }
-    Step::Request(Request { op: Op::Delete { quiet }, key, value: &[], flags: &[] })
+    let reply = Reply::Text { command: TextCommand::Delete, quiet };
+    Step::Request(Request::new(Verb::Delete(Delete::default()), key, reply))
 }
 
 /// A line that gave [`Step::Encoded`], with room for the key.

@@ -9,7 +9,7 @@ use cluster::replication::{Access, Effect, Limits, Peer, Replicator, Route, Tick
 use cluster::ring::Partition;
 use cluster::time::Millis;
 use cluster::topology::{Epoch, Incarnation, NodeIndex, Revision, Topology};
-use engine::{KeyHash, Now, Shard};
+use engine::{Failure, KeyHash, Now, Shard};
 use net::peering::{PeerId, Peering, Peers, Route as NetRoute};
 use std::any::Any;
 use std::cell::Cell;
@@ -18,10 +18,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 use tokio::sync::mpsc::UnboundedSender;
-
-/// What clients are told when the node has been without a lease for longer than a
-/// request would wait.
-const NO_MAJORITY: &str = "this node cannot reach the cluster's majority";
 
 /// The node's clock, the same for all of its threads: the time since the machine
 /// started, its sleep included, for leases of others run on while it sleeps.
@@ -333,7 +329,7 @@ impl Peering for CorePeering {
                 NetRoute::Here
             }
             _ if self.now.since(self.leaseless_since) > self.patience_ms => {
-                NetRoute::Refuse(NO_MAJORITY)
+                NetRoute::Refuse(Failure::NoMajority)
             }
             Route::At(node) => {
                 let core = self.replicator.peer_for(node, hash).core;

@@ -47,7 +47,7 @@ pub async fn run(shared: &Arc<Shared>, op: &ControlOp) -> ControlAnswer {
         }
         ControlOp::Flush { .. } => generations(shared, vec![(GenerationScope::Flush, 0)]).await,
         ControlOp::InvalidateTags(names) => {
-            let ids = names.iter().map(|name| net::proto::meta::tag(name).0.get());
+            let ids = names.iter().map(|name| engine::Tag::named(name).0.get());
             generations(shared, ids.map(|id| (GenerationScope::Tag, id)).collect()).await
         }
         ControlOp::InvalidateNamespaces(names) => {

@@ -48,7 +48,7 @@ impl Server {
             let (tags, namespaces) = (tags.clone(), namespaces.clone());
             self.node.on_core(core, PATIENCE, move |core| {
                 for tag in &*tags {
-                    core.shard.invalidate_tag(net::proto::meta::tag(tag), core.now);
+                    core.shard.invalidate_tag(engine::Tag::named(tag), core.now);
                 }
                 for name in &*namespaces {
                     core.shard.invalidate_namespace(name, core.now);

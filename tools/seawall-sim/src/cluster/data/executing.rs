@@ -82,7 +82,7 @@ fn execute(shard: &mut Shard, key: &[u8], hash: KeyHash, op: Op, now: Now) -> An
         Op::Set(store) => write(shard, key, hash, store, None, now),
         Op::Cas { store, compare } => write(shard, key, hash, store, Some(compare), now),
         Op::Delete => match shard.delete(key, hash, now, &Delete::default()) {
-            DeleteOutcome::Deleted | DeleteOutcome::NotFound => Answer::Deleted,
+            DeleteOutcome::Deleted { .. } | DeleteOutcome::NotFound => Answer::Deleted,
             _ => Answer::Unknown,
         },
     }
