@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 /// What a request asks.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub enum Verb {
-    /// Read.
+    /// Read the item.
     Get,
     /// Read, and touch, or take part in refilling the item.
     Read(ReadOptions),
@@ -31,7 +31,7 @@ pub enum Verb {
     Inspect,
     /// A store that was refused before its value came.
     Refuse {
-        /// Why.
+        /// Why it is refused.
         why: Refusal,
         /// Remove the item that is there: no reader shall find what its writer meant
         /// to replace.
@@ -46,7 +46,7 @@ pub struct WriteOptions {
     pub mode: WriteMode,
     /// Client flags.
     pub client_flags: u32,
-    /// Expiry.
+    /// When the item expires.
     pub expiry: Expiry,
     /// See [`Write::compare`].
     pub compare: Option<u64>,
@@ -167,7 +167,7 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// What clients are told.
+    /// The text behind `SERVER_ERROR`.
     pub const fn text(self) -> &'static str {
         match self {
             Failure::Unknown => "the outcome is unknown: the node that took it was lost",
@@ -185,7 +185,7 @@ pub enum Outcome {
     Found(Found),
     /// A read found nothing.
     Missing,
-    /// Stored.
+    /// The value is stored.
     Stored {
         /// CAS unique of the stored item.
         cas: u64,
@@ -209,9 +209,9 @@ pub enum Outcome {
         /// Length of its value.
         value_bytes: u32,
     },
-    /// Touched.
+    /// The item has its new expiry.
     Touched,
-    /// Counted.
+    /// The number was changed, or created.
     Number {
         /// The number now.
         value: u64,

@@ -123,7 +123,7 @@ impl Replicator {
         self.has_news(peer)
     }
 
-    /// Every in-sync replica has everything up to there. A replica is told only
+    /// Every in-sync replica has everything up to there. A replica is sent only
     /// when it acts under as late a topology as this core: what this one gave up
     /// when it was deposed is not settled, and the replica must know that first.
     pub(super) fn settled_lsn(&self) -> Lsn {
@@ -234,7 +234,7 @@ impl Replicator {
         self.effects.push(Effect::CaughtUp { node, core, partitions });
     }
 
-    /// What a replica answered. False: it makes no sense.
+    /// What a replica answered. False: it is a protocol violation.
     pub fn replied(&mut self, peer: Peer, mut bytes: &[u8], shard: &mut Shard, now: Now) -> bool {
         while let Some((message, rest)) = take(bytes) {
             bytes = rest;

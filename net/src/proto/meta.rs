@@ -35,7 +35,7 @@ pub enum Command {
 /// their order.
 #[derive(Clone, Copy, Debug)]
 pub struct Reply {
-    /// Which.
+    /// Which command it is.
     pub command: Command,
     /// `q`.
     pub quiet: bool,

@@ -474,7 +474,7 @@ async fn a_new_leader_knows_since_when_nobody_was_confirmed() {
     let mut last: Option<Confirmation> = None;
     for _ in 0..4 {
         let at = leader(&keepers).await;
-        // It asks until it is told that it leads no more.
+        // It asks until it hears that it leads no more.
         let asking = async {
             let mut confirmed = 0;
             while let Ok(confirmation) = keepers[at].embedded.confirm_leadership().await {

@@ -158,7 +158,7 @@ impl Node {
         self.inner().heard = Instant::now();
     }
 
-    /// No leader was told by this node, as a voter, that it leads after this moment.
+    /// As a voter, this node has confirmed no leader after this moment.
     pub fn followed(&self) -> Instant {
         self.inner().followed
     }

@@ -91,8 +91,8 @@ fn judge(seen: &Value) -> Result<String> {
     for what in ["gets", "hits", "sets"] {
         ensure!(seen[what].as_u64() > Some(0), "{name}: no {what}: {seen}");
     }
-    let told: u64 = errors.values().filter_map(Value::as_u64).sum();
-    Ok(format!("{name}: {} gets, {told} errors", seen["gets"]))
+    let count: u64 = errors.values().filter_map(Value::as_u64).sum();
+    Ok(format!("{name}: {} gets, {count} errors", seen["gets"]))
 }
 
 /// How libraries say that the server answered with an error. libmemcached takes every

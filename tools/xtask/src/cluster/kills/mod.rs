@@ -3,7 +3,7 @@
 //!
 //! A cache that comes back from `SIGKILL` is empty. So when both nodes that hold a
 //! key are killed, the second before the first was filled again, the key is gone
-//! whatever was promised. That is told from losses that need not be: the other node
+//! whatever was promised. That is counted apart from losses that need not be: the other node
 //! lived, and was left out of the in-sync set because it answered late.
 
 mod clients;
@@ -123,7 +123,7 @@ pub fn command(
         let kinds: Vec<_> = errors.iter().map(|(kind, n)| format!("{n} × {kind}")).collect();
         let min_copies = options.min_copies.unwrap_or(1);
         page.say(&format!(
-            "What clients were told with `min_copies` {min_copies}: {}.",
+            "What clients were answered with `min_copies` {min_copies}: {}.",
             kinds.join("; ")
         ));
         page.say("");
