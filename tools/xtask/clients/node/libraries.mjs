@@ -11,8 +11,12 @@ const KEYS_OF_A_GET = 16;
 let ended = false;
 process.stdin.on("end", () => (ended = true)).resume();
 
-const text = new Memcached(`${host}:${port}`, { timeout: 6000, retries: 0, failures: 1e9, poolSize: 1 });
-const binary = memjs.Client.create(`${host}:${port}`, { timeout: 6, retries: 0 });
+// After a SERVER_ERROR it asks nobody for `retry` milliseconds.
+const patience = { timeout: 6000, retries: 0, failures: 1e9, retry: 50 };
+const text = new Memcached(`${host}:${port}`, { ...patience, poolSize: 1 });
+// Its logger writes to where the verdict goes.
+const logger = { log: () => {} };
+const binary = memjs.Client.create(`${host}:${port}`, { timeout: 6, retries: 0, logger });
 const promised = (call) =>
   new Promise((done, failed) => call((error, value) => (error ? failed(error) : done(value))));
 
