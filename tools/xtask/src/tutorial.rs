@@ -112,11 +112,14 @@ impl Shell {
         let programs = paths::target().join(build::profile());
         let path = std::env::var("PATH").unwrap_or_default();
         // Files in /tmp and processes of its own: what the page starts and leaves behind
-        // ends with it. Jobs have numbers (-m), as at a terminal.
+        // ends with it. The programs may lie below /tmp, so they get a place beside it.
+        // Jobs have numbers (-m), as at a terminal.
         let mut command = Command::new("unshare");
-        let inside = "mount -t tmpfs none /tmp && exec bash --norc -m";
+        let inside = "mount --bind \"$PROGRAMS\" /mnt && mount -t tmpfs none /tmp \
+                      && exec bash --norc -m";
         command.args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]);
-        command.args(["bash", "-c", inside]).env("PATH", format!("{}:{path}", programs.display()));
+        command.args(["bash", "-c", inside]).env("PROGRAMS", programs);
+        command.env("PATH", format!("/mnt:{path}"));
         command.stdin(Stdio::piped()).stdout(file.try_clone()?).stderr(file);
         let child = process::bind_to_parent(&mut command).spawn().context("cannot unshare")?;
         Ok(Shell { child, output, read: 0 })
