@@ -40,42 +40,11 @@ class Pymemcache:
         return self.client.set(key, value, noreply=False)
 
 
-class Pylibmc:
+def libmemcached(binary):
     """Over the binary protocol it asks with quiet gets."""
-
-    def __init__(self, binary):
-        self.client = pylibmc.Client([f"{HOST}:{PORT}"], binary=binary)
-        self.client.behaviors = {"receive_timeout": TIMEOUT * 1_000_000, "retry_timeout": 1}
-
-    def get_multi(self, keys):
-        return self.client.get_multi(keys)
-
-    def set(self, key, value):
-        return self.client.set(key, value)
-
-
-class PythonMemcached:
-    def __init__(self):
-        self.client = memcache.Client([f"{HOST}:{PORT}"], socket_timeout=TIMEOUT)
-
-    def get_multi(self, keys):
-        return self.client.get_multi(keys)
-
-    def set(self, key, value):
-        return self.client.set(key, value)
-
-
-class BinaryMemcached:
-    """Its gets of several keys are quiet ones."""
-
-    def __init__(self):
-        self.client = bmemcached.Client([f"{HOST}:{PORT}"], socket_timeout=TIMEOUT)
-
-    def get_multi(self, keys):
-        return self.client.get_multi(keys)
-
-    def set(self, key, value):
-        return self.client.set(key, value)
+    client = pylibmc.Client([f"{HOST}:{PORT}"], binary=binary)
+    client.behaviors = {"receive_timeout": TIMEOUT * 1_000_000, "retry_timeout": 1}
+    return client
 
 
 class Gats:
@@ -106,10 +75,11 @@ class Gats:
 
 LIBRARIES = {
     "pymemcache": Pymemcache,
-    "pylibmc, text": lambda: Pylibmc(False),
-    "pylibmc, binary": lambda: Pylibmc(True),
-    "python-memcached": PythonMemcached,
-    "bmemcached": BinaryMemcached,
+    "pylibmc, text": lambda: libmemcached(False),
+    "pylibmc, binary": lambda: libmemcached(True),
+    "python-memcached": lambda: memcache.Client([f"{HOST}:{PORT}"], socket_timeout=TIMEOUT),
+    # Its gets of several keys are quiet ones.
+    "bmemcached": lambda: bmemcached.Client([f"{HOST}:{PORT}"], socket_timeout=TIMEOUT),
     "gats": Gats,
 }
 
