@@ -4,7 +4,7 @@ use crate::allowance::{Allowance, Crowding};
 use crate::auth::Users;
 use crate::control::ControlCall;
 use crate::detail::Detail;
-use crate::hop::Outbox;
+use crate::hop::{ConnToken, Outbox};
 use crate::lend::{Lenders, Seat};
 use crate::limits;
 use crate::observe::Observer;
@@ -114,16 +114,18 @@ impl Core {
         }
     }
 
-    /// The shard that it is at, and what it has for those who watch.
+    /// The shard that it is at, and what it has for those who watch the connection.
     #[inline]
-    pub(crate) fn parts(&mut self) -> (&mut Shard, Observer<'_>) {
-        let Core { now, watch, detail, stats, shared, shard, .. } = self;
-        (shard, Observer { now: *now, watch, detail, stats, shared })
+    pub(crate) fn parts(&mut self, conn: ConnToken) -> (&mut Shard, Observer<'_>) {
+        let Core { id, now, watch, detail, stats, shared, shard, .. } = self;
+        let (core, slot, now) = (*id, conn.index, *now);
+        (shard, Observer { core, slot, now, watch, detail, stats, shared })
     }
 
     /// The latter alone.
-    pub(crate) fn observer(&mut self) -> Observer<'_> {
-        self.parts().1
+    #[inline]
+    pub(crate) fn observer(&mut self, conn: ConnToken) -> Observer<'_> {
+        self.parts(conn).1
     }
 
     /// Whether this turn has done enough: what can wait is for the next.

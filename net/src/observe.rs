@@ -11,8 +11,11 @@ use crate::watch::{Found, StoreCommand, StoreStatus, WatchLog};
 use engine::{Expiry, Now, Outcome, Refusal, Verb, WriteMode, WriteOptions};
 use std::sync::atomic::Ordering;
 
-/// What a core has for those who watch.
+/// What a core has for those who watch a connection's requests.
 pub(crate) struct Observer<'a> {
+    pub core: u32,
+    /// Of the connection.
+    pub slot: u32,
     pub now: Now,
     pub watch: &'a mut WatchLog,
     pub detail: &'a mut Detail,
@@ -23,7 +26,7 @@ pub(crate) struct Observer<'a> {
 impl Observer<'_> {
     /// Whether anybody wants to know of this end of a request.
     #[inline]
-    pub fn is_needed(&self, verb: &Verb, outcome: &Outcome) -> bool {
+    fn is_needed(&self, verb: &Verb, outcome: &Outcome) -> bool {
         !self.watch.is_idle()
             || self.counts_prefixes()
             || matches!(outcome, Outcome::Refused(_))
@@ -40,8 +43,16 @@ impl Observer<'_> {
     }
 
     /// A request ended. `sent_bytes`: the length of the value that came with it.
-    #[cold]
+    #[inline]
     pub fn ended(&mut self, verb: &Verb, to: &ReplyTo<'_>, sent_bytes: usize, outcome: &Outcome) {
+        if self.is_needed(verb, outcome) {
+            self.tell(verb, to, sent_bytes, outcome);
+        }
+    }
+
+    #[cold]
+    fn tell(&mut self, verb: &Verb, to: &ReplyTo<'_>, sent_bytes: usize, outcome: &Outcome) {
+        self.watch.serve(self.core, self.slot);
         match (verb, outcome) {
             (_, Outcome::Failed(_)) => {}
             (Verb::Get | Verb::Read(_), _) => self.read(to.key, outcome),
@@ -125,6 +136,7 @@ impl Observer<'_> {
 
     /// A store was refused before its value came.
     pub fn refused(&mut self, key: &[u8], why: Refusal) {
+        self.watch.serve(self.core, self.slot);
         self.count_refusal(why);
         if self.watch.mutations() {
             let command = StoreCommand::of(WriteMode::Set, false);

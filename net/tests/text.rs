@@ -748,3 +748,27 @@ fn what_is_stored_after_a_flush_lives_also_on_a_core_whose_clock_is_behind() {
         assert_eq!(node.ask(client, get.as_bytes()), answer);
     }
 }
+
+#[test]
+fn a_store_that_is_refused_is_shown_with_its_own_connection() {
+    let settings = Settings { memory_bytes_max: 2 << 20, ..Settings::default() };
+    let mut node = Node::with(2, settings, |_| {});
+    let (watcher, one, other) = (node.connect(0), node.connect(0), node.connect(0));
+    node.ask(watcher, b"watch mutations\r\n");
+    let mut connection = |client: usize, command: &[u8], status: &str| {
+        node.ask(client, command);
+        let line = node.ask(watcher, b"");
+        assert!(line.contains(&format!(" status={status} ")), "{line}");
+        line.split_once(" cfd=").unwrap().1.split(' ').next().unwrap().to_owned()
+    };
+    // Keys of both cores, and a value that fits into neither.
+    for key in ["a", "b", "c", "d", "e"] {
+        let small = format!("set {key} 0 0 1\r\nx\r\n");
+        let own = connection(one, small.as_bytes(), "stored");
+        assert_ne!(connection(other, small.as_bytes(), "stored"), own);
+        let mut long = format!("set {key} 0 0 1040000\r\n").into_bytes();
+        long.resize(long.len() + 1_040_000, b'x');
+        long.extend(b"\r\n");
+        assert_eq!(connection(one, &long, "no_memory"), own, "{key}");
+    }
+}

@@ -132,7 +132,7 @@ impl Conn {
         }
         if let Asked::Refused(why) = asked {
             let outcome = Outcome::Refused(why);
-            core.observer().refused(&large.key, why);
+            core.observer(self.token).refused(&large.key, why);
             self.write(out, |out| {
                 reply::put(&ReplyTo::from(&request), &outcome, core.now, out);
             });
@@ -177,7 +177,7 @@ impl Conn {
         });
         self.answers.drain(out_bytes_max, core, out);
         if let Asked::Refused(why) = asked {
-            core.observer().refused(&large.key, why);
+            core.observer(self.token).refused(&large.key, why);
         }
         // The value may be waiting.
         self.wait = if matches!(asked, Asked::Later) { Wait::Time } else { Wait::Go };

@@ -287,8 +287,7 @@ impl Conn {
         let Answer { seq, from, verb, to, sent_bytes, outcome, value, pin, .. } = answer;
         // Chunks that nobody waits for any more have no outcome.
         let outcome = outcome.unwrap_or(Outcome::Missing);
-        core.watch.serve(core.id, self.token.index);
-        core.observer().ended(&verb, &to, sent_bytes, &outcome);
+        core.observer(self.token).ended(&verb, &to, sent_bytes, &outcome);
         let (pin, now) = (pin.map(|pin| (pin, from)), core.now);
         let (is_pinned, most) = (pin.is_some(), core.allowance.output_bytes_max);
         let written = self.answers.fill(seq, pin, most, out, |out| {
@@ -618,15 +617,12 @@ impl Conn {
         core: &mut Core,
         out: &mut Vec<u8>,
     ) -> Option<Tail> {
-        let (now, copy_bytes_max, id) = (core.now, core.copy_bytes_max, core.id);
-        let (shard, mut observer) = core.parts();
+        let (now, copy_bytes_max) = (core.now, core.copy_bytes_max);
+        let (shard, mut observer) = core.parts(self.token);
         let ask = &request.ask;
         shard.execute(ask, hash, None, now, |outcome, item| {
             let to = ReplyTo::from(request);
-            if observer.is_needed(&ask.verb, outcome) {
-                observer.watch.serve(id, self.token.index);
-                observer.ended(&ask.verb, &to, ask.value.len(), outcome);
-            }
+            observer.ended(&ask.verb, &to, ask.value.len(), outcome);
             let tail = reply::put(&to, outcome, now, out)?;
             let item = item?;
             if item.value_bytes as usize > copy_bytes_max {
@@ -665,14 +661,13 @@ impl Conn {
         core: &mut Core,
         out: &mut Vec<u8>,
     ) {
-        core.watch.serve(core.id, self.token.index);
         let (to, now, sent_bytes) = (ReplyTo::from(request), core.now, reservation.value_bytes());
         let reserved = Some(reservation);
         let outcome = core.shard.execute(&request.ask, hash, reserved, now, |outcome, _| *outcome);
         self.write(out, |out| {
             reply::put(&to, &outcome, now, out);
         });
-        core.observer().ended(&request.ask.verb, &to, sent_bytes, &outcome);
+        core.observer(self.token).ended(&request.ask.verb, &to, sent_bytes, &outcome);
     }
 
     /// The request goes to its core, and leaves a hole for its answer.
